@@ -1,0 +1,29 @@
+"""The intermediate representation: programs, their facts, edits, verification, text and storage."""
+
+from effc.ir.edit import Edit, keyword_arguments
+from effc.ir.facts import Facts, ValueFacts
+from effc.ir.interface import BATCH, Batch, Interface, State, Value
+from effc.ir.ops import OPS, Cost, OpDef
+from effc.ir.program import Program, Provenance, set_source, source_of
+from effc.ir.verify import check, verify
+
+__all__ = [
+    "BATCH",
+    "OPS",
+    "Batch",
+    "Cost",
+    "Edit",
+    "Facts",
+    "Interface",
+    "OpDef",
+    "Program",
+    "Provenance",
+    "State",
+    "Value",
+    "ValueFacts",
+    "check",
+    "keyword_arguments",
+    "set_source",
+    "source_of",
+    "verify",
+]

@@ -1,0 +1,292 @@
+"""Changed copies of a program: the only place that adds inputs, parameters or states to a signature, or removes them.
+
+    edit = Edit(program)
+    node = edit.call(torch.ops.aten.relu.default, (x,), like=x)     # inserted after x, with its fake value and source name
+    edit.replace(x, node, but_not={node})
+    program = edit.done()
+
+An Edit owns a private copy of the graph; tensors are shared until replaced. `done` drops what nothing uses any more, lints the graph and
+checks that shapes and dtypes at the outputs are what they were.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import (
+    InputKind,
+    InputSpec,
+    OutputKind,
+    OutputSpec,
+    TensorArgument,
+)
+
+from effc.errors import InternalError
+from effc.ir.interface import State, Value, value_of
+from effc.ir.program import Program, set_source, source_of
+
+__all__ = ["Edit", "keyword_arguments"]
+
+TensorKind = Literal["parameter", "buffer"]
+
+
+def keyword_arguments(node: fx.Node) -> dict[str, Any]:
+    """A node's arguments by the names of its operator's schema, defaults filled in: `keyword_arguments(conv)["stride"]`."""
+    schema = node.target._schema  # type: ignore[union-attr]
+    given = dict(zip((argument.name for argument in schema.arguments), node.args, strict=False)) | dict(node.kwargs)
+    for argument in schema.arguments:
+        if argument.name not in given and argument.has_default_value():
+            given[argument.name] = argument.default_value
+    return given
+
+
+class Edit:
+    """A private, changeable copy of a program's graph and signature."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        exported = program.exported
+        self._module = fx.GraphModule(exported.graph_module, copy.deepcopy(exported.graph))
+        self._copy_submodules(exported.graph_module)
+        self._inputs: list[InputSpec] = list(exported.graph_signature.input_specs)
+        self._outputs: list[OutputSpec] = list(exported.graph_signature.output_specs)
+        self._state_dict: dict[str, Any] = dict(exported.state_dict)
+        self._constants: dict[str, Any] = dict(exported.constants)
+        self._interface = program.interface
+
+    def _copy_submodules(self, source: fx.GraphModule) -> None:
+        for name, child in source.named_children():
+            if not hasattr(self._module, name):
+                self._module.add_submodule(name, child)
+
+    # ---- reading -------------------------------------------------------------------------------------------------------------
+
+    @property
+    def graph(self) -> fx.Graph:
+        """The private graph. Nodes of `program.graph` are other objects; find their copies by name with `node`."""
+        return self._module.graph
+
+    @property
+    def nodes(self) -> list[fx.Node]:
+        """Computing nodes in execution order (a snapshot: safe to change the graph while walking it)."""
+        return [node for node in self.graph.nodes if node.op == "call_function"]
+
+    def node(self, name: str) -> fx.Node:
+        """The private copy of the node with this name."""
+        return next(node for node in self.graph.nodes if node.name == name)
+
+    def tensor(self, node: object) -> Tensor | None:
+        """The parameter, buffer or constant behind a placeholder; None where `node` is something else."""
+        if not isinstance(node, fx.Node) or node.op != "placeholder":
+            return None
+        spec = next(spec for spec in self._inputs if spec.arg.name == node.name)
+        if spec.kind == InputKind.USER_INPUT:
+            return None
+        store = self._constants if str(spec.target) in self._constants else self._state_dict
+        value = store.get(str(spec.target))
+        return value if isinstance(value, Tensor) else None
+
+    # ---- nodes ---------------------------------------------------------------------------------------------------------------
+
+    def call(
+        self,
+        target: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        like: fx.Node,
+        before: fx.Node | None = None,
+    ) -> fx.Node:
+        """Insert a call after `like` (or before `before`), with its fake value, named after `like`'s source.
+
+        Args:
+            target: an ATen or effc overload.
+            args, kwargs: nodes and constants.
+            like: the node whose source name the new one inherits.
+            before: where to insert, when that is not right after `like`.
+        """
+        place = self.graph.inserting_before(before) if before is not None else self.graph.inserting_after(like)
+        with place:
+            node = self.graph.call_function(target, args, dict(kwargs or {}))
+        set_source(node, source_of(like))
+        node.meta["val"] = self.fake_value(node)
+        return node
+
+    def fake_value(self, node: fx.Node) -> Any:
+        """What the node gives on fake inputs: shapes and dtypes (also symbolic ones) without data."""
+        fakes = fx.map_arg((node.args, node.kwargs), lambda argument: argument.meta["val"])
+        with self._fake_mode(), torch.no_grad():
+            args, kwargs = fakes  # type: ignore[misc]
+            return node.target(*args, **kwargs)  # type: ignore[operator, misc]
+
+    def _fake_mode(self) -> Any:
+        for node in self.graph.nodes:
+            value = node.meta.get("val")
+            if isinstance(value, torch._subclasses.FakeTensor):
+                return value.fake_mode
+        raise InternalError("the program has no tensor at all, so nothing can be inserted into it")
+
+    def replace(self, old: fx.Node, new: fx.Node, *, but_not: set[fx.Node] | None = None) -> None:
+        """Let every user of `old` use `new` instead, except those in `but_not` (usually `new` itself)."""
+        spared = but_not or set()
+        old.replace_all_uses_with(new, delete_user_cb=lambda user: user not in spared)
+
+    def erase(self, node: fx.Node) -> None:
+        """Remove a node that nothing uses."""
+        self.graph.erase_node(node)
+
+    # ---- tensors -------------------------------------------------------------------------------------------------------------
+
+    def add_tensor(self, name: str, value: Tensor, *, kind: TensorKind = "parameter") -> fx.Node:
+        """A new parameter or buffer; returns its placeholder.
+
+        Args:
+            name: a dotted name such as `layer1.bound_upper`; a number is appended where it is taken.
+            value: the data; it is detached and made contiguous.
+            kind: `parameter` can train (floating point only), `buffer` cannot.
+        """
+        target = self._free_name(name)
+        prefix = "p_" if kind == "parameter" else "b_"
+        placeholder_name = prefix + target.replace(".", "_")
+        first_user = next(
+            node
+            for node in self.graph.nodes
+            if node.op != "placeholder" or self._spec(node).kind == InputKind.USER_INPUT
+        )
+        with self.graph.inserting_before(first_user):
+            node = self.graph.placeholder(placeholder_name)
+        node.name = self.graph._graph_namespace.create_name(placeholder_name, None) if node.name != placeholder_name else node.name
+        node.target = node.name
+        held = value.detach().contiguous().clone()
+        stored: Tensor = torch.nn.Parameter(held, requires_grad=True) if kind == "parameter" else held
+        node.meta["val"] = self._fake_mode().from_tensor(held, static_shapes=True)
+        node.meta["custom"] = {}
+        spec = InputSpec(
+            kind=InputKind.PARAMETER if kind == "parameter" else InputKind.BUFFER,
+            arg=TensorArgument(name=node.name),
+            target=target,
+            persistent=None if kind == "parameter" else True,
+        )
+        position = next((i for i, entry in enumerate(self._inputs) if entry.kind == InputKind.USER_INPUT), len(self._inputs))
+        # Placeholders and specs must stand in one order: both go last before the first user input.
+        self._inputs.insert(position, spec)
+        self._state_dict[target] = stored
+        return node
+
+    def set_tensor(self, node: fx.Node, value: Tensor) -> None:
+        """Give a parameter, buffer or constant new data of the same shape and dtype (other users of it see it too)."""
+        old = self.tensor(node)
+        if old is None or old.shape != value.shape or old.dtype != value.dtype:
+            raise InternalError(f"set_tensor({node.name}): shape or dtype differ from the present tensor's")
+        target = str(self._spec(node).target)
+        held = value.detach().contiguous().clone()
+        store = self._constants if target in self._constants else self._state_dict
+        store[target] = torch.nn.Parameter(held) if isinstance(old, torch.nn.Parameter) else held
+
+    def _spec(self, node: fx.Node) -> InputSpec:
+        return next(spec for spec in self._inputs if spec.arg.name == node.name)
+
+    def _free_name(self, name: str) -> str:
+        taken = {str(spec.target) for spec in self._inputs if spec.target}
+        candidate, number = name, 0
+        while candidate in taken:
+            number += 1
+            candidate = f"{name}_{number}"
+        return candidate
+
+    # ---- states --------------------------------------------------------------------------------------------------------------
+
+    def add_state(self, name: str, like: fx.Node) -> fx.Node:
+        """A new state input shaped like a node's value; give it its one writer with `write_state`."""
+        fake = like.meta["val"]
+        last = [node for node in self.graph.nodes if node.op == "placeholder"][-1]
+        with self.graph.inserting_after(last):
+            node = self.graph.placeholder(name)
+        node.meta["val"], node.meta["custom"] = fake, {}
+        self._inputs.append(InputSpec(kind=InputKind.USER_INPUT, arg=TensorArgument(name=node.name), target=None))
+        reference = value_of(name, fake)
+        self._interface = replace(
+            self._interface,
+            inputs=(*self._interface.inputs, reference),
+            states=(*self._interface.states, State(input=name, output=f"{name}_next")),
+        )
+        return node
+
+    def write_state(self, name: str, value: fx.Node) -> None:
+        """Declare `value` as the new value of the state `name`."""
+        output = self.graph.output_node()
+        output.args = ((*output.args[0], value),)  # type: ignore[misc]
+        self._outputs.append(OutputSpec(kind=OutputKind.USER_OUTPUT, arg=TensorArgument(name=value.name), target=None))
+        held = next(entry for entry in self._interface.inputs if entry.name == name)
+        self._interface = replace(
+            self._interface, outputs=(*self._interface.outputs, Value(f"{name}_next", held.shape, held.dtype))
+        )
+
+    # ---- finishing -----------------------------------------------------------------------------------------------------------
+
+    def done(self) -> Program:
+        """The changed program: dead nodes and unused tensors dropped, facts of vanished values dropped."""
+        self.graph.eliminate_dead_code()
+        for node in [node for node in self.graph.nodes if node.op == "placeholder"]:
+            spec = self._spec(node)
+            if spec.kind != InputKind.USER_INPUT and not node.users:
+                self._inputs.remove(spec)
+                self.graph.erase_node(node)
+        used = {str(spec.target) for spec in self._inputs if spec.target}
+        state_dict = {name: value for name, value in self._state_dict.items() if name in used}
+        constants = {name: value for name, value in self._constants.items() if name in used or not isinstance(value, Tensor)}
+        self._rename_outputs()
+        self._module.recompile()
+        exported = self._program.exported
+        signature = copy.copy(exported.graph_signature)
+        signature.input_specs, signature.output_specs = self._inputs, self._outputs
+        rebuilt = ExportedProgram(
+            root=self._module,
+            graph=self._module.graph,
+            graph_signature=signature,
+            state_dict=state_dict,
+            range_constraints=dict(exported.range_constraints),
+            module_call_graph=self._call_graph(),
+            example_inputs=None,
+            constants=constants,
+        )
+        names = {node.name for node in self.graph.nodes}
+        return Program(
+            exported=rebuilt,
+            interface=self._interface,
+            provenance=self._program.provenance,
+            facts=self._program.facts.only(names),
+        )
+
+    def _rename_outputs(self) -> None:
+        results = self.graph.output_node().args[0]
+        self._outputs = [
+            OutputSpec(kind=spec.kind, arg=TensorArgument(name=node.name), target=spec.target)
+            if isinstance(node, fx.Node) and isinstance(spec.arg, TensorArgument)
+            else spec
+            for spec, node in zip(self._outputs, results, strict=True)  # type: ignore[arg-type]
+        ]
+
+    def _call_graph(self) -> Any:
+        """The call specification of the root module, widened by states that were added."""
+        call_graph = copy.deepcopy(self._program.exported.module_call_graph)
+        added = len(self._interface.states) - len(self._program.interface.states)
+        if added:
+            root = call_graph[0].signature
+            leaves = torch.utils._pytree
+            arguments = root.in_spec.num_leaves + added
+            results = root.out_spec.num_leaves + added
+            root.in_spec = leaves.tree_flatten((tuple(range(arguments)), {}))[1]
+            root.out_spec = leaves.tree_flatten(tuple(range(results)))[1]
+            root.inputs = [spec.arg for spec in self._inputs if spec.kind == InputKind.USER_INPUT]
+            root.outputs = [spec.arg for spec in self._outputs]
+            root.forward_arg_names = None
+        return call_graph
+
+

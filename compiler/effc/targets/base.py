@@ -1,0 +1,39 @@
+"""What a target is: data about one processor, read by the cost model, the kernels and the code emitter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Target"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One processor.
+
+    Attributes:
+        name: as typed after `--target`: `cpu`, `x86-64-v3`, `aarch64`, `riscv64`, ...
+        family: `cpu` for everything that TVM's LLVM emits for and that has an operating system.
+        triple: LLVM's target triple; empty for the host.
+        cpu: LLVM's -mcpu.
+        features: LLVM's -mattr entries, such as `+v`.
+        lanes: float32 elements of one vector register.
+        registers: number of vector registers.
+        cores: worker threads to plan for; 0 means: those of the machine that runs it.
+        l1, l2: data cache bytes per core.
+        host: True when code for it runs on this machine as it is.
+        summary: one line for `effc targets`.
+    """
+
+    name: str
+    family: str
+    triple: str
+    cpu: str
+    features: tuple[str, ...]
+    lanes: int
+    registers: int
+    cores: int
+    l1: int
+    l2: int
+    host: bool
+    summary: str

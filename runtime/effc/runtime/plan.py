@@ -1,0 +1,101 @@
+"""The plan: a flat list of kernel calls over one planned arena. It is the one executable form of a compiled program.
+
+Lowering makes it, every backend emits it, the manifest stores it, the report draws it. All sizes are bytes, all offsets are aligned to
+`ALIGNMENT`, all shapes are concrete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+__all__ = ["ALIGNMENT", "Buffer", "Plan", "Step"]
+
+ALIGNMENT = 64
+
+Room = Literal["input", "output", "parameter", "arena"]
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """One tensor that kernels read or write.
+
+    Attributes:
+        name: unique in the plan; the user's name for inputs and outputs, the stored tensor's name for parameters.
+        room: where it lives. Inputs and outputs are the caller's memory; parameters are one read-only block; the arena is scratch.
+        shape, dtype: concrete; numpy's dtype names.
+        offset: byte offset inside the parameter block or the arena; 0 for inputs and outputs.
+        size: bytes.
+        first, last: index of the first step that writes and the last that reads it (arena); -1 elsewhere.
+    """
+
+    name: str
+    room: Room
+    shape: tuple[int, ...]
+    dtype: str
+    offset: int
+    size: int
+    first: int = -1
+    last: int = -1
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kernel call.
+
+    Attributes:
+        kernel: the function's symbol in the code.
+        family: which kernel family or schedule it came from: `conv2d`, `matmul`, `generic`, ...
+        reads, writes: buffer names in argument order (all reads, then all writes).
+        sources: the user's names of the nodes that the step computes.
+        ops: their operators.
+        macs: multiply-accumulates of the step; bytes: bytes it must move.
+    """
+
+    kernel: str
+    family: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    sources: tuple[str, ...]
+    ops: tuple[str, ...]
+    macs: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Buffers, steps and the sizes of the two blocks. `entry` is the symbol that runs all steps in order.
+
+    Calling convention of the entry (C, no TVM types):
+        int32 entry(uint8 *arena, const uint8 *parameters, const void *input0, ..., void *output0, ...)
+    """
+
+    entry: str
+    buffers: tuple[Buffer, ...]
+    steps: tuple[Step, ...]
+    arena_bytes: int
+    parameter_bytes: int
+
+    def buffer(self, name: str) -> Buffer:
+        return next(buffer for buffer in self.buffers if buffer.name == name)
+
+    def in_room(self, room: Room) -> tuple[Buffer, ...]:
+        """The buffers of one room, in declaration order (calling order for inputs and outputs)."""
+        return tuple(buffer for buffer in self.buffers if buffer.room == room)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Plan:
+        def tuples(entry: Mapping[str, Any]) -> dict[str, Any]:
+            return {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+
+        return cls(
+            entry=data["entry"],
+            buffers=tuple(Buffer(**tuples(entry)) for entry in data["buffers"]),
+            steps=tuple(Step(**tuples(entry)) for entry in data["steps"]),
+            arena_bytes=data["arena_bytes"],
+            parameter_bytes=data["parameter_bytes"],
+        )
