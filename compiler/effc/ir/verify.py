@@ -23,7 +23,7 @@ __all__ = ["check", "verify"]
 _NAMESPACES = ("aten", NAMESPACE)
 _PLAIN_FUNCTIONS = frozenset(
     getattr(operator, name)
-    for name in ("getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "pow", "eq", "ne", "lt", "le", "gt", "ge", "and_", "or_")
+    for name in "getitem add sub mul floordiv truediv mod neg pow eq ne lt le gt ge and_ or_".split()
 ) | {torch.sym_max, torch.sym_min, torch.sym_not, torch.sym_int, torch.sym_float, torch.sym_ite}
 
 
@@ -85,7 +85,8 @@ def _tensors(program: Program) -> Iterator[Problem]:
         if tensor is None:
             yield Problem(program.tensor_names[node.name], "parameter", "has no data")
         elif not isinstance(fake, Tensor) or tuple(tensor.shape) != tuple(fake.shape) or tensor.dtype != fake.dtype:
-            yield Problem(program.tensor_names[node.name], "parameter", f"data is {tensor.dtype}{list(tensor.shape)}, the graph says {fake}")
+            why = f"data is {tensor.dtype}{list(tensor.shape)}, the graph says {fake}"
+            yield Problem(program.tensor_names[node.name], "parameter", why)
 
 
 def _shapes(program: Program) -> Iterator[Problem]:
@@ -106,7 +107,8 @@ def _shapes(program: Program) -> Iterator[Problem]:
         same = len(actual.shape) == len(recorded.shape) and all(str(a) == str(b) for a, b in zip(actual.shape, recorded.shape, strict=True))
         data_dependent = any(not isinstance(size, int) for size in actual.shape)
         if actual.dtype != recorded.dtype or not (same or data_dependent):
-            yield Problem(source_of(node), str(node.target), f"gives {actual.dtype}{list(actual.shape)}, recorded {recorded.dtype}{list(recorded.shape)}")
+            why = f"gives {actual.dtype}{list(actual.shape)}, recorded {recorded.dtype}{list(recorded.shape)}"
+            yield Problem(source_of(node), str(node.target), why)
 
 
 def _states(program: Program) -> Iterator[Problem]:

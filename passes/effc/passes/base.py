@@ -123,7 +123,7 @@ class Pass(ABC):
     @property
     def spec(self) -> str:
         """This pass with its non-default options, as text that parses back to an equal pass."""
-        from effc.passes.spec import format_pass  # noqa: PLC0415 - spec needs Pass
+        from effc.passes.spec import format_pass
 
         return format_pass(self)
 

@@ -73,7 +73,7 @@ def _cost(x: Tensor, lower: Tensor, upper: Tensor, mode: str) -> Cost:
 
 
 def _onnx() -> Callable[..., Any]:
-    from onnxscript import opset18 as op  # noqa: PLC0415 - onnxscript is heavy and only `--emit onnx` needs it
+    from onnxscript import opset18 as op
 
     def bound(x: Any, lower: Any, upper: Any, mode: str) -> Any:
         if mode == "clamp":
