@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
+from onnxscript.optimizer import fold_constants, remove_unused_nodes
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import nn
@@ -52,7 +53,8 @@ def data() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Train images, test images (N, 1, 8, 8) float32 in [0, 1], and their labels."""
     digits = load_digits()
     images = (digits.images[:, None] / 16).astype("float32")
-    x, x_test, y, y_test = train_test_split(images, digits.target.astype("int64"), test_size=0.25, random_state=SEED, stratify=digits.target)
+    labels = digits.target.astype("int64")
+    x, x_test, y, y_test = train_test_split(images, labels, test_size=0.25, random_state=SEED, stratify=labels)
     return x, x_test, y, y_test
 
 
@@ -110,8 +112,11 @@ def main() -> None:
         output_names=["logits"],
         dynamic_shapes={"x": {0: batch}},
         dynamo=True,
+        optimize=False,  # it would fold the batch norms, and a trained network still has them
         verbose=False,
     )
+    fold_constants(exported.model)
+    remove_unused_nodes(exported.model)
     proto = exported.model_proto
     for node in proto.graph.node:  # the exporter writes stack traces with paths of this machine: leave them out
         del node.metadata_props[:]
