@@ -79,7 +79,8 @@ class Edit:
 
     def node(self, name: str) -> fx.Node:
         """The private copy of the node with this name."""
-        return next(node for node in self.graph.nodes if node.name == name)
+        found: fx.Node = next(node for node in self.graph.nodes if node.name == name)
+        return found
 
     def tensor(self, node: object) -> Tensor | None:
         """The parameter, buffer or constant behind a placeholder; None where `node` is something else."""
@@ -122,8 +123,8 @@ class Edit:
         """What the node gives on fake inputs: shapes and dtypes (also symbolic ones) without data."""
         fakes = fx.map_arg((node.args, node.kwargs), lambda argument: argument.meta["val"])
         with self._fake_mode(), torch.no_grad():
-            args, kwargs = fakes  # type: ignore[misc]
-            return node.target(*args, **kwargs)  # type: ignore[operator, misc]
+            args, kwargs = fakes
+            return node.target(*args, **kwargs)  # type: ignore[operator]
 
     def _fake_mode(self) -> Any:
         for node in self.graph.nodes:

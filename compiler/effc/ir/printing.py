@@ -76,7 +76,7 @@ def _line(program: Program, node: fx.Node, names: dict[fx.Node, str]) -> str:
 
 def _operator(node: fx.Node) -> str:
     if isinstance(node.target, torch._ops.OpOverload):
-        namespace, name = node.target.name().split("::")
+        namespace, name = str(node.target.name()).split("::")  # type: ignore[no-untyped-call]
         return name if namespace == "aten" else f"{namespace}.{name}"
     return getattr(node.target, "__name__", str(node.target))
 

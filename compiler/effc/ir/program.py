@@ -126,7 +126,8 @@ class Program:
     @property
     def graph(self) -> fx.Graph:
         """The ATen graph. Read it; to change it use `effc.ir.edit`."""
-        return self.exported.graph
+        graph: fx.Graph = self.exported.graph
+        return graph
 
     @property
     def nodes(self) -> list[fx.Node]:
@@ -183,7 +184,8 @@ class Program:
 
     def check_inputs(self, given: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
         """Raise one DataError that lists everything wrong with the given (shape, dtype) by input name."""
-        problems, batches = [], set()
+        problems: list[Problem] = []
+        batches: set[int] = set()
         expected = {value.name: value for value in self.interface.inputs}
         for name in given.keys() - expected.keys():
             problems.append(Problem(name, "input", "no such input", f"inputs are: {', '.join(map(str, self.interface.inputs))}"))

@@ -23,7 +23,10 @@ __all__ = ["check", "verify"]
 _NAMESPACES = ("aten", NAMESPACE)
 _PLAIN_FUNCTIONS = frozenset(
     getattr(operator, name)
-    for name in "getitem add sub mul floordiv truediv mod neg pow eq ne lt le gt ge and_ or_".split()
+    for name in (
+        *("getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "pow"),
+        *("eq", "ne", "lt", "le", "gt", "ge", "and_", "or_"),
+    )
 ) | {torch.sym_max, torch.sym_min, torch.sym_not, torch.sym_int, torch.sym_float, torch.sym_ite}
 
 
@@ -97,7 +100,7 @@ def _shapes(program: Program) -> Iterator[Problem]:
             continue
         if not isinstance(node.target, torch._ops.OpOverload) or not isinstance(recorded, torch._subclasses.FakeTensor):
             continue
-        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda argument: argument.meta["val"])  # type: ignore[misc]
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda argument: argument.meta["val"])
         try:
             with recorded.fake_mode, torch.no_grad():
                 actual = node.target(*args, **kwargs)
