@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx
+from torch._export.verifier import SpecViolationError
 from torch.export import ExportedProgram
 from torch.export.graph_signature import (
     InputKind,
@@ -244,10 +245,23 @@ class Edit:
         constants = {name: value for name, value in self._constants.items() if name in used or not isinstance(value, Tensor)}
         self._rename_outputs()
         self._module.recompile()
+        try:
+            rebuilt = self._rebuild(state_dict, constants)
+        except SpecViolationError as error:
+            raise InternalError(f"the edited graph is not a valid exported program: {error}") from error
+        names = {node.name for node in self.graph.nodes}
+        return Program(
+            exported=rebuilt,
+            interface=self._interface,
+            provenance=self._program.provenance,
+            facts=self._program.facts.only(names),
+        )
+
+    def _rebuild(self, state_dict: dict[str, Any], constants: dict[str, Any]) -> ExportedProgram:
         exported = self._program.exported
         signature = copy.copy(exported.graph_signature)
         signature.input_specs, signature.output_specs = self._inputs, self._outputs
-        rebuilt = ExportedProgram(
+        return ExportedProgram(
             root=self._module,
             graph=self._module.graph,
             graph_signature=signature,
@@ -256,13 +270,6 @@ class Edit:
             module_call_graph=self._call_graph(),
             example_inputs=None,
             constants=constants,
-        )
-        names = {node.name for node in self.graph.nodes}
-        return Program(
-            exported=rebuilt,
-            interface=self._interface,
-            provenance=self._program.provenance,
-            facts=self._program.facts.only(names),
         )
 
     def _rename_outputs(self) -> None:

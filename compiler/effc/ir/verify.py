@@ -8,7 +8,8 @@ exactly one writer.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -107,11 +108,15 @@ def _shapes(program: Program) -> Iterator[Problem]:
         except Exception as error:  # noqa: BLE001 - whatever the shape rule raises is the finding
             yield Problem(source_of(node), str(node.target), f"its shape rule refuses its inputs: {error}")
             continue
-        same = len(actual.shape) == len(recorded.shape) and all(str(a) == str(b) for a, b in zip(actual.shape, recorded.shape, strict=True))
-        data_dependent = any(not isinstance(size, int) for size in actual.shape)
-        if actual.dtype != recorded.dtype or not (same or data_dependent):
+        if actual.dtype != recorded.dtype or not _agree(actual.shape, recorded.shape):
             why = f"gives {actual.dtype}{list(actual.shape)}, recorded {recorded.dtype}{list(recorded.shape)}"
             yield Problem(source_of(node), str(node.target), why)
+
+
+def _agree(actual: Sequence[Any], recorded: Sequence[Any]) -> bool:
+    """Same rank and sizes; a symbolic size may stand for any other (a fresh symbol is made at each data-dependent call)."""
+    pairs = zip(actual, recorded, strict=False)
+    return len(actual) == len(recorded) and all(a == b for a, b in pairs if isinstance(a, int) and isinstance(b, int))
 
 
 def _states(program: Program) -> Iterator[Problem]:

@@ -25,7 +25,8 @@ class Net(nn.Module):
 def bounded(mode: str) -> Program:
     torch.manual_seed(3)
     exported = torch.export.export(Net().eval(), (torch.randn(2, 3, 6, 6),), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
-    program = Program.from_exported(exported, Provenance("Net", "torch", "0" * 64), batch=Batch(True), input_names=["image:0"], output_names=["x"])
+    origin = Provenance("Net", "torch", "0" * 64)
+    program = Program.from_exported(exported, origin, batch=Batch(True), input_names=["image:0"], output_names=["x"])
     edit = Edit(program)
     relu = next(node for node in edit.nodes if node.target == torch.ops.aten.relu.default)
     lower, upper = edit.add_tensor("lower", torch.zeros(())), edit.add_tensor("upper", torch.full((8, 1, 1), 0.25))
