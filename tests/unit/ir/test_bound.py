@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from effc.ir.ops import OPS
 from effc.ir.ops.bound import BOUND
 
