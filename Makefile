@@ -13,6 +13,14 @@ $(VENV)/.stamp: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	touch $@
 
+# The bundled digits network, end to end: compile with passes, gate on held-out accuracy, verify, time beside onnxruntime.
+demo: $(VENV)/.stamp
+	$(BIN)/effc compile examples/digits.onnx --passes "eliminate-dead,fold-constants,fold-batch-norm,ranger" \
+	    --data examples/digits_calibration.npz --eval examples/digits_test.npz --max-drop 0.01 -o out/digits --explain
+	$(BIN)/effc verify out/digits --source examples/digits.onnx --data examples/digits_test.npz
+	$(BIN)/effc bench out/digits --against onnxruntime --model examples/digits.onnx
+	@echo "report: $(CURDIR)/out/digits/report.html"
+
 test: $(VENV)/.stamp
 	$(BIN)/python -m pytest -m "not slow" -q
 
@@ -23,3 +31,10 @@ lint: $(VENV)/.stamp
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Full runs; they write the README's results table. One script: $(BIN)/python -m benchmarks.latency --quick
+bench: $(VENV)/.stamp
+	$(BIN)/python -m benchmarks.results
+
+clean:
+	rm -rf $(VENV) out
