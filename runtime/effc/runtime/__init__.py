@@ -1,0 +1,23 @@
+"""Run and measure compiled artifacts. Needs numpy and TVM's runtime library, neither torch nor onnx."""
+
+from effc.runtime.artifact import Artifact, open_artifact, preflight, write_artifact
+from effc.runtime.manifest import Manifest, StateSpec, TensorSpec
+from effc.runtime.session import Session, load
+from effc.runtime.stream import Stream
+from effc.runtime.verify import Difference, Verification, verify_golden
+
+__all__ = [
+    "Artifact",
+    "Difference",
+    "Manifest",
+    "Session",
+    "StateSpec",
+    "Stream",
+    "TensorSpec",
+    "Verification",
+    "load",
+    "open_artifact",
+    "preflight",
+    "verify_golden",
+    "write_artifact",
+]

@@ -1,0 +1,130 @@
+"""What runs an artifact's code once: the plan through its C entry, or TVM's relax virtual machine for graphs that do not plan."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from effc.errors import AlteredArtifactError, InternalError, MissingDependencyError
+from effc.runtime.manifest import Manifest
+from effc.runtime.native import load_code
+from effc.runtime.plan import ALIGNMENT, Plan
+from effc.runtime.tensors import Array, dtype_named
+
+__all__ = ["CODE", "Executor", "PlanExecutor", "VirtualMachineExecutor", "aligned_empty", "is_aligned"]
+
+CODE = "model.so"
+
+
+def aligned_empty(shape: Sequence[int], dtype: str) -> Array:
+    """An uninitialised C-contiguous array whose first element lies at a multiple of `ALIGNMENT`, as compiled kernels expect."""
+    kind = dtype_named(dtype)
+    size = kind.itemsize
+    for extent in shape:
+        size *= extent
+    block = np.empty(size + ALIGNMENT, np.uint8)
+    offset = -block.ctypes.data % ALIGNMENT
+    return block[offset : offset + size].view(kind).reshape(shape)
+
+
+def is_aligned(array: Array) -> bool:
+    """Whether compiled code can read the array where it is."""
+    return bool(array.flags.c_contiguous) and array.ctypes.data % ALIGNMENT == 0
+
+
+class Executor(Protocol):
+    """Runs one call; `inputs` in declaration order, each contiguous and aligned. Not to be entered by two threads at once."""
+
+    @property
+    def parameters(self) -> Mapping[str, Array]:
+        """Writable views of what the code reads, by stored name."""
+
+    def call(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
+        """Read `inputs`, write `outputs`."""
+
+
+class PlanExecutor:
+    """The plan's entry over one parameter block and one arena.
+
+    Attributes:
+        parameters: writable views of the parameter block, by stored name: what the kernels read.
+    """
+
+    def __init__(self, plan: Plan, manifest: Manifest, tensors: Mapping[str, Array], code: Path) -> None:
+        self._arena = aligned_empty((plan.arena_bytes,), "uint8")
+        self._block = aligned_empty((plan.parameter_bytes,), "uint8")
+        self._block[:] = 0
+        self.parameters: dict[str, Array] = {}
+        for buffer in plan.in_room("parameter"):
+            stored = tensors[buffer.name]
+            if stored.shape != buffer.shape or stored.dtype != dtype_named(buffer.dtype):
+                raise AlteredArtifactError(f"parameter {buffer.name} is stored as {stored.dtype}{list(stored.shape)}, not as the plan says")
+            room = self._block[buffer.offset : buffer.offset + stored.nbytes]
+            self.parameters[buffer.name] = room.view(stored.dtype).reshape(buffer.shape)
+            self.parameters[buffer.name][...] = stored
+        self._library = load_code(code)
+        try:
+            self._entry = getattr(self._library, plan.entry)
+        except AttributeError as error:
+            raise AlteredArtifactError(f"{code} has no function {plan.entry!r}, which the plan names") from error
+        inputs = [spec.name for spec in manifest.inputs]
+        outputs = [spec.name for spec in manifest.outputs]
+        self._input_order = [inputs.index(buffer.name) for buffer in plan.in_room("input")]
+        self._output_order = [outputs.index(buffer.name) for buffer in plan.in_room("output")]
+        self._entry.argtypes = [ctypes.c_void_p] * (2 + len(inputs) + len(outputs))
+        self._entry.restype = ctypes.c_int32
+        self._blocks = (self._arena.ctypes.data, self._block.ctypes.data)
+
+    def call(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
+        """Run all steps. Raises InternalError when a kernel reports a failure."""
+        pointers = [inputs[index].ctypes.data for index in self._input_order]
+        pointers += [outputs[index].ctypes.data for index in self._output_order]
+        code = self._entry(*self._blocks, *pointers)
+        if code != 0:
+            raise InternalError(f"the compiled code failed with code {code}; please report it with the model")
+
+
+class VirtualMachineExecutor:
+    """TVM's relax virtual machine: `main(inputs..., parameters...)`, for graphs with shapes that depend on data.
+
+    The manifest's `vm` field is `{"function": name, "parameters": [stored names in argument order]}`.
+    """
+
+    def __init__(self, manifest: Manifest, tensors: Mapping[str, Array], code: Path) -> None:
+        try:
+            import tvm
+            from tvm import relax
+        except ImportError as error:
+            raise MissingDependencyError(f"this artifact runs on TVM's virtual machine, but tvm cannot be imported: {error}") from error
+        entry = manifest.data.get("vm") or {}
+        if not set(entry.get("parameters", ())) <= tensors.keys() or "function" not in entry:
+            raise AlteredArtifactError("the manifest's vm field does not fit the stored parameters")
+        self._tensor: Any = tvm.runtime.tensor
+        # The tensors share memory with these arrays, so a changed parameter is seen by the next call.
+        self.parameters: dict[str, Array] = {}
+        for name in entry["parameters"]:
+            self.parameters[name] = aligned_empty(tensors[name].shape, tensors[name].dtype.name)
+            self.parameters[name][...] = tensors[name]
+        self._arguments = [self._shared(array) for array in self.parameters.values()]
+        machine = relax.VirtualMachine(tvm.runtime.load_module(str(code)), tvm.cpu())
+        self._function = machine[entry["function"]]
+        self._names = [spec.name for spec in manifest.outputs]
+
+    def call(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
+        """Run the function and copy its results. Raises InternalError when their shapes are not the declared ones."""
+        result = self._function(*(self._tensor(array) for array in inputs), *self._arguments)
+        results = [result] if hasattr(result, "numpy") else list(result)
+        for name, value, output in zip(self._names, results, outputs, strict=True):
+            array = value.numpy()
+            if array.shape != output.shape:
+                raise InternalError(f"output {name} has shape {list(array.shape)}, declared is {list(output.shape)}")
+            output[...] = array
+
+    def _shared(self, array: Array) -> Any:
+        import tvm
+
+        return tvm.runtime.from_dlpack(array)

@@ -1,0 +1,274 @@
+"""The manifest: what an artifact is, and the hash of every file in it.
+
+The file is canonical JSON and carries its own digest, so that no byte of it can change unnoticed. A digest is no signature: it tells
+damage from soundness, not friend from foe (SECURITY.md).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+from effc.errors import AlteredArtifactError, InputRejectedError, Problem
+from effc.runtime.plan import Plan
+from effc.runtime.tensors import dtype_named
+
+__all__ = [
+    "BATCH",
+    "MANIFEST",
+    "PARAMETERS",
+    "SCHEMA",
+    "SCHEMA_VERSION",
+    "FileEntry",
+    "Manifest",
+    "StateSpec",
+    "StoredTensor",
+    "TensorSpec",
+]
+
+MANIFEST = "manifest.json"
+PARAMETERS = "params.safetensors"
+SCHEMA = "effc.artifact"
+SCHEMA_VERSION = 1
+BATCH = "batch"
+DIGEST = "manifest_sha256"
+SIZE_LIMIT = 256 * 2**20  # bytes of a manifest that is read at all
+
+Executor = Literal["plan", "vm"]
+
+_REQUIRED: dict[str, type | tuple[type, ...]] = {
+    "schema": str,
+    "schema_version": int,
+    "executor": str,
+    "inputs": list,
+    "outputs": list,
+    "states": list,
+    "batch": dict,
+    "preprocess": (dict, type(None)),
+    "target": dict,
+    "passes": list,
+    "versions": dict,
+    "source": dict,
+    "parameters": dict,
+    "plan": (dict, type(None)),
+    "files": dict,
+    DIGEST: str,
+}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output.
+
+    Attributes:
+        name: the user's name.
+        shape: concrete, at the artifact's batch.
+        dtype: numpy's name.
+        batched: the leading dimension counts samples.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    batched: bool
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}{list(self.shape)}"
+
+
+@dataclass(frozen=True)
+class StateSpec:
+    """One state of a streaming program: input `input` takes the old value, output `output` gives the new one."""
+
+    input: str
+    output: str
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """What the manifest says about one file."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor of params.safetensors came from.
+
+    Attributes:
+        crc32: of the stored elements.
+        source: the tensor's name in the source model; None when lowering made it.
+        kind: `same`, `permutation` (see `permutation`) or `transformed`.
+        permutation: stored = source.transpose(permutation) for kind `permutation`.
+    """
+
+    crc32: int
+    source: str | None
+    kind: str
+    permutation: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest that was checked; `data` is its JSON, the rest are the parts that the runtime uses.
+
+    Attributes:
+        batch: samples of one call (1 for a program without a batch dimension).
+        symbolic_batch: the leading dimension is a proved batch, so other numbers of samples run in several calls.
+    """
+
+    data: Mapping[str, Any]
+    executor: Executor
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    states: tuple[StateSpec, ...]
+    batch: int
+    symbolic_batch: bool
+    parameters: Mapping[str, StoredTensor]
+    files: Mapping[str, FileEntry]
+    plan: Plan | None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the manifest without this field; it covers every file's hash, so it names the artifact."""
+        return str(self.data[DIGEST])
+
+
+def encode(fields: Mapping[str, Any]) -> bytes:
+    """Canonical bytes of a manifest with its digest added. Raises ValueError or TypeError when `fields` is not plain JSON."""
+    body = {key: value for key, value in fields.items() if key != DIGEST}
+    return _canonical({**body, DIGEST: hashlib.sha256(_canonical(body)).hexdigest()})
+
+
+def decode(content: bytes) -> Manifest:
+    """The checked manifest.
+
+    Raises:
+        InputRejectedError: not an effc manifest, or one of a newer effc; all faults at once.
+        AlteredArtifactError: the bytes are not those that were written.
+    """
+    data = parse(content)
+    if data["schema_version"] != SCHEMA_VERSION:
+        raise InputRejectedError(
+            f"{MANIFEST}: schema version {data['schema_version']!r}, but this effc reads version {SCHEMA_VERSION}; "
+            "compile the model again, or use the effc that wrote the artifact"
+        )
+    if DIGEST not in data or encode(data) != content:
+        raise AlteredArtifactError(f"{MANIFEST} was altered: its content does not match its own digest; compile the model again")
+    problems = _faults(data)
+    if problems:
+        raise InputRejectedError(f"{MANIFEST} is malformed", problems)
+    try:
+        return _build(data)
+    except (KeyError, TypeError, ValueError, StopIteration) as error:
+        raise InputRejectedError(f"{MANIFEST} is malformed: {type(error).__name__}: {error}") from error
+
+
+def parse(content: bytes) -> dict[str, Any]:
+    """The JSON object, when it is some effc manifest; nothing further is checked."""
+    try:
+        data = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise AlteredArtifactError(f"{MANIFEST} is not JSON any more: {error}; compile the model again") from error
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA or "schema_version" not in data:
+        raise InputRejectedError(f"{MANIFEST} is not a manifest of effc")
+    return data
+
+
+def is_safe_name(name: str) -> bool:
+    """A relative path that stays inside its directory, spelled in one way only."""
+    path = PurePosixPath(name)
+    return bool(name) and not path.is_absolute() and ".." not in path.parts and str(path) == name and "\\" not in name and "\0" not in name
+
+
+def _canonical(data: Mapping[str, Any]) -> bytes:
+    return (json.dumps(data, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _faults(data: Mapping[str, Any]) -> list[Problem]:
+    problems = []
+    for key, kind in _REQUIRED.items():
+        if key not in data:
+            problems.append(Problem(MANIFEST, key, "is missing"))
+        elif not isinstance(data[key], kind) or isinstance(data[key], bool):
+            problems.append(Problem(MANIFEST, key, f"is a {type(data[key]).__name__}"))
+    if problems:
+        return problems
+    if data["executor"] not in ("plan", "vm"):
+        problems.append(Problem(MANIFEST, "executor", f"is {data['executor']!r}", "known: plan, vm"))
+    if data["executor"] == "plan" and data["plan"] is None:
+        problems.append(Problem(MANIFEST, "plan", "is missing although the executor is 'plan'"))
+    unsafe = [name for name in data["files"] if not is_safe_name(name)]
+    problems += [Problem(MANIFEST, f"files[{name!r}]", "leaves the artifact's directory") for name in unsafe]
+    if data["parameters"] and PARAMETERS not in data["files"]:
+        problems.append(Problem(MANIFEST, "parameters", f"are listed, but {PARAMETERS} is not among the files"))
+    return problems
+
+
+def _build(data: Mapping[str, Any]) -> Manifest:
+    batch = data["batch"]
+    size = int(batch["size"])
+    if size < 1:
+        raise ValueError(f"batch size {size}")
+
+    def specs(entries: list[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
+        return tuple(_spec(entry, size) for entry in entries)
+
+    inputs, outputs = specs(data["inputs"]), specs(data["outputs"])
+    states = tuple(StateSpec(state["input"], state["output"]) for state in data["states"])
+    plan = None if data["plan"] is None else Plan.from_json(data["plan"])
+    manifest = Manifest(
+        data=data,
+        executor=data["executor"],
+        inputs=inputs,
+        outputs=outputs,
+        states=states,
+        batch=size,
+        symbolic_batch=bool(batch["symbolic"]),
+        parameters={name: _stored(entry) for name, entry in data["parameters"].items()},
+        files={name: FileEntry(str(entry["sha256"]), int(entry["bytes"])) for name, entry in data["files"].items()},
+        plan=plan,
+    )
+    for names in ([spec.name for spec in inputs], [spec.name for spec in outputs]):
+        if len(set(names)) != len(names):
+            raise ValueError(f"a name occurs twice in {names}")
+    if plan is not None:
+        _check_plan(manifest, plan)
+    return manifest
+
+
+def _spec(entry: Mapping[str, Any], batch: int) -> TensorSpec:
+    shape = tuple(batch if size == BATCH else int(size) for size in entry["shape"])
+    if min(shape, default=0) < 0:
+        raise ValueError(f"{entry['name']}: negative size in {list(shape)}")
+    dtype_named(entry["dtype"])
+    return TensorSpec(str(entry["name"]), shape, str(entry["dtype"]), bool(entry["shape"]) and entry["shape"][0] == BATCH)
+
+
+def _stored(entry: Mapping[str, Any]) -> StoredTensor:
+    permutation = entry.get("permutation")
+    source = entry.get("source")
+    return StoredTensor(int(entry["crc32"]), source, str(entry["kind"]), None if permutation is None else tuple(permutation))
+
+
+def _check_plan(manifest: Manifest, plan: Plan) -> None:
+    """A plan that disagrees with the rest would make native code read foreign memory."""
+    for room, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
+        declared = {spec.name: (spec.shape, spec.dtype) for spec in specs}
+        planned = {buffer.name: (buffer.shape, buffer.dtype) for buffer in plan.buffers if buffer.room == room}
+        if declared != planned:
+            raise ValueError(f"the plan's {room}s {planned} are not the declared {declared}")
+    for room, total in (("parameter", plan.parameter_bytes), ("arena", plan.arena_bytes)):
+        for buffer in plan.buffers:
+            size = dtype_named(buffer.dtype).itemsize
+            for extent in buffer.shape:
+                size *= extent
+            if buffer.room == room and not (buffer.offset >= 0 and size <= buffer.size and buffer.offset + buffer.size <= total):
+                raise ValueError(f"buffer {buffer.name} lies outside its {room} block")
+    if plan.parameter_bytes and not {buffer.name for buffer in plan.in_room("parameter")} <= manifest.parameters.keys():
+        raise ValueError("the plan names parameters that are not stored")

@@ -1,0 +1,91 @@
+"""The native side: TVM's runtime library and the compiled code of an artifact, both through ctypes.
+
+Importing the `tvm` package takes seconds and pulls in torch where that is installed. Compiled plans need only a few C functions of TVM's
+runtime (a thread pool above all), so its library is loaded by itself. When the package is imported later, it finds the same library.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+import os
+from pathlib import Path
+
+from effc.errors import InputRejectedError, MissingDependencyError
+
+__all__ = ["call_global", "load_code", "tvm_runtime"]
+
+# Code that TVM emits for a library calls these through pointers of the library (two underscores before the name); the loader sets them.
+_CONTEXT = (
+    "TVMFFIFunctionCall",
+    "TVMFFIErrorSetRaisedFromCStr",
+    "TVMFFIErrorSetRaisedFromCStrParts",
+    "TVMFFIHandleInitOnce",
+    "TVMFFIHandleDeinitOnce",
+    "TVMBackendParallelLaunch",
+    "TVMBackendParallelBarrier",
+    "TVMBackendAllocWorkspace",
+    "TVMBackendFreeWorkspace",
+    "TVMFFIEnvModLookupFromImports",
+)
+_INT = 1  # kTVMFFIInt
+_INSTALL = "effc needs apache-tvm 0.27: pip install 'apache-tvm>=0.27,<0.28'"
+
+
+class _ByteArray(ctypes.Structure):
+    _fields_ = (("data", ctypes.c_char_p), ("size", ctypes.c_size_t))
+
+
+class _Any(ctypes.Structure):
+    """TVMFFIAny with an integer in it."""
+
+    _fields_ = (("type_index", ctypes.c_int32), ("padding", ctypes.c_uint32), ("value", ctypes.c_int64))
+
+
+@functools.cache
+def tvm_runtime() -> ctypes.CDLL:
+    """TVM's runtime library, its symbols visible to libraries that are loaded after it. Raises MissingDependencyError."""
+    _load_global("tvm_ffi", "libtvm_ffi.so")
+    return _load_global("tvm", "libtvm_runtime.so")
+
+
+def load_code(path: Path) -> ctypes.CDLL:
+    """The shared library of an artifact, linked against TVM's runtime. Raises InputRejectedError when it cannot be loaded here."""
+    runtime = tvm_runtime()
+    try:
+        library = ctypes.CDLL(str(path.resolve()), mode=os.RTLD_NOW | os.RTLD_LOCAL)
+    except OSError as error:
+        raise InputRejectedError(f"{path} cannot be loaded on this machine: {error}; was it compiled for another target?") from error
+    for name in _CONTEXT:
+        try:
+            pointer = ctypes.c_void_p.in_dll(library, f"__{name}")
+        except ValueError:
+            continue  # this library does not use it
+        pointer.value = ctypes.cast(getattr(runtime, name), ctypes.c_void_p).value
+    return library
+
+
+def call_global(name: str, *arguments: int) -> int | None:
+    """Call one of TVM's global functions that takes and returns integers; None when it returns nothing."""
+    runtime = tvm_runtime()
+    function, encoded = ctypes.c_void_p(), name.encode()
+    packed = (_Any * max(len(arguments), 1))(*(_Any(_INT, 0, argument) for argument in arguments))
+    result = _Any()
+    if runtime.TVMFFIFunctionGetGlobal(ctypes.byref(_ByteArray(encoded, len(encoded))), ctypes.byref(function)) != 0 or not function:
+        raise MissingDependencyError(f"TVM's runtime has no function {name}; {_INSTALL}")
+    try:
+        if runtime.TVMFFIFunctionCall(function, packed, ctypes.c_int32(len(arguments)), ctypes.byref(result)) != 0:
+            raise MissingDependencyError(f"TVM's {name} refused {arguments}; {_INSTALL}")
+    finally:
+        runtime.TVMFFIObjectDecRef(function)
+    return int(result.value) if result.type_index == _INT else None
+
+
+def _load_global(package: str, file: str) -> ctypes.CDLL:
+    spec = importlib.util.find_spec(package)  # finds the folder without importing the package
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        path = Path(folder) / "lib" / file
+        if path.is_file():
+            return ctypes.CDLL(str(path), mode=os.RTLD_NOW | os.RTLD_GLOBAL)
+    raise MissingDependencyError(f"{file} is not installed; {_INSTALL}")

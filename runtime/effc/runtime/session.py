@@ -1,0 +1,182 @@
+"""Run an artifact: check what comes in, call the compiled code, hand out fresh arrays."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from effc.errors import AlteredArtifactError, DataError, Problem
+from effc.runtime.artifact import Artifact, open_artifact
+from effc.runtime.executor import CODE, Executor, PlanExecutor, VirtualMachineExecutor, aligned_empty, is_aligned
+from effc.runtime.manifest import Manifest, TensorSpec
+from effc.runtime.tensors import Array, dtype_named
+from effc.runtime.threads import available_threads, use_threads
+
+__all__ = ["Session", "load"]
+
+
+def load(path: Path | str, *, threads: int | None = None) -> Session:
+    """Open an artifact, check every file of it, and make it ready to run.
+
+    Args:
+        path: the artifact's directory. It holds native code: load only what you trust.
+        threads: worker threads; None takes the processors that this process may run on.
+
+    Raises:
+        DataError: no artifact there. InputRejectedError, AlteredArtifactError: it is broken or was changed; nothing of it has run then.
+    """
+    return Session(open_artifact(path), threads=threads)
+
+
+class Session:
+    """A loaded artifact.
+
+    Attributes:
+        artifact: the files behind it.
+        inputs, outputs: name, shape (at the artifact's batch) and dtype, in declaration order.
+        threads: worker threads asked for; `threads_used` says what TVM's pool gave the last call.
+
+    One session may be used from several threads; the calls run one after the other. It does not survive `os.fork`.
+    """
+
+    def __init__(self, artifact: Artifact, *, threads: int | None = None) -> None:
+        manifest = artifact.manifest
+        self.artifact = artifact
+        self.inputs: tuple[TensorSpec, ...] = manifest.inputs
+        self.outputs: tuple[TensorSpec, ...] = manifest.outputs
+        self.threads = available_threads() if threads is None else threads
+        if self.threads < 1:
+            raise DataError(f"{threads} threads: at least one is needed")
+        self.threads_used = 0
+        self._lock = threading.Lock()
+        self._staging: dict[str, Array] = {}
+        self._executor = _executor(artifact)
+
+    @property
+    def manifest(self) -> Manifest:
+        """The checked manifest."""
+        return self.artifact.manifest
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """Stored names of the tensors that the code reads."""
+        return tuple(self._executor.parameters)
+
+    def parameter_view(self, name: str) -> Array:
+        """A writable view of a parameter as the code reads it: the next call uses what is written here. Raises DataError."""
+        try:
+            return self._executor.parameters[name]
+        except KeyError:
+            raise DataError(f"no parameter {name!r}; the artifact has: {', '.join(self.parameter_names) or 'none'}") from None
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Compute all outputs.
+
+        The code computes a fixed batch B in one call. Where the leading dimension is a batch, any number N >= 1 of samples is
+        accepted: they run in ceil(N / B) calls, the last one filled up with copies of its last sample, whose results are dropped.
+
+        Args:
+            inputs: name -> array of the declared shape and dtype. Layout in memory does not matter.
+
+        Returns:
+            name -> a new array.
+
+        Raises:
+            DataError: names, shapes or dtypes do not fit; lists everything that is wrong.
+        """
+        samples = self._check(inputs)
+        batch = self.manifest.batch
+        arrays = [np.asarray(inputs[spec.name]) for spec in self.inputs]
+        if samples is None or samples == batch:
+            return dict(zip((spec.name for spec in self.outputs), self._call(arrays), strict=True))
+        chunks = [self._call(self._part(arrays, start, batch)) for start in range(0, samples, batch)]
+        return {
+            spec.name: np.concatenate([chunk[index] for chunk in chunks])[:samples] if spec.batched else chunks[0][index]
+            for index, spec in enumerate(self.outputs)
+        }
+
+    def call_into(self, inputs: list[Array], outputs: list[Array]) -> None:
+        """One call of the code on arrays in declaration order, unchecked: shape, dtype, layout and alignment are the caller's duty."""
+        with self._lock:
+            self.threads_used = use_threads(self.threads)
+            self._executor.call(inputs, outputs)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Nothing to do: memory is freed with the object, and the library stays mapped until the process ends."""
+
+    def _call(self, arrays: list[Array]) -> list[Array]:
+        outputs = [aligned_empty(spec.shape, spec.dtype) for spec in self.outputs]
+        with self._lock:
+            self.threads_used = use_threads(self.threads)
+            staged = [self._stage(spec, array) for spec, array in zip(self.inputs, arrays, strict=True)]
+            self._executor.call(staged, outputs)
+        return outputs
+
+    def _stage(self, spec: TensorSpec, array: Array) -> Array:
+        if is_aligned(array):
+            return array
+        if spec.name not in self._staging:
+            self._staging[spec.name] = aligned_empty(spec.shape, spec.dtype)
+        staging = self._staging[spec.name]
+        staging[...] = array
+        return staging
+
+    def _part(self, arrays: list[Array], start: int, batch: int) -> list[Array]:
+        part = []
+        for spec, array in zip(self.inputs, arrays, strict=True):
+            if spec.batched:
+                array = array[start : start + batch]
+                if len(array) < batch:
+                    array = np.concatenate([array, np.repeat(array[-1:], batch - len(array), axis=0)])
+            part.append(array)
+        return part
+
+    def _check(self, inputs: Mapping[str, Array]) -> int | None:
+        """The number of samples, None without a batch dimension."""
+        problems, samples = [], {}
+        for spec in self.inputs:
+            if spec.name not in inputs:
+                problems.append(Problem(f"input {spec.name!r}", "nothing", "is missing", f"needed: {spec}"))
+                continue
+            array = np.asarray(inputs[spec.name])
+            if array.dtype != dtype_named(spec.dtype):
+                hint = f"convert it with .astype('{spec.dtype}')"
+                problems.append(Problem(f"input {spec.name!r}", f"dtype {array.dtype}", f"must be {spec.dtype}", hint))
+            free = spec.batched and self.manifest.symbolic_batch
+            if array.ndim != len(spec.shape) or array.shape[free:] != spec.shape[free:]:
+                wanted = f"[{', '.join(['N'] * free + [str(size) for size in spec.shape[free:]])}]"
+                problems.append(Problem(f"input {spec.name!r}", f"shape {list(array.shape)}", f"must be {wanted}"))
+            elif free:
+                samples[spec.name] = array.shape[0]
+        known = [spec.name for spec in self.inputs]
+        unknown = [name for name in inputs if name not in known]
+        problems += [Problem(f"input {name!r}", "the name", "is unknown", f"inputs: {', '.join(known)}") for name in unknown]
+        if 0 in samples.values():
+            problems.append(Problem("inputs", "0 samples", "at least one is needed"))
+        if len(set(samples.values())) > 1:
+            problems.append(Problem("inputs", f"{samples}", "must have the same number of samples"))
+        if problems:
+            raise DataError("the inputs do not fit the compiled model", problems)
+        count = next(iter(samples.values()), None)
+        unbatched = [spec.name for spec in self.outputs if not spec.batched]
+        if count is not None and count > self.manifest.batch and unbatched:
+            raise DataError(f"{count} samples: the outputs {unbatched} have no batch dimension, so only {self.manifest.batch} at a time")
+        return count
+
+
+def _executor(artifact: Artifact) -> Executor:
+    manifest = artifact.manifest
+    if CODE not in manifest.files:
+        target = manifest.data["target"].get("name")
+        raise AlteredArtifactError(f"{artifact.path} holds no {CODE}: it was compiled for target {target!r}, which cannot run here")
+    tensors, code = artifact.parameters(), artifact.path / CODE
+    if manifest.plan is not None and manifest.executor == "plan":
+        return PlanExecutor(manifest.plan, manifest, tensors, code)
+    return VirtualMachineExecutor(manifest, tensors, code)
