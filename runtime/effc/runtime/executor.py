@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,25 +16,26 @@ from effc.runtime.native import load_code
 from effc.runtime.plan import ALIGNMENT, Plan
 from effc.runtime.tensors import Array, dtype_named
 
-__all__ = ["CODE", "Executor", "PlanExecutor", "VirtualMachineExecutor", "aligned_empty", "is_aligned"]
+__all__ = ["CODE", "Executor", "PlanExecutor", "VirtualMachineExecutor", "address", "aligned_empty", "is_aligned"]
 
 CODE = "model.so"
 
 
-def aligned_empty(shape: Sequence[int], dtype: str) -> Array:
+def aligned_empty(shape: Sequence[int], dtype: str | np.dtype[Any]) -> Array:
     """An uninitialised C-contiguous array whose first element lies at a multiple of `ALIGNMENT`, as compiled kernels expect."""
-    kind = dtype_named(dtype)
-    size = kind.itemsize
-    for extent in shape:
-        size *= extent
-    block = np.empty(size + ALIGNMENT, np.uint8)
-    offset = -block.ctypes.data % ALIGNMENT
-    return block[offset : offset + size].view(kind).reshape(shape)
+    kind = dtype_named(dtype) if isinstance(dtype, str) else dtype
+    block = np.empty(math.prod(shape) * kind.itemsize + ALIGNMENT, np.uint8)
+    return np.ndarray(shape, kind, block, -address(block) % ALIGNMENT)
+
+
+def address(array: Array) -> int:
+    """Where the first element lies."""
+    return int(array.__array_interface__["data"][0])  # half the cost of array.ctypes
 
 
 def is_aligned(array: Array) -> bool:
     """Whether compiled code can read the array where it is."""
-    return bool(array.flags.c_contiguous) and array.ctypes.data % ALIGNMENT == 0
+    return array.flags.c_contiguous and address(array) % ALIGNMENT == 0
 
 
 class Executor(Protocol):
@@ -77,12 +79,12 @@ class PlanExecutor:
         self._output_order = [outputs.index(buffer.name) for buffer in plan.in_room("output")]
         self._entry.argtypes = [ctypes.c_void_p] * (2 + len(inputs) + len(outputs))
         self._entry.restype = ctypes.c_int32
-        self._blocks = (self._arena.ctypes.data, self._block.ctypes.data)
+        self._blocks = (address(self._arena), address(self._block))
 
     def call(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
         """Run all steps. Raises InternalError when a kernel reports a failure."""
-        pointers = [inputs[index].ctypes.data for index in self._input_order]
-        pointers += [outputs[index].ctypes.data for index in self._output_order]
+        pointers = [address(inputs[index]) for index in self._input_order]
+        pointers += [address(outputs[index]) for index in self._output_order]
         code = self._entry(*self._blocks, *pointers)
         if code != 0:
             raise InternalError(f"the compiled code failed with code {code}; please report it with the model")

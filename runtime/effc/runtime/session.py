@@ -54,6 +54,8 @@ class Session:
         self.threads_used = 0
         self._lock = threading.Lock()
         self._staging: dict[str, Array] = {}
+        self._input_dtypes = {spec.name: dtype_named(spec.dtype) for spec in self.inputs}
+        self._output_kinds = [(spec.shape, dtype_named(spec.dtype)) for spec in self.outputs]
         self._executor = _executor(artifact)
 
     @property
@@ -112,7 +114,7 @@ class Session:
         """Nothing to do: memory is freed with the object, and the library stays mapped until the process ends."""
 
     def _call(self, arrays: list[Array]) -> list[Array]:
-        outputs = [aligned_empty(spec.shape, spec.dtype) for spec in self.outputs]
+        outputs = [aligned_empty(shape, dtype) for shape, dtype in self._output_kinds]
         with self._lock:
             self.threads_used = use_threads(self.threads)
             staged = [self._stage(spec, array) for spec, array in zip(self.inputs, arrays, strict=True)]
@@ -123,7 +125,7 @@ class Session:
         if is_aligned(array):
             return array
         if spec.name not in self._staging:
-            self._staging[spec.name] = aligned_empty(spec.shape, spec.dtype)
+            self._staging[spec.name] = aligned_empty(spec.shape, spec.dtype)  # numpy's own arrays are seldom aligned
         staging = self._staging[spec.name]
         staging[...] = array
         return staging
@@ -146,7 +148,7 @@ class Session:
                 problems.append(Problem(f"input {spec.name!r}", "nothing", "is missing", f"needed: {spec}"))
                 continue
             array = np.asarray(inputs[spec.name])
-            if array.dtype != dtype_named(spec.dtype):
+            if array.dtype != self._input_dtypes[spec.name]:
                 hint = f"convert it with .astype('{spec.dtype}')"
                 problems.append(Problem(f"input {spec.name!r}", f"dtype {array.dtype}", f"must be {spec.dtype}", hint))
             free = spec.batched and self.manifest.symbolic_batch

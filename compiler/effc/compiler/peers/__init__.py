@@ -19,7 +19,7 @@ PEERS = ("onnxruntime", "torch", "openvino")
 
 
 def peer_contender(name: str, model: Path | str, options: Sequence[str]) -> Contender:
-    """A peer that runs a source model, with `options` of `contender_arguments`. Raises ConfigError for an unknown name."""
+    """A peer that runs a source model, with the options of `contender_arguments`. Raises ConfigError for an unknown name."""
     if name not in PEERS:
         raise ConfigError(f"unknown engine {name!r} to compare with; known: {', '.join(PEERS)}")
     return Contender(name, (sys.executable, "-m", f"effc.compiler.peers.{name}_worker", str(model), *options))
