@@ -1,0 +1,158 @@
+"""Relax passes: high-level operators become TIR functions, neighbours fuse, every fused function remembers what it computes.
+
+Before fusion every call gets a TIR function of its own (`s17`), named after its position, so that the names inside a fused function tell
+which bindings went into it. Equal functions are merged again when the plan is made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from effc.lowering.to_relax import Origin, RelaxModule
+
+__all__ = ["Fused", "optimise"]
+
+# These only rename memory: they become aliases in the plan, not kernels.
+VIEWS = ("relax.reshape", "relax.expand_dims", "relax.squeeze", "relax.flatten")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One operator inside a kernel: where it came from and its multiply-accumulates."""
+
+    origin: Origin
+    operator: str
+    macs: int
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A module of TIR functions and a `main` that calls them; `parts` lists what each function computes."""
+
+    module: Any
+    parts: dict[str, tuple[Part, ...]]
+
+
+def optimise(relax_module: RelaxModule, target: Any) -> Fused:
+    """Legalise, fuse and clean up.
+
+    Args:
+        relax_module: from `to_relax`.
+        target: a tvm.target.Target.
+    """
+    import tvm
+    from tvm import relax
+
+    transform = relax.transform
+    with target:
+        module = tvm.transform.Sequential([transform.DecomposeOpsForInference(), transform.CanonicalizeBindings()])(relax_module.module)
+        work = _multiply_accumulates(module)
+        module = transform.LegalizeOps(skip_ops=list(VIEWS))(module)
+        module, single = _one_function_per_call(module, relax_module.origins, work)
+        module = tvm.transform.Sequential(
+            [transform.AnnotateTIROpPattern(), transform.FoldConstant(), transform.FuseOps(), transform.DeadCodeElimination()]
+        )(module)
+        parts = _parts(module, single)
+        module = tvm.transform.Sequential([transform.FuseTIR(), transform.DeadCodeElimination()])(module)
+    return Fused(module, parts)
+
+
+def _bindings(function: Any) -> list[Any]:
+    return [binding for block in function.body.blocks for binding in block.bindings]
+
+
+def _multiply_accumulates(module: Any) -> dict[str, int]:
+    """MACs of the bindings whose operator multiplies and accumulates, by variable name."""
+    from tvm import relax
+
+    found = {}
+    for binding in _bindings(module["main"]):
+        call = binding.value
+        if not isinstance(call, relax.Call) or not hasattr(call.op, "name") or not hasattr(binding.var.ty, "shape"):
+            continue
+        name = str(call.op.name)
+        outputs = _elements(binding.var.ty)
+        if name in ("relax.matmul", "relax.nn.linear"):
+            found[str(binding.var.name)] = outputs * int(call.args[0].ty.shape[-1])
+        elif "conv" in name and name.endswith("transpose"):
+            weight = call.args[1].ty.shape
+            found[str(binding.var.name)] = _elements(call.args[0].ty) * _product(weight[1:])
+        elif name.startswith("relax.nn.conv"):
+            found[str(binding.var.name)] = outputs * _product(call.args[1].ty.shape[1:])
+    return found
+
+
+def _product(sizes: Any) -> int:
+    result = 1
+    for size in sizes:
+        result *= int(size)
+    return result
+
+
+def _elements(type_: Any) -> int:
+    try:
+        return _product(type_.shape)
+    except TypeError:  # a shape that depends on data: the graph will not plan
+        return 0
+
+
+def _one_function_per_call(module: Any, origins: dict[str, Origin], work: dict[str, int]) -> tuple[Any, dict[str, Part]]:
+    """Give each `call_tir` of main its own copy of the function that it calls."""
+    import tvm
+    from tvm import relax
+
+    parts: dict[str, Part] = {}
+    copies: dict[Any, Any] = {}
+    unknown = Origin("", "", "")
+    following = _following(module["main"], origins, unknown)
+
+    @relax.expr_functor.mutator
+    class Rename(relax.PyExprMutator):  # type: ignore[misc]
+        def visit_var_binding_(self, binding: Any) -> None:
+            call = binding.value
+            if isinstance(call, relax.Call) and isinstance(call.op, tvm.ir.Op) and call.op.name == "relax.call_tir":
+                name = f"s{len(parts)}"
+                variable = str(binding.var.name)
+                operator = str(call.args[0].name_hint).rstrip("0123456789").rstrip("_")
+                parts[name] = Part(following.get(variable, unknown), operator, work.get(variable, 0))
+                copied = tvm.ir.GlobalVar(name)
+                copies[copied] = module[call.args[0]].with_attr("global_symbol", name)
+                call = relax.Call(call.op, [copied, *call.args[1:]], call.attrs, call.ty_args)
+                binding = relax.VarBinding(binding.var, call)
+            super().visit_var_binding_(binding)
+
+    function = Rename().visit_expr(module["main"])
+    renamed = tvm.IRModule({"main": function, **{var.name_hint: body for var, body in copies.items()}})
+    return _resolve(renamed, copies), parts
+
+
+def _resolve(module: Any, copies: dict[Any, Any]) -> Any:
+    """The module with its functions under the very GlobalVars that main's calls name."""
+    import tvm
+
+    main = module.get_global_var("main")
+    return tvm.IRModule({main: module[main], **copies}, attrs=module.attrs)
+
+
+def _following(function: Any, origins: dict[str, Origin], unknown: Origin) -> dict[str, Origin]:
+    """Origins of all bindings: those that relax passes added belong to the next binding that has one."""
+    found: dict[str, Origin] = {}
+    current = unknown
+    for binding in reversed(_bindings(function)):
+        current = origins.get(str(binding.var.name), current)
+        found[str(binding.var.name)] = current
+    return found
+
+
+def _parts(module: Any, single: dict[str, Part]) -> dict[str, tuple[Part, ...]]:
+    """What each function of main computes: itself, or the functions that a fused one calls."""
+    from tvm import relax
+
+    found = {name: (part,) for name, part in single.items()}
+    for variable, function in module.functions.items():
+        if isinstance(function, relax.Function) and variable.name_hint != "main":
+            calls = [binding.value for binding in _bindings(function)]
+            called = [str(call.args[0].name_hint) for call in calls if isinstance(call, relax.Call) and hasattr(call.args[0], "name_hint")]
+            found[variable.name_hint] = tuple(single[name] for name in called if name in single)
+    return found
