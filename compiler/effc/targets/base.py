@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 __all__ = ["Target"]
 
@@ -15,14 +16,15 @@ class Target:
         name: as typed after `--target`: `cpu`, `x86-64-v3`, `aarch64`, `riscv64`, ...
         family: `cpu` for everything that TVM's LLVM emits for and that has an operating system.
         triple: LLVM's target triple; empty for the host.
-        cpu: LLVM's -mcpu.
+        cpu: LLVM's -mcpu; empty for the host's own.
         features: LLVM's -mattr entries, such as `+v`.
         lanes: float32 elements of one vector register.
         registers: number of vector registers.
         cores: worker threads to plan for; 0 means: those of the machine that runs it.
         l1, l2: data cache bytes per core.
-        host: True when code for it runs on this machine as it is.
         summary: one line for `effc targets`.
+        runs_here: whether code for it runs on this machine as it is.
+        emulator: name of the qemu user-mode emulator that runs it elsewhere; empty where there is none.
     """
 
     name: str
@@ -35,5 +37,14 @@ class Target:
     cores: int
     l1: int
     l2: int
-    host: bool
     summary: str
+    runs_here: bool = False
+    emulator: str = ""
+
+    @property
+    def architecture(self) -> str:
+        """The first word of the triple (`aarch64`); empty for the host."""
+        return self.triple.split("-")[0]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
