@@ -77,9 +77,9 @@ def _multiply_accumulates(module: Any) -> dict[str, int]:
             found[str(binding.var.name)] = outputs * int(call.args[0].ty.shape[-1])
         elif "conv" in name and name.endswith("transpose"):
             weight = call.args[1].ty.shape
-            found[str(binding.var.name)] = _elements(call.args[0].ty) * _product(weight[1:])
+            found[str(binding.var.name)] = _elements(call.args[0].ty) * _product(list(weight)[1:])
         elif name.startswith("relax.nn.conv"):
-            found[str(binding.var.name)] = outputs * _product(call.args[1].ty.shape[1:])
+            found[str(binding.var.name)] = outputs * _product(list(call.args[1].ty.shape)[1:])
     return found
 
 
@@ -103,7 +103,6 @@ def _one_function_per_call(module: Any, origins: dict[str, Origin], work: dict[s
     from tvm import relax
 
     parts: dict[str, Part] = {}
-    copies: dict[Any, Any] = {}
     unknown = Origin("", "", "")
     following = _following(module["main"], origins, unknown)
 
@@ -116,23 +115,14 @@ def _one_function_per_call(module: Any, origins: dict[str, Origin], work: dict[s
                 variable = str(binding.var.name)
                 operator = str(call.args[0].name_hint).rstrip("0123456789").rstrip("_")
                 parts[name] = Part(following.get(variable, unknown), operator, work.get(variable, 0))
-                copied = tvm.ir.GlobalVar(name)
-                copies[copied] = module[call.args[0]].with_attr("global_symbol", name)
-                call = relax.Call(call.op, [copied, *call.args[1:]], call.attrs, call.ty_args)
+                copied = self.builder_.add_func(module[call.args[0]].with_attr("global_symbol", name), name)
+                call = relax.Call(call.op, [copied, *list(call.args)[1:]], call.attrs, call.ty_args)
                 binding = relax.VarBinding(binding.var, call)
             super().visit_var_binding_(binding)
 
-    function = Rename().visit_expr(module["main"])
-    renamed = tvm.IRModule({"main": function, **{var.name_hint: body for var, body in copies.items()}})
-    return _resolve(renamed, copies), parts
-
-
-def _resolve(module: Any, copies: dict[Any, Any]) -> Any:
-    """The module with its functions under the very GlobalVars that main's calls name."""
-    import tvm
-
-    main = module.get_global_var("main")
-    return tvm.IRModule({main: module[main], **copies}, attrs=module.attrs)
+    rename = Rename(module)
+    rename.builder_.update_func(module.get_global_var("main"), rename.visit_expr(module["main"]))
+    return relax.transform.DeadCodeElimination()(rename.builder_.get()), parts
 
 
 def _following(function: Any, origins: dict[str, Origin], unknown: Origin) -> dict[str, Origin]:

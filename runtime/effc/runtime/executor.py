@@ -11,7 +11,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from effc.errors import AlteredArtifactError, InternalError, MissingDependencyError
-from effc.runtime.manifest import Manifest
 from effc.runtime.native import load_code
 from effc.runtime.plan import ALIGNMENT, Plan
 from effc.runtime.tensors import Array, dtype_named
@@ -56,7 +55,7 @@ class PlanExecutor:
         parameters: writable views of the parameter block, by stored name: what the kernels read.
     """
 
-    def __init__(self, plan: Plan, manifest: Manifest, tensors: Mapping[str, Array], code: Path) -> None:
+    def __init__(self, plan: Plan, inputs: Sequence[str], outputs: Sequence[str], tensors: Mapping[str, Array], code: Path) -> None:
         self._arena = aligned_empty((plan.arena_bytes,), "uint8")
         self._block = aligned_empty((plan.parameter_bytes,), "uint8")
         self._block[:] = 0
@@ -73,10 +72,8 @@ class PlanExecutor:
             self._entry = getattr(self._library, plan.entry)
         except AttributeError as error:
             raise AlteredArtifactError(f"{code} has no function {plan.entry!r}, which the plan names") from error
-        inputs = [spec.name for spec in manifest.inputs]
-        outputs = [spec.name for spec in manifest.outputs]
-        self._input_order = [inputs.index(buffer.name) for buffer in plan.in_room("input")]
-        self._output_order = [outputs.index(buffer.name) for buffer in plan.in_room("output")]
+        self._input_order = [list(inputs).index(buffer.name) for buffer in plan.in_room("input")]
+        self._output_order = [list(outputs).index(buffer.name) for buffer in plan.in_room("output")]
         self._entry.argtypes = [ctypes.c_void_p] * (2 + len(inputs) + len(outputs))
         self._entry.restype = ctypes.c_int32
         self._blocks = (address(self._arena), address(self._block))
@@ -93,16 +90,15 @@ class PlanExecutor:
 class VirtualMachineExecutor:
     """TVM's relax virtual machine: `main(inputs..., parameters...)`, for graphs with shapes that depend on data.
 
-    The manifest's `vm` field is `{"function": name, "parameters": [stored names in argument order]}`.
+    `entry`, the manifest's `vm` field, is `{"function": name, "parameters": [stored names in argument order]}`.
     """
 
-    def __init__(self, manifest: Manifest, tensors: Mapping[str, Array], code: Path) -> None:
+    def __init__(self, entry: Mapping[str, Any], outputs: Sequence[str], tensors: Mapping[str, Array], code: Path) -> None:
         try:
             import tvm
             from tvm import relax
         except ImportError as error:
             raise MissingDependencyError(f"this artifact runs on TVM's virtual machine, but tvm cannot be imported: {error}") from error
-        entry = manifest.data.get("vm") or {}
         if not set(entry.get("parameters", ())) <= tensors.keys() or "function" not in entry:
             raise AlteredArtifactError("the manifest's vm field does not fit the stored parameters")
         self._tensor: Any = tvm.runtime.tensor
@@ -114,7 +110,7 @@ class VirtualMachineExecutor:
         self._arguments = [self._shared(array) for array in self.parameters.values()]
         machine = relax.VirtualMachine(tvm.runtime.load_module(str(code)), tvm.cpu())
         self._function = machine[entry["function"]]
-        self._names = [spec.name for spec in manifest.outputs]
+        self._names = list(outputs)
 
     def call(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
         """Run the function and copy its results. Raises InternalError when their shapes are not the declared ones."""

@@ -179,6 +179,7 @@ def _executor(artifact: Artifact) -> Executor:
         target = manifest.data["target"].get("name")
         raise AlteredArtifactError(f"{artifact.path} holds no {CODE}: it was compiled for target {target!r}, which cannot run here")
     tensors, code = artifact.parameters(), artifact.path / CODE
+    inputs, outputs = [spec.name for spec in manifest.inputs], [spec.name for spec in manifest.outputs]
     if manifest.plan is not None and manifest.executor == "plan":
-        return PlanExecutor(manifest.plan, manifest, tensors, code)
-    return VirtualMachineExecutor(manifest, tensors, code)
+        return PlanExecutor(manifest.plan, inputs, outputs, tensors, code)
+    return VirtualMachineExecutor(manifest.data.get("vm") or {}, outputs, tensors, code)

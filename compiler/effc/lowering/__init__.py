@@ -1,0 +1,10 @@
+"""Lowering: Program -> relax -> kernels -> plan -> machine code; `onnx` writes ONNX."""
+
+from __future__ import annotations
+
+from effc.lowering.execution import run_lowered
+from effc.lowering.lower import Lowered, lower
+from effc.lowering.onnx import export_onnx
+from effc.lowering.parameters import ParameterSource
+
+__all__ = ["Lowered", "ParameterSource", "export_onnx", "lower", "run_lowered"]

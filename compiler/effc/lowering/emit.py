@@ -1,0 +1,179 @@
+"""From scheduled TIR functions to an object file: kernels with plain C signatures and one entry that calls them in order.
+
+Every kernel is `int32 kernel(const T *read..., T *written..., T *temporary...)`. What a kernel allocates outside of its parallel loops becomes
+a further argument, so that no inference calls an allocator for it; the plan gives it a place in the arena. The entry is
+`int32 entry(uint8 *arena, const uint8 *parameters, const void *input..., void *output...)` and holds all addresses as constants.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from effc.runtime.plan import Plan
+
+__all__ = ["Kernel", "kernels", "object_code"]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A TIR function with pointer arguments, and (shape, dtype) of the temporaries at their end."""
+
+    function: Any
+    temporaries: tuple[tuple[tuple[int, ...], str], ...]
+
+
+def kernels(functions: Mapping[str, Any]) -> dict[str, Kernel]:
+    """Lower scheduled functions as far as all CPUs agree."""
+    import tvm
+
+    module = tvm.IRModule({name: function.with_attr("global_symbol", name) for name, function in functions.items()})
+    opaque = _structured_passes()(module)
+    raw = {variable.name_hint: _with_pointers(function, variable.name_hint) for variable, function in opaque.functions.items()}
+    flat = _flat_passes()(tvm.IRModule(raw))
+    return {variable.name_hint: _with_temporaries_as_arguments(function) for variable, function in flat.functions.items()}
+
+
+def object_code(compiled: Mapping[str, Kernel], plan: Plan, target: Any) -> bytes:
+    """The object file of the kernels that the plan calls and of its entry.
+
+    Args:
+        compiled: kernels by symbol.
+        plan: with all addresses; each step's writes end with the kernel's temporaries.
+        target: a tvm.target.Target.
+    """
+    import tvm
+    from tvm import tirx
+
+    functions = {step.kernel: compiled[step.kernel].function for step in plan.steps}
+    functions[plan.entry] = _entry(plan)
+    passes = tirx.transform
+    module = tvm.transform.Sequential([passes.BindTarget(target), passes.LowerTVMBuiltin(), passes.LowerIntrin()])(tvm.IRModule(functions))
+    built = tvm.get_global_func("target.build.llvm")(module, target)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.o"
+        built.write_to_file(str(path))
+        return path.read_bytes()
+
+
+def _structured_passes() -> Any:
+    import tvm
+    from tvm import s_tir
+
+    passes = s_tir.transform
+    return tvm.transform.Sequential(
+        [
+            passes.CanonicalizeLoop(),
+            passes.LowerInitBlock(),
+            passes.PlanAndUpdateBufferAllocationLocation(),
+            passes.ConvertBlocksToOpaque(),
+            passes.CompactBufferAllocation(),
+            passes.LowerMatchBuffer(),
+            passes.StmtSimplify(),
+            passes.LowerOpaqueBlock(),
+        ]
+    )
+
+
+def _flat_passes() -> Any:
+    import tvm
+    from tvm import s_tir, tirx
+
+    return tvm.transform.Sequential(
+        [
+            tirx.transform.FlattenBuffer(),
+            tirx.transform.BF16ComputeLegalize(),
+            tirx.transform.NarrowDataType(32),
+            s_tir.transform.LoopPartition(),
+            tirx.transform.VectorizeLoop(True),
+            tirx.transform.StorageRewrite(),
+            s_tir.transform.HoistIfThenElse(),
+            tirx.transform.UnrollLoop(),
+            s_tir.transform.RenormalizeSplitPattern(),
+            tirx.transform.StmtSimplify(),
+            tirx.transform.RemoveNoOp(),
+            s_tir.transform.RewriteUnsafeSelect(),
+            tirx.transform.CommonSubexprElim(),
+            tirx.transform.BF16StorageLegalize(),
+        ]
+    )
+
+
+def _pointer(name: str, dtype: str) -> Any:
+    import tvm
+    from tvm import tirx
+
+    return tirx.Var(name, tvm.ir.PointerType(tvm.ir.PrimType(dtype), "global"))
+
+
+def _with_pointers(function: Any, name: str) -> Any:
+    """Buffer arguments become plain pointers, and the function returns 0."""
+    import tvm
+    from tvm import tirx
+
+    pointers = [_pointer(f"{buffer.name}_pointer", str(buffer.dtype)) for buffer in function.params]
+    declared = [tirx.DeclBuffer(buffer, data=pointer) for buffer, pointer in zip(function.params, pointers, strict=True)]
+    body = tirx.SeqStmt([*declared, function.body, tirx.stmt.Return(tirx.IntImm("int32", 0))])
+    # A parallel loop makes the code generator return the thread pool's status, which is an int32.
+    return tirx.PrimFunc(pointers, body, ret_type=tvm.ir.PrimType("int32")).with_attr({"global_symbol": name, "tirx.noalias": True})
+
+
+def _with_temporaries_as_arguments(function: Any) -> Kernel:
+    from tvm import tirx
+
+    statements = list(function.body.seq) if isinstance(function.body, tirx.SeqStmt) else [function.body]
+    body, end = [], statements.pop()
+    pointers, temporaries = [], []
+    for statement in statements:
+        if isinstance(statement, tirx.AllocBuffer):
+            buffer = statement.buffer
+            pointers.append(_pointer(f"{buffer.name}_temporary", str(buffer.dtype)))
+            temporaries.append((tuple(int(size) for size in buffer.shape), str(buffer.dtype)))
+            statement = tirx.DeclBuffer(buffer, data=pointers[-1])
+        body.append(statement)
+    if body:
+        whole = _on_cpu(tirx.SeqStmt(body) if len(body) > 1 else body[0])
+        function = tirx.PrimFunc(
+            [*function.params, *pointers], tirx.SeqStmt([whole, end]), ret_type=function.ret_type, attrs=function.attrs
+        )
+    return Kernel(function, tuple(temporaries))
+
+
+def _on_cpu(body: Any) -> Any:
+    """LowerTVMBuiltin wants to know the device of the allocations that are left (inside parallel loops)."""
+    from tvm import tirx
+
+    for key, value in (("device_id", 0), ("device_type", 1)):
+        body = tirx.AttrStmt("default", key, tirx.IntImm("int32", value), body)
+    return body
+
+
+def _entry(plan: Plan) -> Any:
+    import tvm
+    from tvm import tirx
+
+    arguments = ["arena", "parameters"]
+    owner: dict[str, tuple[str, int]] = {}
+    for room, prefix in (("input", "in"), ("output", "out")):
+        for index, buffer in enumerate(plan.in_room(room)):  # type: ignore[arg-type]
+            arguments.append(f"{prefix}{index}")
+            owner[buffer.name] = (arguments[-1], 0)
+    for buffer in plan.buffers:
+        if buffer.room in ("arena", "parameter"):
+            owner[buffer.name] = ("arena" if buffer.room == "arena" else "parameters", buffer.offset)
+    variables = {name: _pointer(name, "uint8") for name in arguments}
+    blocks = {name: tirx.decl_buffer((1,), "uint8", name=f"{name}_bytes") for name in arguments}
+
+    def addresses(names: Sequence[str]) -> list[Any]:
+        places = [owner[name] for name in names]
+        return [tirx.address_of(tirx.BufferLoad(blocks[block], [tirx.IntImm("int64", offset)])) for block, offset in places]
+
+    body = [tirx.DeclBuffer(blocks[name], data=variables[name]) for name in arguments]
+    for step in plan.steps:
+        body.append(tirx.Evaluate(tirx.call_extern("int32", step.kernel, *addresses(step.reads), *addresses(step.writes))))
+    body.append(tirx.stmt.Return(tirx.IntImm("int32", 0)))
+    function = tirx.PrimFunc([variables[name] for name in arguments], tirx.SeqStmt(body), ret_type=tvm.ir.PrimType("int32"))
+    return function.with_attr({"global_symbol": plan.entry})

@@ -1,0 +1,198 @@
+"""Program -> code: fixed batch, core ATen, stored weights, relax, fused TIR, schedules, plan, object file, shared library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from effc.errors import InternalError
+from effc.ir import Program
+from effc.lowering.arena import Lifetime, align, place
+from effc.lowering.emit import Kernel, kernels, object_code
+from effc.lowering.fix_batch import fix_batch
+from effc.lowering.kernels import schedule
+from effc.lowering.normalise import normalise
+from effc.lowering.optimise import optimise
+from effc.lowering.parameters import ParameterSource, fold_parameters
+from effc.lowering.planning import Call, Draft, NotPlannableError, Slot, draft
+from effc.lowering.to_relax import to_relax
+from effc.lowering.toolchain import link_shared
+from effc.lowering.virtual_machine import FUNCTION, virtual_machine_code
+from effc.runtime.plan import Buffer, Plan, Step
+from effc.targets import Target
+
+__all__ = ["Lowered", "lower", "tvm_target"]
+
+ENTRY = "effc_run"
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A program as machine code.
+
+    Attributes:
+        plan: None where the program runs on TVM's virtual machine.
+        vm: for the virtual machine: `{"function": name, "parameters": [stored names in argument order]}`; else None.
+        code: a shared library for the target.
+        objects: the same code as an unlinked object file; empty for the virtual machine.
+        parameters: stored tensors by name, as the kernels read them.
+        sources: where each stored tensor came from.
+        batch: samples of one call.
+        cpu: LLVM's name of the processor that the code is for.
+        notes: what a user should know, one sentence each.
+    """
+
+    plan: Plan | None
+    vm: Mapping[str, Any] | None
+    code: bytes
+    objects: bytes
+    parameters: Mapping[str, np.ndarray[Any, Any]]
+    sources: Mapping[str, ParameterSource]
+    batch: int
+    cpu: str
+    notes: tuple[str, ...] = field(default=())
+
+
+def lower(program: Program, target: Target, *, batch: int = 1, progress: Progress | None = None) -> Lowered:
+    """Compile a program for a processor.
+
+    Args:
+        program: any verified program.
+        target: what to compile for; code for another machine needs a cross linker.
+        batch: samples of one call, for a program with a symbolic batch.
+        progress: shows the stages.
+
+    Raises:
+        UnsupportedModelError: TVM cannot express parts of the program; all of them are listed.
+        MissingDependencyError: no linker for the target.
+    """
+    chip = tvm_target(target)
+    with (progress or _silent)("lowering", 5) as advance:
+        concrete = fix_batch(program, batch)
+        core = normalise(_decomposed(concrete))
+        core, sources = fold_parameters(core)
+        advance(1)
+        relax_module = to_relax(core)
+        stored = {name: core.tensor_names[name] for name in relax_module.parameters}
+        tensors = {stored[name]: _array(core.tensors[name]) for name in relax_module.parameters}
+        origin = {stored[name]: sources[name] for name in relax_module.parameters}
+        advance(1)
+        size = batch if program.interface.batch.symbolic else 1
+        cpu = str(chip.attrs.get("mcpu", ""))
+        try:
+            fused = optimise(relax_module, chip)
+            drafted = draft(fused, concrete.interface, stored, relax_module.inputs)
+        except NotPlannableError as error:
+            code = virtual_machine_code(relax_module, target, chip)
+            vm = {"function": FUNCTION, "parameters": list(tensors)}
+            note = f"runs on TVM's virtual machine, not from a plan: {error}"
+            return Lowered(None, vm, code, b"", tensors, origin, size, cpu, (note,))
+        advance(1)
+        families, compiled = _kernels(drafted, target)
+        advance(1)
+        plan = _addresses(drafted, compiled, families)
+        objects = object_code(compiled, plan, chip)
+        code = link_shared(objects, target)
+        advance(1)
+    tensors |= drafted.constants
+    origin |= {name: ParameterSource("", "transformed") for name in drafted.constants}
+    used = [buffer.name for buffer in plan.in_room("parameter")]
+    return Lowered(
+        plan, None, code, objects, {name: tensors[name] for name in used}, {name: origin[name] for name in used}, size, cpu, ()
+    )
+
+
+def tvm_target(target: Target) -> Any:
+    """The tvm.target.Target of a target; the host's processor as LLVM names it where the target leaves it open."""
+    import tvm
+
+    cpu = target.cpu or str(tvm.get_global_func("target.llvm_get_system_cpu")())
+    fields: dict[str, Any] = {"kind": "llvm", "mcpu": cpu}
+    if target.triple:
+        fields["mtriple"] = target.triple
+    if target.features:
+        fields["mattr"] = list(target.features)
+    return tvm.target.Target(fields)
+
+
+def _silent(label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+    return nullcontext(lambda count: None)
+
+
+def _decomposed(program: Program) -> Program:
+    """Core ATen; effc ops stay."""
+    return replace(program, exported=program.exported.run_decompositions())
+
+
+def _array(tensor: Any) -> np.ndarray[Any, Any]:
+    array: np.ndarray[Any, Any] = tensor.detach().contiguous().numpy()
+    return array
+
+
+def _kernels(drafted: Draft, target: Target) -> tuple[dict[str, str], dict[str, Kernel]]:
+    import tvm
+
+    module = tvm.IRModule({name: function.with_attr("global_symbol", name) for name, function in drafted.functions.items()})
+    scheduled = schedule(module, target)
+    functions = {variable.name_hint: function for variable, function in scheduled.functions.items()}
+    families = {name: str(function.attrs["effc.family"]) if "effc.family" in function.attrs else "generic" for name, function in functions.items()}
+    return families, kernels(functions)
+
+
+def _addresses(drafted: Draft, compiled: Mapping[str, Kernel], families: Mapping[str, str]) -> Plan:
+    """Give every buffer its place: parameters one after another, intermediates and temporaries by lifetime."""
+    slots = dict(drafted.slots)
+    steps: list[Step] = []
+    for index, call in enumerate(drafted.calls):
+        temporaries = []
+        for number, (shape, dtype) in enumerate(compiled[call.function].temporaries):
+            slot = Slot(f"step{index}.temporary{number}", "arena", shape, dtype)
+            slots[slot.name] = slot
+            temporaries.append(slot.name)
+        steps.append(_step(call, temporaries, slots, families[call.function]))
+    lifetimes = _lifetimes(steps, slots)
+    offsets, arena = place(list(lifetimes.values()))
+    parameters = 0
+    buffers = []
+    for name, slot in slots.items():
+        first, last, offset = -1, -1, 0
+        if slot.room == "parameter":
+            offset, parameters = parameters, parameters + align(slot.size)
+        elif slot.room == "arena":
+            if name not in lifetimes:
+                raise InternalError(f"nothing writes {name}")
+            offset, first, last = offsets[name], lifetimes[name].first, lifetimes[name].last
+        buffers.append(Buffer(name, slot.room, slot.shape, slot.dtype, offset, slot.size, first, last))
+    order = {"input": 0, "output": 1, "parameter": 2, "arena": 3}
+    buffers.sort(key=lambda buffer: order[buffer.room])  # stable: inputs and outputs keep their calling order
+    return Plan(ENTRY, tuple(buffers), tuple(steps), arena, parameters)
+
+
+def _step(call: Call, temporaries: list[str], slots: Mapping[str, Slot], family: str) -> Step:
+    return Step(
+        kernel=call.function,
+        family=family,
+        reads=call.reads,
+        writes=(*call.writes, *temporaries),
+        sources=tuple(dict.fromkeys(part.origin.source for part in call.parts if part.origin.source)),
+        ops=tuple(dict.fromkeys(part.operator for part in call.parts)) or ("copy",),
+        macs=sum(part.macs for part in call.parts),
+        bytes=sum(slots[name].size for name in dict.fromkeys((*call.reads, *call.writes))),
+    )
+
+
+def _lifetimes(steps: list[Step], slots: Mapping[str, Slot]) -> dict[str, Lifetime]:
+    first: dict[str, int] = {}
+    last: dict[str, int] = {}
+    for index, step in enumerate(steps):
+        for name in step.writes:
+            first.setdefault(name, index)
+            last[name] = index
+        for name in step.reads:
+            last[name] = index
+    return {name: Lifetime(name, slots[name].size, start, last[name]) for name, start in first.items() if slots[name].room == "arena"}

@@ -1,0 +1,74 @@
+"""Linking: the system's C compiler where it serves the target, else the `ziglang` wheel, else one clear error."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from effc.errors import MissingDependencyError
+from effc.targets import Target
+
+__all__ = ["compiler_for", "link_shared", "link_static"]
+
+_ZIG = {"x86_64": "x86_64-linux", "aarch64": "aarch64-linux", "riscv64": "riscv64-linux"}
+
+
+def link_shared(objects: bytes, target: Target) -> bytes:
+    """A shared library from one object file. Same input, same bytes. Raises MissingDependencyError without a linker."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, result = Path(folder, "model.o"), Path(folder, "model.so")
+        source.write_bytes(objects)
+        # A relative name and no build id: the folder's random name must not reach the bytes.
+        _run([*compiler_for(target, static=False), "-shared", "-Wl,--build-id=none", "-o", result.name, source.name, "-lm"], folder)
+        return result.read_bytes()
+
+
+def link_static(objects: bytes, sources: Sequence[Path], headers: dict[str, str], target: Target) -> bytes:
+    """A static executable of an object file, C sources and generated headers, for a machine without effc."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "model.o").write_bytes(objects)
+        for name, text in headers.items():
+            Path(folder, name).write_text(text)
+        for source in sources:
+            shutil.copy(source, folder)
+        flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-I."]
+        names = [source.name for source in sources]
+        _run([*compiler_for(target, static=True), *flags, *names, "model.o", "-o", "selftest", "-lm", "-lpthread"], folder)
+        return Path(folder, "selftest").read_bytes()
+
+
+def compiler_for(target: Target, *, static: bool) -> list[str]:
+    """The command that compiles C and links for the target: `cc`, a cross gcc, or zig.
+
+    Args:
+        target: what the code is for.
+        static: link without the target's shared C library (zig then brings musl).
+    """
+    machine = os.uname().machine
+    architecture = target.architecture or machine
+    if architecture == machine:
+        names = ["cc", "gcc", "clang"]
+    else:
+        names = [f"{architecture}-linux-gnu-gcc"]
+    for name in names:
+        if shutil.which(name):
+            return [name]
+    if importlib.util.find_spec("ziglang") is not None and architecture in _ZIG:
+        library = "musl" if static else "gnu"
+        return [sys.executable, "-m", "ziglang", "cc", "-target", f"{_ZIG[architecture]}-{library}"]
+    raise MissingDependencyError(
+        f"no linker for target {target.name}: none of {', '.join(names)} is on the PATH and the ziglang wheel is not installed; "
+        "install a C compiler for it, or `pip install 'effc[cross]'`"
+    )
+
+
+def _run(command: Sequence[str], folder: str) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise MissingDependencyError(f"linking failed: {' '.join(command)}\n{done.stderr.strip()}")

@@ -1,0 +1,42 @@
+"""The way for graphs that do not plan: TVM's own pipeline and its relax virtual machine. Slower, and it needs TVM where it runs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from effc.lowering.to_relax import RelaxModule
+from effc.lowering.toolchain import compiler_for
+from effc.targets import Target
+
+__all__ = ["FUNCTION", "virtual_machine_code"]
+
+FUNCTION = "main"
+
+
+def virtual_machine_code(module: RelaxModule, target: Target, tvm_target: Any) -> bytes:
+    """A shared library with the function `main(inputs..., parameters...)` for TVM's virtual machine."""
+    import tvm
+    from tvm import relax
+
+    executable = relax.build(_inputs_first(module), tvm_target)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.so")
+        command = compiler_for(target, static=False)
+        options: Mapping[str, Any] = {"options": [*command[1:], "-Wl,--build-id=none"]}
+        executable.export_library(str(path), cc=command[0], workspace_dir=folder, **options)
+        return path.read_bytes()
+
+
+def _inputs_first(module: RelaxModule) -> Any:
+    import tvm
+    from tvm import relax
+
+    variable = module.module.get_global_var("main")
+    main = module.module[variable]
+    by_name = {str(argument.name): argument for argument in main.params}
+    ordered = [by_name[name] for name in (*module.inputs, *module.parameters)]
+    function = relax.Function(ordered, main.body, main.ret_ty, main.is_pure, main.attrs)
+    return tvm.IRModule({**module.module.functions, variable: function}, attrs=module.module.attrs)
