@@ -1,8 +1,10 @@
 """The contract of an ONNX operator: one small torch function, and the table entry that says when it applies.
 
 A value that flows between operators is a torch tensor, or a numpy array when it is known while tracing (initialisers that are not
-floating point, shapes, and what is computed from them). An operator function receives the node and its inputs in order (None for an
-optional input that is absent) and returns one value or a tuple of them. It raises `Unsupported` for a form that it does not cover.
+floating point, shapes, and what is computed from them). A numpy array of dtype object is an int64 tensor some of whose elements are
+symbolic sizes. An operator function is called as `function(node, *inputs)`, the inputs in order, None for an optional input that is
+absent (trailing ones may be left out), and returns one value or a tuple of them. It raises `Unsupported` for a form that it does not
+cover. Functions also accept inputs that are all numpy; those of shape arithmetic then compute in numpy, symbolic sizes included.
 """
 
 from __future__ import annotations
@@ -60,9 +62,12 @@ class Operator:
         op, domain: which ONNX operator.
         function: the meaning in torch.
         since: the lowest opset whose form `function` understands (it branches on `node.opset` above that).
+        constants: positions of inputs that steer the operator (axes, bounds, scales). Where the file gives them as constants they
+            must reach `function` as numpy arrays, floating point ones too, not as parameters.
     """
 
     op: str
     function: Callable[..., Any]
     since: int = 1
     domain: str = ""
+    constants: tuple[int, ...] = ()
