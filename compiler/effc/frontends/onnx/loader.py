@@ -230,10 +230,10 @@ def _held_elements(tensor: Any) -> int | None:
     """How many elements the proto's data can fill; None where the element type packs several into a byte."""
     import onnx
 
-    width = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    if str(onnx.helper.tensor_dtype_to_string(tensor.data_type)).endswith(("INT4", "INT2", "FLOAT4E2M1")):
+        return None
     if tensor.HasField("raw_data"):
-        narrow = str(onnx.helper.tensor_dtype_to_string(tensor.data_type)).endswith(("INT4", "INT2", "FLOAT4E2M1"))
-        return None if narrow else len(tensor.raw_data) // width
+        return len(tensor.raw_data) // onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     counts = [len(tensor.float_data), len(tensor.int32_data), len(tensor.int64_data), len(tensor.double_data), len(tensor.uint64_data)]
     packs = tensor.data_type in (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128)
     return max(counts) // 2 if packs else max(counts)
@@ -262,7 +262,7 @@ def _check_wiring(graph: Any, outer: frozenset[str] = frozenset()) -> None:
             if name not in made and name not in outer:
                 problems.append(Problem(where, node.op_type, f"its input {name!r} is made by no node before it"))
         for inner in subgraphs(node):
-            _check_wiring(inner, outer | made)
+            _check_wiring(inner, outer | frozenset(made))
         for name in node.output:
             if name and name in made:
                 problems.append(Problem(where, node.op_type, f"makes {name!r}, which exists already"))
