@@ -70,4 +70,6 @@ class Operator:
     function: Callable[..., Any]
     since: int = 1
     domain: str = ""
+    known: tuple[int, ...] = ()
+    buffers: tuple[int, ...] = ()
     constants: tuple[int, ...] = ()
