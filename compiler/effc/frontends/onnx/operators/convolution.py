@@ -1,79 +1,84 @@
-"""Convolutions and matrix products."""
+"""Convolutions in one to three dimensions."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own convention
+import torch.nn.functional as F
 from torch import Tensor
 
-from effc.frontends.onnx.operators.base import Node, Operator, Unsupported
-from effc.frontends.onnx.operators.helpers import windows
+from effc.frontends.onnx.operators.base import Node, Operator, Unsupported, Value
+from effc.frontends.onnx.operators.values import ints, tensor
+from effc.frontends.onnx.operators.windows import pad_spatial, window_of
 
 __all__ = ["OPERATORS"]
 
-_CONV: dict[int, Any] = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
-_TRANSPOSE: dict[int, Any] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+_CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
-def _spatial(x: Tensor) -> int:
-    if x.ndim - 2 not in _CONV:
-        raise Unsupported(f"{x.ndim - 2} spatial dimensions", "1, 2 and 3 work")
-    return x.ndim - 2
+def conv(node: Node, x: Value, weight: Value, bias: Value = None) -> Tensor:
+    x, weight = tensor(x), tensor(weight)
+    dims = x.ndim - 2
+    if dims not in _CONV:
+        raise Unsupported(f"a convolution over {dims} axes", "one to three are covered")
+    window = window_of(node, tuple(x.shape[2:]), tuple(weight.shape[2:]))
+    padding: Any = window.before
+    if window.before != window.after:
+        x, padding = pad_spatial(x, window.before, window.after, 0.0), 0
+    b = None if bias is None else tensor(bias)
+    return _CONV[dims](x, weight, b, window.strides, padding, window.dilations, int(node.get("group", 1)))
 
 
-def _conv(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    rank = _spatial(x)
-    strides, dilations, pads = windows(node, x, weight.shape[2:])
-    begin, end = pads[:rank], pads[rank:]
-    if begin != end or min(pads, default=0) < 0:
-        x = F.pad(x, [size for pair in zip(reversed(begin), reversed(end), strict=True) for size in pair])
-        begin = [0] * rank
-    return _CONV[rank](x, weight, bias, strides, begin, dilations, node.get("group", 1))  # type: ignore[no-any-return]
+def conv_transpose(node: Node, x: Value, weight: Value, bias: Value = None) -> Tensor:
+    x, weight = tensor(x), tensor(weight)
+    dims = x.ndim - 2
+    if dims not in _TRANSPOSED:
+        raise Unsupported(f"a transposed convolution over {dims} axes", "one to three are covered")
+    kernel = tuple(weight.shape[2:])
+    strides = [int(item) for item in node.get("strides", [1] * dims)]
+    dilations = [int(item) for item in node.get("dilations", [1] * dims)]
+    more = [int(item) for item in node.get("output_padding", [0] * dims)]
+    pads = [int(item) for item in node.get("pads", [0] * 2 * dims)]
+    auto, wanted = node.get("auto_pad", "NOTSET"), node.get("output_shape")
+    before, after = pads[:dims], pads[dims:]
+    full = [strides[i] * (x.shape[2 + i] - 1) + dilations[i] * (kernel[i] - 1) + 1 for i in range(dims)]
+    if wanted is not None or auto in ("SAME_UPPER", "SAME_LOWER"):
+        sizes = [int(n) for n in wanted[-dims:]] if wanted is not None else [x.shape[2 + i] * strides[i] for i in range(dims)]
+        total = [full[i] + more[i] - sizes[i] for i in range(dims)]
+        small, large = [t // 2 for t in total], [t - t // 2 for t in total]
+        before, after = (small, large) if auto == "SAME_UPPER" else (large, small)
+    elif auto == "VALID":
+        before = after = [0] * dims
+    b = None if bias is None else tensor(bias)
+    group = int(node.get("group", 1))
+    if before == after and min(before) >= 0 and all(m < max(s, d) for m, s, d in zip(more, strides, dilations, strict=True)):
+        return _TRANSPOSED[dims](x, weight, b, strides, before, more, group, dilations)
+    y = _TRANSPOSED[dims](x, weight, None, strides, 0, 0, group, dilations)
+    # negative pads cut; what lies beyond the full result is zero, as output_padding says
+    crop = [item for i in reversed(range(dims)) for item in (-before[i], more[i] - after[i])]
+    y = torch.constant_pad_nd(y, crop, 0.0)
+    return y if b is None else y + b.reshape(-1, *[1] * dims)
 
 
-def _conv_transpose(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    rank = _spatial(x)
-    kernel = list(weight.shape[2:])
-    strides, dilations = list(node.get("strides") or [1] * rank), list(node.get("dilations") or [1] * rank)
-    extra = list(node.get("output_padding") or [0] * rank)
-    full = [(int(n) - 1) * s + (k - 1) * d + 1 for n, s, k, d in zip(x.shape[2:], strides, kernel, dilations, strict=True)]
-    mode, shape = node.get("auto_pad", "NOTSET"), node.get("output_shape")
-    if shape:
-        total = [f + e - int(want) for f, e, want in zip(full, extra, shape[-rank:], strict=True)]
-    elif mode in ("SAME_UPPER", "SAME_LOWER"):
-        total = [f + e - int(n) * s for f, e, n, s in zip(full, extra, x.shape[2:], strides, strict=True)]
-    else:
-        pads = list(node.get("pads") or [0] * (2 * rank))
-        total = []
-    if total:
-        small = [t // 2 if mode == "SAME_UPPER" else t - t // 2 for t in total]
-        pads = small + [t - s for t, s in zip(total, small, strict=True)]
-    result = _TRANSPOSE[rank](x, weight, bias, strides, 0, 0, node.get("group", 1), dilations)
-    begin, end = pads[:rank], pads[rank:]
-    if max(extra) and bias is not None:
-        raise Unsupported("output_padding together with a bias", "add the bias in an Add node")
-    cut = [size for b, e, p in reversed(list(zip(begin, end, extra, strict=True))) for size in (-b, p - e)]
-    return F.pad(result, cut) if any(cut) else result
+def col2im(node: Node, x: Value, image: Value, block: Value) -> Tensor:
+    """Sum blocks back into the image they were cut from."""
+    x = tensor(x)
+    size, kernel = ints(image, "image_shape"), ints(block, "block_shape")
+    dims = len(size)
+    if dims != 2:
+        raise Unsupported(f"Col2Im over {dims} axes", "two are covered")
+    pads = [int(item) for item in node.get("pads", [0] * 2 * dims)]
+    strides = [int(item) for item in node.get("strides", [1] * dims)]
+    dilations = [int(item) for item in node.get("dilations", [1] * dims)]
+    padded = [size[i] + pads[i] + pads[i + dims] for i in range(dims)]
+    y = F.fold(x, padded, kernel, dilations, 0, strides)
+    return y[:, :, pads[0] : pads[0] + size[0], pads[1] : pads[1] + size[1]]
 
 
-def _gemm(node: Node, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
-    a = a.transpose(0, 1) if node.get("transA", 0) else a
-    alpha, beta = node.get("alpha", 1.0), node.get("beta", 1.0)
-    if c is not None and c.ndim == 1 and alpha == beta == 1 and a.is_floating_point() and b.ndim == 2:
-        weight = b if node.get("transB", 0) else b.transpose(0, 1)
-        if c.shape[0] == weight.shape[0]:
-            return F.linear(a, weight, c)
-    product = a @ (b.transpose(0, 1) if node.get("transB", 0) else b)
-    product = product * alpha if alpha != 1 else product
-    return product if c is None else product + (c * beta if beta != 1 else c)
-
-
-OPERATORS: tuple[Operator, ...] = (
-    Operator("Conv", _conv),
-    Operator("ConvTranspose", _conv_transpose),
-    Operator("Gemm", _gemm, since=7),
-    Operator("MatMul", lambda node, a, b: torch.matmul(a, b)),
-    Operator("Einsum", lambda node, *operands: torch.einsum(node.attributes["equation"].replace(" ", ""), *operands)),
+OPERATORS = (
+    Operator("Col2Im", col2im, 18),
+    Operator("Conv", conv, 1),
+    Operator("ConvTranspose", conv_transpose, 1),
 )

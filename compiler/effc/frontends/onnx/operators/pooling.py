@@ -1,104 +1,152 @@
-"""Pooling: windows of the maximum, the mean and the p-norm; whole planes."""
+"""Pooling in one to three dimensions.
+
+torch pads symmetrically and by at most half a kernel; every other geometry is padded by hand first.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own convention
+import torch.nn.functional as F
 from torch import Tensor
 
-from effc.frontends.onnx.operators.base import Node, Operator, Unsupported
-from effc.frontends.onnx.operators.helpers import windows
+from effc.frontends.onnx.operators.base import Node, Operator, Unsupported, Value
+from effc.frontends.onnx.operators.values import ints, tensor
+from effc.frontends.onnx.operators.windows import Window, pad_spatial, window_of
 
 __all__ = ["OPERATORS"]
 
-_MAX: dict[int, Any] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
-_AVERAGE: dict[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+_MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+_AVERAGE = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
-def _geometry(node: Node, x: Tensor) -> tuple[list[int], list[int], list[int], list[int], list[int]]:
-    """Kernel, strides, dilations, begin and end pads; the end grows where `ceil_mode` counts a partial window."""
-    kernel = list(node.attributes["kernel_shape"])
-    rank = len(kernel)
-    if rank not in _MAX:
-        raise Unsupported(f"{rank} spatial dimensions", "1, 2 and 3 work")
-    strides, dilations, pads = windows(node, x, kernel)
-    begin, end = pads[:rank], pads[rank:]
-    if node.get("ceil_mode", 0):
-        for axis in range(rank):
-            size, extent = int(x.shape[2 + axis]), (kernel[axis] - 1) * dilations[axis] + 1
-            windows_ = -(-(size + begin[axis] + end[axis] - extent) // strides[axis]) + 1
-            if (windows_ - 1) * strides[axis] >= size + begin[axis]:
-                windows_ -= 1  # a window that would lie in the end padding alone does not count
-            end[axis] = max(end[axis], (windows_ - 1) * strides[axis] + extent - size - begin[axis])
-    return kernel, strides, dilations, begin, end
+def _window(node: Node, x: Tensor) -> Window:
+    dims = x.ndim - 2
+    if dims not in _MAX:
+        raise Unsupported(f"pooling over {dims} axes", "one to three are covered")
+    return window_of(node, tuple(x.shape[2:]), tuple(int(item) for item in node.get("kernel_shape")))
 
 
-def _padding(begin: list[int], end: list[int]) -> list[int]:
-    return [size for pair in zip(reversed(begin), reversed(end), strict=True) for size in pair]
+def max_pool(node: Node, x: Value) -> Any:
+    given = tensor(x)
+    window = _window(node, given)
+    x = given if given.is_floating_point() else given.to(torch.float32)
+    if given.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int8, torch.uint8):
+        raise Unsupported(f"pooling of {given.dtype}", "use float32 or int8")
+    dims = len(window.kernel)
+    after = tuple(a + e for a, e in zip(window.after, window.extra, strict=True))
+    padding: Any = window.before
+    if not window.symmetric or any(2 * p > k for p, k in zip(window.before, window.kernel, strict=True)):
+        x, padding = pad_spatial(x, window.before, after, float("-inf")), 0
+    wants_indices = len(node.outputs) > 1 and bool(node.outputs[1])
+    found = _MAX[dims](x, window.kernel, window.strides, padding, window.dilations, return_indices=wants_indices)
+    if not wants_indices:
+        return found.to(given.dtype)
+    values, flat = found
+    return values.to(given.dtype), _onnx_indices(flat, given, window, tuple(x.shape[2:]), bool(node.get("storage_order", 0)))
 
 
-def _max_pool(node: Node, x: Tensor) -> Tensor:
-    if len(node.outputs) > 1 and node.outputs[1]:
-        raise Unsupported("the output Indices is not covered", "drop it where nothing uses it")
-    kernel, strides, dilations, begin, end = _geometry(node, x)
-    kind = x.dtype
-    y = x if x.is_floating_point() else x.to(torch.float32)
-    if begin == end and all(2 * p <= k for p, k in zip(begin, kernel, strict=True)):
-        pooled = _MAX[len(kernel)](y, kernel, strides, begin, dilations)
-    else:
-        pooled = _MAX[len(kernel)](F.pad(y, _padding(begin, end), value=-math.inf), kernel, strides, 0, dilations)
-    return pooled.to(kind)  # type: ignore[no-any-return]
+def _onnx_indices(flat: Tensor, x: Tensor, window: Window, padded: tuple[int, ...], column_major: bool) -> Tensor:
+    """Positions within one (padded) plane -> positions within the whole unpadded input."""
+    dims = len(window.kernel)
+    shift = window.before if padded != tuple(x.shape[2:]) else (0,) * dims
+    coordinates = []
+    for axis in reversed(range(dims)):
+        coordinates.insert(0, torch.remainder(flat, padded[axis]) - shift[axis])
+        flat = torch.div(flat, padded[axis], rounding_mode="floor")
+    order = reversed(range(dims)) if column_major else range(dims)
+    position = torch.zeros_like(flat)
+    for axis in order:
+        position = position * x.shape[2 + axis] + coordinates[axis]
+    planes = torch.arange(x.shape[0] * x.shape[1]).reshape(x.shape[0], x.shape[1], *[1] * dims)
+    return position + planes * math.prod(x.shape[2:])
 
 
-def _average_pool(node: Node, x: Tensor) -> Tensor:
-    kernel, strides, dilations, begin, end = _geometry(node, x)
-    counted = bool(node.get("count_include_pad", 0))
-    rank = len(kernel)
-    if begin == end and set(dilations) == {1} and not node.get("ceil_mode", 0) and all(2 * p <= k for p, k in zip(begin, kernel, strict=True)):
-        return _AVERAGE[rank](x, kernel, strides, begin, False, counted)  # type: ignore[no-any-return]
-    total = _window_sum(F.pad(x, _padding(begin, end)), kernel, strides, dilations)
-    ones = torch.ones([1, 1, *x.shape[2:]], dtype=x.dtype)
-    if counted:  # declared padding counts, what ceil_mode added does not
-        declared = windows(node, x, kernel)[2]
-        ones = F.pad(ones, _padding(declared[:rank], declared[rank:]), value=1.0)
-        grown = [e - d for e, d in zip(end, declared[rank:], strict=True)]
-        ones = F.pad(ones, _padding([0] * rank, grown))
-    else:
-        ones = F.pad(ones, _padding(begin, end))
-    return total / _window_sum(ones, kernel, strides, dilations)
+def average_pool(node: Node, x: Value) -> Tensor:
+    x = tensor(x)
+    window = _window(node, x)
+    with_pads = bool(node.get("count_include_pad", 0))
+    dims = len(window.kernel)
+    plain = not any(window.before) and not any(window.after)
+    if window.symmetric and set(window.dilations) == {1} and (with_pads or plain):
+        if all(2 * p <= k for p, k in zip(window.before, window.kernel, strict=True)):
+            return _AVERAGE[dims](x, window.kernel, window.strides, window.before)
+    ones = torch.ones((1, 1, *x.shape[2:]), dtype=x.dtype)
+    ones = pad_spatial(ones, window.before, window.after, 1.0 if with_pads else 0.0)
+    counts = window_sum(pad_spatial(ones, (0,) * dims, window.extra, 0.0), window)
+    after = tuple(a + e for a, e in zip(window.after, window.extra, strict=True))
+    return window_sum(pad_spatial(x, window.before, after, 0.0), window) / counts
 
 
-def _window_sum(x: Tensor, kernel: list[int], strides: list[int], dilations: list[int]) -> Tensor:
-    """Sums over windows, one axis after another: exact for any dilation."""
-    for axis, (extent, stride, dilation) in enumerate(zip(kernel, strides, dilations, strict=True), start=2):
-        count = (int(x.shape[axis]) - (extent - 1) * dilation - 1) // stride + 1
-        parts = [x.narrow(axis, tap * dilation, (count - 1) * stride + 1) for tap in range(extent)]
-        total = parts[0]
-        for part in parts[1:]:
-            total = total + part
-        x = total.index_select(axis, torch.arange(0, (count - 1) * stride + 1, stride)) if stride > 1 else total
-    return x
+def window_sum(x: Tensor, window: Window) -> Tensor:
+    """Sum over the window's elements: one strided slice of the padded input for each."""
+    total = None
+    for offsets in itertools.product(*(range(k) for k in window.kernel)):
+        part = x
+        for axis, offset in enumerate(offsets):
+            start = offset * window.dilations[axis]
+            stop = start + (window.counts[axis] - 1) * window.strides[axis] + 1
+            part = torch.ops.aten.slice.Tensor(part, axis + 2, start, stop, window.strides[axis])
+        total = part if total is None else total + part
+    if total is None:
+        raise Unsupported("a window without elements")
+    return total
 
 
-def _lp_pool(node: Node, x: Tensor) -> Tensor:
-    power = node.get("p", 2)
-    kernel, strides, dilations, begin, end = _geometry(node, x)
-    padded = F.pad(torch.abs(x) ** power, _padding(begin, end))
-    return _window_sum(padded, kernel, strides, dilations) ** (1.0 / power)
+def lp_pool(node: Node, x: Value) -> Tensor:
+    x = tensor(x)
+    window, p = _window(node, x), float(node.get("p", 2))
+    after = tuple(a + e for a, e in zip(window.after, window.extra, strict=True))
+    powers = torch.pow(torch.abs(pad_spatial(x, window.before, after, 0.0)), p)
+    return torch.pow(window_sum(powers, window), 1.0 / p)
 
 
-def _planes(x: Tensor) -> list[int]:
+def _spatial(x: Tensor) -> list[int]:
     return list(range(2, x.ndim))
 
 
-OPERATORS: tuple[Operator, ...] = (
-    Operator("MaxPool", _max_pool),
-    Operator("AveragePool", _average_pool, since=7),
-    Operator("LpPool", _lp_pool),
-    Operator("GlobalAveragePool", lambda node, x: x.mean(dim=_planes(x), keepdim=True)),
-    Operator("GlobalMaxPool", lambda node, x: x.amax(dim=_planes(x), keepdim=True)),
-    Operator("GlobalLpPool", lambda node, x: (torch.abs(x) ** node.get("p", 2)).sum(_planes(x), keepdim=True) ** (1.0 / node.get("p", 2))),
+def global_average_pool(node: Node, x: Value) -> Tensor:
+    x = tensor(x)
+    return F.adaptive_avg_pool2d(x, 1) if x.ndim == 4 else torch.mean(x, _spatial(x), keepdim=True)
+
+
+def global_max_pool(node: Node, x: Value) -> Tensor:
+    x = tensor(x)
+    return torch.amax(x, _spatial(x), keepdim=True)
+
+
+def global_lp_pool(node: Node, x: Value) -> Tensor:
+    x, p = tensor(x), float(node.get("p", 2))
+    return torch.pow(torch.sum(torch.pow(torch.abs(x), p), _spatial(x), keepdim=True), 1.0 / p)
+
+
+def max_unpool(node: Node, x: Value, index: Value, shape: Value = None) -> Tensor:
+    """Put every value where MaxPool found it; the indices count through the whole tensor that the attributes imply."""
+    x, index = tensor(x), tensor(index)
+    dims = x.ndim - 2
+    kernel = [int(item) for item in node.get("kernel_shape")]
+    strides = [int(item) for item in node.get("strides", [1] * dims)]
+    pads = [int(item) for item in node.get("pads", [0] * 2 * dims)]
+    implied = [(x.shape[2 + i] - 1) * strides[i] + kernel[i] - pads[i] - pads[i + dims] for i in range(dims)]
+    sizes = [*x.shape[:2], *implied]
+    total = math.prod(sizes)
+    flat = torch.zeros(total, dtype=x.dtype).scatter(0, index.reshape(-1), x.reshape(-1))
+    y = flat.reshape(sizes)
+    if shape is None:
+        return y
+    wanted = ints(shape, "output_shape")
+    return pad_spatial(y, (0,) * dims, tuple(wanted[2 + i] - implied[i] for i in range(dims)), 0.0)
+
+
+OPERATORS = (
+    Operator("AveragePool", average_pool, 7),
+    Operator("GlobalAveragePool", global_average_pool, 1),
+    Operator("GlobalLpPool", global_lp_pool, 2),
+    Operator("GlobalMaxPool", global_max_pool, 1),
+    Operator("LpPool", lp_pool, 2),
+    Operator("MaxPool", max_pool, 1),
+    Operator("MaxUnpool", max_unpool, 9),
 )
