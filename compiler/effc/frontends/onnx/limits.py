@@ -1,8 +1,15 @@
-"""Limits on untrusted models, each with the flag that raises it."""
+"""What an untrusted model may cost before it is refused.
+
+Every bound is checked before the memory or time that it bounds is spent: on the file, while its graph is read, and again while it is
+interpreted, because a file of 170 bytes can ask for a constant of 34 GB.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import SupportsInt
 
 from effc.errors import LimitError
 
@@ -11,23 +18,32 @@ __all__ = ["Limits"]
 
 @dataclass(frozen=True)
 class Limits:
-    """What a model may ask for.
+    """Bounds on untrusted models; the command line's `--limit NAME=NUMBER` sets one.
 
     Attributes:
-        model_bytes: size of the file and of its external data together.
-        nodes: nodes of the graph, its subgraphs and its functions after expansion.
-        tensor_elements: elements of one tensor, stored or computed.
-        nesting: depth of subgraphs and of function calls.
+        model_bytes: size of the model file and its external data together, in bytes.
+        nodes: operators in the graph, those of subgraphs and inlined functions counted.
+        tensor_elements: elements of any one tensor, given or computed.
+        folded_bytes: bytes of all constants computed while the graph is read, together.
+        nesting: depth of subgraphs within subgraphs, and of functions that call functions.
     """
 
     model_bytes: int = 8 << 30
     nodes: int = 100_000
     tensor_elements: int = 1 << 30
+    folded_bytes: int = 256 << 20
     nesting: int = 32
 
-    def check(self, field: str, value: int, what: str) -> None:
-        """Raise LimitError, naming the flag, when `value` is over the limit `field`."""
-        limit = getattr(self, field)
-        if value > limit:
-            flag = "--limit " + field.replace("_", "-")
-            raise LimitError(f"{what}: {value:,} is over the limit of {limit:,}; raise it with {flag}={value} if you trust the model")
+    def check(self, limit: str, amount: int, what: str) -> None:
+        """Raise LimitError where `amount` is over the limit named `limit`; `what` says what is so large."""
+        bound: int = getattr(self, limit)
+        if amount > bound:
+            raise LimitError(
+                f"{what}: {limit} is {amount}, over the limit of {bound}; if you trust the model, raise it with --limit {limit}={amount}"
+            )
+
+    def check_shape(self, shape: Iterable[SupportsInt], what: str) -> int:
+        """Elements of a tensor of this shape (all sizes known), after the check of `tensor_elements`."""
+        elements = math.prod(int(size) for size in shape)
+        self.check("tensor_elements", elements, what)
+        return elements

@@ -1,211 +1,276 @@
-"""Reading an ONNX file that nobody vouches for: every check comes before the memory or time that it protects.
+"""An ONNX file as a vetted, self-contained ModelProto: read within limits, external data inside, functions inlined.
 
-External data may only lie in the model's own folder, without symbolic links. Model-local functions are expanded.
+What stands here runs before anything interprets the graph. It refuses what is broken or hostile (`InputRejectedError`), what is over a
+limit (`LimitError`), and what no part of effc could read (`UnsupportedModelError`). Nothing is executed and no shape is inferred.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from effc.errors import DataError, InputRejectedError, Problem, UnsupportedModelError
+from effc.errors import InputRejectedError, Problem, UnsupportedModelError, UsageError
+from effc.frontends.onnx.external import load_external_data
 from effc.frontends.onnx.limits import Limits
 
-__all__ = ["LoadedModel", "load_model", "vetted"]
+__all__ = ["OLDEST_OPSET", "LoadedModel", "default_opset", "load_model", "model_from_bytes", "node_name", "subgraphs"]
 
-OLDEST, NEWEST = 7, 26
-_DOMAINS = ("", "ai.onnx")
+OLDEST_OPSET = 7
+STANDARD_DOMAINS = ("", "ai.onnx")
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A vetted model without local functions, all data in memory.
+    """A model that passed every check.
 
     Attributes:
-        proto: onnx.ModelProto.
-        opsets: imported version by domain ("" for ai.onnx).
-        sha256: of the file's bytes (and of its external data), in hex.
-        name: the file's name.
+        proto: the onnx ModelProto, without external data and without model-local functions.
+        name: the file's name without its folder.
+        sha256: hash of the file's bytes, in hex.
+        opsets: version of each operator domain; "" for ai.onnx.
     """
 
     proto: Any
-    opsets: dict[str, int]
-    sha256: str
     name: str
+    sha256: str
+    opsets: dict[str, int]
 
 
-def load_model(path: Path | str, limits: Limits | None = None) -> LoadedModel:
+def load_model(path: str | Path, limits: Limits) -> LoadedModel:
     """Read and vet an ONNX file.
 
     Raises:
-        DataError: the file is missing or cannot be read.
-        InputRejectedError: it is no sound ONNX model, or reaches outside its folder.
+        UsageError: there is no such file, or it cannot be read.
+        InputRejectedError: it is no ONNX model, truncated, malformed or hostile.
         LimitError: it is over a limit.
-        UnsupportedModelError: its opset is too old or too new.
+        UnsupportedModelError: its opset is older than 7 or newer than the installed onnx.
     """
-    path, limits = Path(path), limits or Limits()
-    if not path.is_file():
-        raise DataError(f"{path} {'is a directory' if path.is_dir() else 'does not exist'}; give an .onnx file")
-    limits.check("model_bytes", path.stat().st_size, f"{path.name}: file size in bytes")
+    path = Path(path)
     try:
-        content = path.read_bytes()
+        size = path.stat().st_size
+        limits.check("model_bytes", size, f"the model file {path.name}")
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise UsageError(f"there is no model file {str(path)!r}") from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    return vetted(_parsed(content, path.name), limits, path.name, content, path.parent)
+        raise UsageError(f"the model file {str(path)!r} cannot be read: {error.strerror}") from error
+    return model_from_bytes(data, path.name, path.parent, limits)
 
 
-def vetted(proto: Any, limits: Limits, name: str, content: bytes, folder: Path | None = None) -> LoadedModel:
-    """The same checks for a model that is in memory; external data is refused where there is no folder."""
-    import onnx
-    import onnx.inliner
-
-    digest = hashlib.sha256(content)
-    if not proto.HasField("graph") or not proto.graph.node or not proto.graph.output:
-        raise InputRejectedError(f"{name}: the graph is empty; nothing can be compiled")
-    _check_size(proto, limits, name)
-    opsets = {"" if entry.domain in _DOMAINS else entry.domain: entry.version for entry in proto.opset_import}
-    if not OLDEST <= opsets.get("", OLDEST) <= NEWEST:
-        raise UnsupportedModelError(
-            f"{name}: opset {opsets['']} is outside of {OLDEST} to {NEWEST}; convert the model with onnx.version_converter"
-        )
-    _read_external_data(proto, folder, limits, name, digest)
-    for tensor in _tensors(proto):
-        _check_tensor(tensor, limits, name)
-    if proto.functions:
-        try:
-            proto = onnx.inliner.inline_local_functions(proto)
-        except Exception as error:  # onnx raises several classes for malformed functions
-            raise InputRejectedError(f"{name}: its functions cannot be expanded: {error}") from error
-    return LoadedModel(proto, opsets, digest.hexdigest(), name)
+def model_from_bytes(data: bytes, name: str, folder: Path, limits: Limits) -> LoadedModel:
+    """Vet a serialised model; `folder` is where its external data may lie. Errors as in `load_model`."""
+    model = _parse(data, name)
+    _check_presence(model, name)
+    _check_size(model, limits)
+    opsets = _opsets(model, name)
+    tensors = list(_tensors(model))
+    load_external_data(tensors, folder, len(data), limits)
+    for tensor in tensors:
+        _check_tensor(tensor, limits)
+    if model.functions:
+        model = _inline(model)
+        opsets = _opsets(model, name)
+    _check_wiring(model.graph)
+    return LoadedModel(model, name, hashlib.sha256(data).hexdigest(), opsets)
 
 
-def _parsed(content: bytes, name: str) -> Any:
+def default_opset(opsets: dict[str, int]) -> int:
+    """The version of ai.onnx that the model imports."""
+    return opsets[""]
+
+
+def node_name(node: Any, position: int) -> str:
+    """The node's name, or `Op_17` where the file gives none."""
+    return str(node.name) or f"{node.op_type}_{position}"
+
+
+def subgraphs(node: Any) -> Iterator[Any]:
+    """The graphs in a node's attributes (branches, loop bodies)."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def _parse(data: bytes, name: str) -> Any:
     import onnx
     from google.protobuf.message import DecodeError
 
-    proto = onnx.ModelProto()
+    model = onnx.ModelProto()
     try:
-        proto.ParseFromString(content)
-    except (DecodeError, RecursionError) as error:
-        raise InputRejectedError(f"{name} is not an ONNX model, or it is truncated: {error}") from error
-    return proto
+        model.ParseFromString(data)
+    except DecodeError as error:
+        raise InputRejectedError(f"{name} is not an ONNX model, or it is truncated ({len(data)} bytes)") from error
+    return model
 
 
-# ---- sizes -------------------------------------------------------------------------------------------------------------------
+def _check_presence(model: Any, name: str) -> None:
+    if not model.HasField("graph") or (not model.graph.node and not model.graph.output):
+        raise InputRejectedError(f"{name} holds no graph: it is empty, truncated, or not an ONNX model")
+    if not model.graph.output:
+        raise InputRejectedError(f"{name}: the graph has no output")
+    if not model.graph.node:
+        raise InputRejectedError(f"{name}: the graph is empty, it has no operator")
 
 
-def _check_size(proto: Any, limits: Limits, name: str) -> None:
-    """Count nodes with functions expanded, without expanding them: exponential growth and recursion are found here."""
-    functions = {(function.domain, function.name): function for function in proto.functions}
+# ---- size ----------------------------------------------------------------------------------------------------------------------
+
+
+def _check_size(model: Any, limits: Limits) -> None:
+    """Count operators as if every function were inlined, before it is: nested calls grow exponentially."""
+    functions = {(function.domain, function.name): function for function in model.functions}
     counts: dict[tuple[str, str], int] = {}
+    depths: dict[tuple[str, str], int] = {}
 
-    def count(nodes: Any, calls: tuple[tuple[str, str], ...], depth: int) -> int:
-        limits.check("nesting", depth, f"{name}: nesting of subgraphs and functions")
-        total = len(nodes)
-        limits.check("nodes", total, f"{name}: number of nodes")
+    def measure(nodes: Iterable[Any], depth: int, calls: tuple[tuple[str, str], ...]) -> tuple[int, int]:
+        limits.check("nesting", depth, "subgraphs and functions inside one another")
+        total, deepest = 0, depth
         for node in nodes:
             key = (node.domain, node.op_type)
             if key in functions:
                 if key in calls:
-                    raise InputRejectedError(f"{name}: function {node.op_type!r} calls itself")
+                    chain = " -> ".join(name for _, name in (*calls[calls.index(key) :], key))
+                    raise InputRejectedError(f"model-local functions call one another in a circle: {chain}")
                 if key not in counts:
-                    counts[key] = count(functions[key].node, (*calls, key), depth + 1)
-                total += counts[key]
-            for attribute in node.attribute:
-                for graph in (attribute.g, *attribute.graphs) if attribute.HasField("g") or attribute.graphs else ():
-                    total += count(graph.node, calls, depth + 1)
-            limits.check("nodes", total, f"{name}: number of nodes, functions expanded")
-        return total
+                    counts[key], inner = measure(functions[key].node, 0, (*calls, key))
+                    depths[key] = inner + 1
+                limits.check("nesting", len(calls) + 1, "functions that call functions")
+                limits.check("nesting", depth + depths[key], "subgraphs and functions inside one another")
+                total, deepest = total + counts[key], max(deepest, depth + depths[key])
+            else:
+                total += 1
+            for graph in subgraphs(node):
+                inside, inner = measure(graph.node, depth + 1, calls)
+                total, deepest = total + inside, max(deepest, inner)
+            limits.check("nodes", total, "operators of the model")
+        return total, deepest
 
-    count(proto.graph.node, (), 0)
-    for key, function in functions.items():  # also those that nothing calls: the inliner visits them
-        count(function.node, (key,), 1)
-
-
-def _check_tensor(tensor: Any, limits: Limits, name: str) -> None:
-    elements = 1
-    for size in tensor.dims:
-        if size < 0:
-            raise InputRejectedError(f"{name}: tensor {tensor.name!r} has a negative size {size}")
-        elements *= size
-    limits.check("tensor_elements", elements, f"{name}: elements of tensor {tensor.name!r}")
+    limits.check("nodes", len(model.graph.node), "operators of the model")
+    measure(model.graph.node, 0, ())
+    for function in model.functions:  # one that nothing calls must not hide a circle from the inliner
+        measure([_call(function)], 0, ())
 
 
-def _tensors(proto: Any) -> Iterator[Any]:
-    """Every stored tensor: initialisers and tensor attributes, in subgraphs and functions too."""
-    graphs, nodes = [proto.graph], [list(function.node) for function in proto.functions]
-    while graphs or nodes:
-        if graphs:
-            graph = graphs.pop()
-            yield from graph.initializer
-            for sparse in graph.sparse_initializer:
-                yield sparse.values
-                yield sparse.indices
-            nodes.append(list(graph.node))
-        for node in nodes.pop():
-            for attribute in node.attribute:
-                if attribute.HasField("t"):
-                    yield attribute.t
-                yield from attribute.tensors
-                if attribute.HasField("g"):
-                    graphs.append(attribute.g)
-                graphs.extend(attribute.graphs)
+def _call(function: Any) -> Any:
+    import onnx
+
+    return onnx.NodeProto(op_type=function.name, domain=function.domain)
 
 
-# ---- external data -----------------------------------------------------------------------------------------------------------
+def _opsets(model: Any, name: str) -> dict[str, int]:
+    import onnx
+
+    opsets: dict[str, int] = {}
+    for entry in model.opset_import:
+        domain = "" if entry.domain in STANDARD_DOMAINS else entry.domain
+        opsets[domain] = max(int(entry.version), opsets.get(domain, 0))
+    if "" not in opsets:
+        if opsets and all(node.domain not in STANDARD_DOMAINS for node in model.graph.node):
+            opsets[""] = onnx.defs.onnx_opset_version()  # nothing of the standard domain is called
+        else:
+            raise InputRejectedError(f"{name} does not say which opset it uses (no import of ai.onnx)")
+    newest = onnx.defs.onnx_opset_version()
+    if not OLDEST_OPSET <= opsets[""] <= newest:
+        hint = "convert it with onnx.version_converter" if opsets[""] < OLDEST_OPSET else "install a newer onnx package"
+        why = f"effc reads opsets {OLDEST_OPSET} to {newest}"
+        raise UnsupportedModelError(f"{name} uses opset {opsets['']}", [Problem(name, f"opset {opsets['']}", why, hint)])
+    return opsets
 
 
-def _read_external_data(proto: Any, folder: Path | None, limits: Limits, name: str, digest: Any) -> None:
-    external = [tensor for tensor in _tensors(proto) if tensor.data_location == tensor.EXTERNAL]
+# ---- tensors -------------------------------------------------------------------------------------------------------------------
+
+
+def _tensors(model: Any) -> Iterator[Any]:
+    """Every TensorProto of a model: initialisers and attributes, of subgraphs and functions too."""
+    yield from _graph_tensors(model.graph)
+    for function in model.functions:
+        yield from _node_tensors(function.node)
+
+
+def _graph_tensors(graph: Any) -> Iterator[Any]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield sparse.values
+        yield sparse.indices
+    yield from _node_tensors(graph.node)
+
+
+def _node_tensors(nodes: Iterable[Any]) -> Iterator[Any]:
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+        for graph in subgraphs(node):
+            yield from _graph_tensors(graph)
+
+
+def _check_tensor(tensor: Any, limits: Limits) -> None:
+    """Sizes that the data cannot back are refused here, so that no later step allocates for them."""
+    import onnx
+
+    where = f"the tensor {tensor.name or '(unnamed)'}"
+    if any(size < 0 for size in tensor.dims):
+        raise InputRejectedError(f"{where} has a negative dimension: {list(tensor.dims)}")
+    elements = limits.check_shape(tensor.dims, f"{where} of shape {list(tensor.dims)}")
+    known = tensor.data_type in onnx.TensorProto.DataType.values() and tensor.data_type != onnx.TensorProto.UNDEFINED
+    if not known:
+        raise InputRejectedError(f"{where} has an unknown data type ({tensor.data_type})")
+    if tensor.data_type == onnx.TensorProto.STRING:
+        return
+    held = _held_elements(tensor)
+    if held is not None and held < elements:
+        raise InputRejectedError(f"{where} of shape {list(tensor.dims)} needs {elements} elements, the file holds {held}")
+
+
+def _held_elements(tensor: Any) -> int | None:
+    """How many elements the proto's data can fill; None where the element type packs several into a byte."""
+    import onnx
+
+    if str(onnx.helper.tensor_dtype_to_string(tensor.data_type)).endswith(("INT4", "INT2", "FLOAT4E2M1")):
+        return None
+    if tensor.HasField("raw_data"):
+        return len(tensor.raw_data) // onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    counts = [len(tensor.float_data), len(tensor.int32_data), len(tensor.int64_data), len(tensor.double_data), len(tensor.uint64_data)]
+    packs = tensor.data_type in (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128)
+    return max(counts) // 2 if packs else max(counts)
+
+
+# ---- wiring --------------------------------------------------------------------------------------------------------------------
+
+
+def _inline(model: Any) -> Any:
+    from onnx import inliner
+
+    try:
+        return inliner.inline_local_functions(model)
+    except Exception as error:
+        raise InputRejectedError(f"the model's functions cannot be inlined: {error}") from error
+
+
+def _check_wiring(graph: Any, outer: frozenset[str] = frozenset()) -> None:
+    """Every value is made once, before it is used."""
+    made = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    made |= {sparse.values.name for sparse in graph.sparse_initializer} | {""}
     problems: list[Problem] = []
-    total = 0
-    for tensor in external:
-        fields = {entry.key: entry.value for entry in tensor.external_data}
-        location = fields.get("location", "")
-        why = _unsafe(location, folder)
-        if why:
-            problems.append(Problem(tensor.name, f"external data {location!r}", why, "move the data beside the model"))
-            continue
-        assert folder is not None  # noqa: S101 - _unsafe refused the location otherwise
-        try:
-            offset, file = int(fields.get("offset", 0)), folder / location
-            length = int(fields.get("length", max(0, file.stat().st_size - offset)))
-            total += length
-            limits.check("model_bytes", total, f"{name}: bytes of external data")
-            if offset < 0 or length < 0 or offset + length > file.stat().st_size:
-                problems.append(Problem(tensor.name, f"external data {location!r}", "reaches beyond the file's end"))
-                continue
-            with open(file, "rb") as stream:
-                stream.seek(offset)
-                tensor.raw_data = stream.read(length)
-        except (OSError, ValueError) as error:
-            problems.append(Problem(tensor.name, f"external data {location!r}", str(error)))
-            continue
-        digest.update(tensor.raw_data)
-        tensor.data_location = tensor.DEFAULT
-        del tensor.external_data[:]
+    for position, node in enumerate(graph.node):
+        where = node_name(node, position)
+        for name in node.input:
+            if name not in made and name not in outer:
+                problems.append(Problem(where, node.op_type, f"its input {name!r} is made by no node before it"))
+        for inner in subgraphs(node):
+            _check_wiring(inner, outer | frozenset(made))
+        for name in node.output:
+            if name and name in made:
+                problems.append(Problem(where, node.op_type, f"makes {name!r}, which exists already"))
+            made.add(name)
+    for value in graph.output:
+        if value.name not in made and value.name not in outer:
+            problems.append(Problem(value.name or "(unnamed)", "graph output", "is made by no node"))
     if problems:
-        raise InputRejectedError(f"{name}: external data cannot be used", problems)
+        raise InputRejectedError("the graph is malformed", problems[:50])
 
 
-def _unsafe(location: str, folder: Path | None) -> str:
-    """Why a location must not be opened; empty when it may be."""
-    pure = PurePosixPath(location)
-    if folder is None:
-        return "a model in memory cannot have external data"
-    if not location or pure.is_absolute() or ".." in pure.parts or "\\" in location or "\0" in location:
-        return "lies outside of the model's folder"
-    place = folder
-    for part in pure.parts:
-        place = place / part
-        if place.is_symlink():
-            return "is a symbolic link"
-    if not place.is_file():
-        return "does not exist"
-    if not os.path.realpath(place).startswith(os.path.realpath(folder) + os.sep):
-        return "lies outside of the model's folder"
-    return ""

@@ -1,93 +1,179 @@
-"""Activation functions, softmax and dropout at inference."""
+"""Activation functions and softmax."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own convention
+import torch.nn.functional as F
 from torch import Tensor
 
 from effc.frontends.onnx.operators.base import Node, Operator, Unsupported, Value
+from effc.frontends.onnx.operators.values import is_constant, normal_axis, number, tensor
 
 __all__ = ["OPERATORS"]
 
 
-def _gelu(node: Node, x: Tensor) -> Tensor:
-    return F.gelu(x, approximate=node.get("approximate", "none"))
+def relu(node: Node, x: Value) -> Tensor:
+    return torch.relu(tensor(x))
 
 
-def _hard_sigmoid(node: Node, x: Tensor) -> Tensor:
-    return torch.clamp(node.get("alpha", 0.2) * x + node.get("beta", 0.5), 0, 1)
+def leaky_relu(node: Node, x: Value) -> Tensor:
+    return F.leaky_relu(tensor(x), float(node.get("alpha", 0.01)))
 
 
-def _selu(node: Node, x: Tensor) -> Tensor:
-    alpha, gamma = node.get("alpha", 1.6732632423543772), node.get("gamma", 1.0507009873554805)
-    return torch.where(x > 0, gamma * x, gamma * (alpha * torch.exp(x) - alpha))
-
-
-def _prelu(node: Node, x: Tensor, slope: Tensor) -> Tensor:
+def prelu(node: Node, x: Value, slope: Value) -> Tensor:
+    x, slope = tensor(x), tensor(slope)
     return torch.where(x < 0, slope * x, x)
 
 
-def _softmax(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def apply(node: Node, x: Tensor) -> Tensor:
-        if node.opset >= 13:
-            return function(x, dim=node.get("axis", -1))
-        # Before opset 13 the input is seen as a matrix: all dimensions from `axis` on together.
-        axis = node.get("axis", 1) % x.ndim if x.ndim else 0
-        if axis == x.ndim - 1:
-            return function(x, dim=-1)
-        return function(x.flatten(axis), dim=axis).reshape(x.shape)
-
-    return apply
+def elu(node: Node, x: Value) -> Tensor:
+    return F.elu(tensor(x), float(node.get("alpha", 1.0)))
 
 
-def _hardmax(node: Node, x: Tensor) -> Tensor:
-    if node.opset < 13 and node.get("axis", 1) % x.ndim != x.ndim - 1:
-        raise Unsupported("Hardmax over several axes together (opset < 13)", "use opset 13")
-    axis = node.get("axis", -1 if node.opset >= 13 else 1) % x.ndim
-    hot = F.one_hot(x.argmax(dim=axis), x.shape[axis]).to(x.dtype)
-    return hot.movedim(-1, axis)
+def selu(node: Node, x: Value) -> Tensor:
+    alpha = float(node.get("alpha", 1.67326319217681884765625))
+    gamma = float(node.get("gamma", 1.05070102214813232421875))
+    return gamma * F.elu(tensor(x), alpha)
 
 
-def _dropout(node: Node, x: Tensor, ratio: Value = None, training: Value = None) -> tuple[Tensor, Tensor]:
-    if training is not None and bool(training.reshape(-1)[0]):
-        raise Unsupported("dropout in training mode draws random numbers", "export the model for inference")
-    return x.clone(), torch.ones_like(x, dtype=torch.bool)
+def celu(node: Node, x: Value) -> Tensor:
+    return F.celu(tensor(x), float(node.get("alpha", 1.0)))
 
 
-def _unary(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
-    return lambda node, x: function(x)
+def gelu(node: Node, x: Value) -> Tensor:
+    return F.gelu(tensor(x), approximate=node.get("approximate", "none"))
 
 
-OPERATORS: tuple[Operator, ...] = (
-    Operator("Relu", _unary(torch.relu), since=6),
-    Operator("Sigmoid", _unary(torch.sigmoid), since=6),
-    Operator("Tanh", _unary(torch.tanh), since=6),
-    Operator("Softplus", _unary(lambda x: torch.maximum(x, torch.zeros_like(x)) + torch.log1p(torch.exp(-torch.abs(x))))),
-    Operator("Softsign", _unary(F.softsign)),
-    Operator("Mish", _unary(F.mish)),
-    Operator("HardSwish", _unary(F.hardswish)),
-    Operator("LeakyRelu", lambda node, x: torch.where(x < 0, node.get("alpha", 0.01) * x, x), since=6),
-    Operator("ThresholdedRelu", lambda node, x: torch.where(x > node.get("alpha", 1.0), x, torch.zeros_like(x))),
-    Operator("Elu", lambda node, x: torch.where(x > 0, x, node.get("alpha", 1.0) * (torch.exp(x) - 1)), since=6),
-    Operator("Celu", lambda node, x: F.celu(x, node.get("alpha", 1.0))),
-    Operator("Selu", _selu, since=6),
-    Operator("Swish", lambda node, x: x * torch.sigmoid(node.get("alpha", 1.0) * x)),
-    Operator("Shrink", lambda node, x: _shrink(x, node.get("lambd", 0.5), node.get("bias", 0.0))),
-    Operator("Gelu", _gelu),
-    Operator("HardSigmoid", _hard_sigmoid, since=6),
-    Operator("PRelu", _prelu, since=7),
-    Operator("Softmax", _softmax(torch.softmax)),
-    Operator("LogSoftmax", _softmax(torch.log_softmax)),
-    Operator("Hardmax", _hardmax),
-    Operator("Dropout", _dropout, since=7, known=(1, 2)),
+def sigmoid(node: Node, x: Value) -> Tensor:
+    return torch.sigmoid(tensor(x))
+
+
+def hard_sigmoid(node: Node, x: Value) -> Tensor:
+    alpha, beta = float(node.get("alpha", 0.2)), float(node.get("beta", 0.5))
+    if math.isclose(alpha, 1 / 6, rel_tol=1e-6) and beta == 0.5:
+        return F.hardsigmoid(tensor(x))
+    return torch.clamp(tensor(x) * alpha + beta, 0.0, 1.0)
+
+
+def hard_swish(node: Node, x: Value) -> Tensor:
+    return F.hardswish(tensor(x))
+
+
+def mish(node: Node, x: Value) -> Tensor:
+    return F.mish(tensor(x))
+
+
+def swish(node: Node, x: Value) -> Tensor:
+    x, alpha = tensor(x), float(node.get("alpha", 1.0))
+    return F.silu(x) if alpha == 1.0 else x * torch.sigmoid(alpha * x)
+
+
+def swiglu(node: Node, x: Value) -> Tensor:
+    x = tensor(x)
+    axis = normal_axis(int(node.get("axis", -1)), x.ndim)
+    alpha = float(node.get("alpha", 1.0))
+    gate, linear = x.chunk(2, axis)
+    return gate * torch.sigmoid(alpha * gate) * linear
+
+
+def softplus(node: Node, x: Value) -> Tensor:
+    x = tensor(x)
+    return torch.relu(x) + torch.log1p(torch.exp(-torch.abs(x)))  # F.softplus turns linear above a threshold
+
+
+def softsign(node: Node, x: Value) -> Tensor:
+    return F.softsign(tensor(x))
+
+
+def tanh(node: Node, x: Value) -> Tensor:
+    return torch.tanh(tensor(x))
+
+
+def thresholded_relu(node: Node, x: Value) -> Tensor:
+    x = tensor(x)
+    return torch.where(x > float(node.get("alpha", 1.0)), x, torch.zeros_like(x))
+
+
+def shrink(node: Node, x: Value) -> Tensor:
+    x = tensor(x)
+    bias, lambd = node.get("bias", 0.0), node.get("lambd", 0.5)
+    if not x.is_floating_point():
+        if bias != int(bias):
+            raise Unsupported(f"bias {bias} on integers")
+        bias = int(bias)
+    return torch.where(x < -lambd, x + bias, torch.where(x > lambd, x - bias, torch.zeros_like(x)))
+
+
+def clip(node: Node, x: Value, low: Value = None, high: Value = None) -> Tensor:
+    x = tensor(x)
+    if node.opset < 11:
+        return _clamp(x, node.get("min"), node.get("max"))
+    if (low is None or is_constant(low)) and (high is None or is_constant(high)):
+        return _clamp(x, None if low is None else number(low, "min"), None if high is None else number(high, "max"))
+    lower = None if low is None else tensor(low)
+    upper = None if high is None else tensor(high)
+    return torch.clamp(x, lower, upper)
+
+
+def _clamp(x: Tensor, low: Any, high: Any) -> Tensor:
+    if low is None and high is None:
+        return x.clone()
+    if low == 0 and high is None:
+        return torch.relu(x)
+    if low == 0 and high == 6 and x.is_floating_point():
+        return F.relu6(x)
+    return torch.clamp(x, low, high)
+
+
+def softmax(node: Node, x: Value) -> Tensor:
+    return _over_axis(node, tensor(x), torch.softmax)
+
+
+def log_softmax(node: Node, x: Value) -> Tensor:
+    return _over_axis(node, tensor(x), torch.log_softmax)
+
+
+def hardmax(node: Node, x: Value) -> Tensor:
+    return _over_axis(node, tensor(x), _hardmax)
+
+
+def _hardmax(x: Tensor, dim: int) -> Tensor:
+    first = torch.argmax(x, dim, keepdim=True)
+    shape = [1] * x.ndim
+    shape[dim] = -1
+    return (torch.arange(x.shape[dim], device=x.device).reshape(shape) == first).to(x.dtype)
+
+
+def _over_axis(node: Node, x: Tensor, function: Any) -> Tensor:
+    """Along one axis since opset 13; over all axes from `axis` on, flattened together, before."""
+    axis = normal_axis(int(node.get("axis", -1 if node.opset >= 13 else 1)), x.ndim)
+    if node.opset >= 13 or axis == x.ndim - 1:
+        return function(x, axis)  # type: ignore[no-any-return]
+    return function(x.flatten(axis), axis).reshape(x.shape)  # type: ignore[no-any-return]
+
+
+OPERATORS = (
+    Operator("Celu", celu, 12),
+    Operator("Clip", clip, 6, constants=(1, 2)),
+    Operator("Elu", elu, 6),
+    Operator("Gelu", gelu, 20),
+    Operator("HardSigmoid", hard_sigmoid, 6),
+    Operator("HardSwish", hard_swish, 14),
+    Operator("Hardmax", hardmax, 1),
+    Operator("LeakyRelu", leaky_relu, 6),
+    Operator("LogSoftmax", log_softmax, 1),
+    Operator("Mish", mish, 18),
+    Operator("PRelu", prelu, 7),
+    Operator("Relu", relu, 6),
+    Operator("Selu", selu, 6),
+    Operator("Shrink", shrink, 9),
+    Operator("Sigmoid", sigmoid, 6),
+    Operator("Softmax", softmax, 1),
+    Operator("Softplus", softplus, 1),
+    Operator("Softsign", softsign, 1),
+    Operator("Swish", swish, 24),
+    Operator("Tanh", tanh, 6),
+    Operator("ThresholdedRelu", thresholded_relu, 10),
 )
-
-
-def _shrink(x: Tensor, lambd: float, bias: float) -> Tensor:
-    if math.isnan(lambd):
-        raise Unsupported("lambd is NaN")
-    return torch.where(x < -lambd, x + bias, torch.where(x > lambd, x - bias, torch.zeros_like(x))).to(x.dtype)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["Node", "Operator", "Unsupported", "Value", "integers"]
+__all__ = ["Node", "Operator", "Unsupported", "Value"]
 
 Value = torch.Tensor | np.ndarray | None
 
@@ -70,11 +70,4 @@ class Operator:
     function: Callable[..., Any]
     since: int = 1
     domain: str = ""
-    known: tuple[int, ...] = ()
-    buffers: tuple[int, ...] = ()
     constants: tuple[int, ...] = ()
-
-
-def integers(array: np.ndarray[Any, Any]) -> list[Any]:
-    """Sizes as Python integers, symbolic ones as they are."""
-    return [int(one) if isinstance(one, (int, np.integer, bool, np.bool_)) else one for one in array.reshape(-1).tolist()]
