@@ -25,7 +25,7 @@ from effc.frontends.onnx.operators import find
 from effc.frontends.onnx.operators.base import Node, Unsupported, Value
 from effc.frontends.onnx.operators.values import tensor
 
-__all__ = ["Adapter", "OnnxModule", "graph_inputs"]
+__all__ = ["Adapter", "OnnxModule", "graph_inputs", "unknown_operator"]
 
 # Inputs whose numbers (not only shapes) decide what is traced, by operator: kept numpy even where they are floating point.
 _KNOWN_INPUTS: Mapping[str, frozenset[int]] = {
@@ -62,6 +62,13 @@ def graph_inputs(graph: Any) -> list[Any]:
 
 
 @dataclass
+class _Trail:
+    """Where a trace is, for the message of one that fails."""
+
+    node: str = ""
+
+
+@dataclass
 class _Run:
     """One pass over the graph: its values by name, and what was refused on the way (only where problems are collected)."""
 
@@ -86,6 +93,7 @@ class OnnxModule(torch.nn.Module):
         self._opsets = model.opsets
         self._limits = limits
         self.adapt = adapt
+        self.trail = _Trail()
         self._known: dict[str, np.ndarray[Any, Any]] = _initial_values(self._graph)
         self._paths: dict[str, str] = {}
         self._register()
@@ -157,6 +165,7 @@ class OnnxModule(torch.nn.Module):
             if any(name in run.refused for name in proto.input):
                 run.refused.update(name for name in proto.output if name)
                 continue
+            self.trail.node = f"{node.name} ({node.op})"
             try:
                 with annotate({"effc": node.name}):
                     self._run_node(node, proto, run)
@@ -239,6 +248,13 @@ def no_operator(node: Node) -> tuple[str, str]:
         if find(node.domain, node.op, other) is not None:
             return f"its form of opset {node.opset} is not covered", f"convert the model to opset {other} with onnx.version_converter"
     return "effc has no such operator", "express it by other standard operators, or cut it off the model"
+
+
+def unknown_operator(node: Node) -> Problem | None:
+    """The problem of a node whose operator is in no table; None for one that is, or that the interpreter handles itself."""
+    if node.op in ("Constant", "If") or find(node.domain, node.op, node.opset) is not None:
+        return None
+    return Problem(node.name, node.op, *no_operator(node))
 
 
 def _problem(node: Node, error: Exception) -> Problem:

@@ -1,0 +1,119 @@
+"""The proof that a symbolic batch is one: samples do not see each other.
+
+At batch sizes 2 and 3, on seeded random inputs, every output of an exported program equals the outputs of the samples run alone, put
+together along the dimension that is symbolic; and at the source's own batch it equals the source. Equal means to the tolerance of
+reordered sums, relative to the output's largest magnitude.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.export import ExportedProgram
+
+__all__ = ["random_inputs", "unproved"]
+
+TOLERANCE = 1e-4
+_SIZES = (2, 3)
+
+
+def random_inputs(shapes: Sequence[Sequence[int]], dtypes: Sequence[torch.dtype], seed: int) -> list[Tensor]:
+    """Seeded inputs: normal floats, whole bytes, booleans, and 0 or 1 for other integers (they may be indices)."""
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for shape, dtype in zip(shapes, dtypes, strict=True):
+        if dtype.is_floating_point:
+            made.append(torch.randn(tuple(shape), generator=generator).to(dtype))
+        elif dtype.is_complex:
+            made.append(torch.randn(tuple(shape), generator=generator, dtype=torch.complex64).to(dtype))
+        else:
+            high = 256 if dtype == torch.uint8 else 2
+            made.append(torch.randint(0, high, tuple(shape), generator=generator).to(dtype))
+    return made
+
+
+def unproved(
+    exported: ExportedProgram,
+    shapes: Callable[[int], Sequence[Sequence[int]]],
+    dtypes: Sequence[torch.dtype],
+    carriers: Sequence[bool],
+    original: Callable[..., Any],
+    own_batch: int,
+) -> str:
+    """Why the batch is not proved; empty where it is.
+
+    Args:
+        exported: traced with a symbolic leading dimension of the inputs where `carriers` says so.
+        shapes: input shapes at a batch size.
+        dtypes: input element types.
+        carriers: which inputs carry the batch.
+        original: the source as it was, callable at `own_batch`; returns a tensor or a tuple of them.
+        own_batch: the batch that the source was made for.
+    """
+    axes, why = _batch_axes(exported)
+    if why:
+        return why
+    module = exported.module()
+    with torch.no_grad():
+        for batch in _SIZES:
+            inputs = random_inputs(shapes(batch), dtypes, seed=batch)
+            together = _outputs(module(*inputs))
+            alone = [_outputs(module(*_sample(inputs, carriers, i))) for i in range(batch)]
+            expected = [torch.cat(parts, axis) for parts, axis in zip(zip(*alone, strict=True), axes, strict=True)]
+            if (name := _first_difference(together, expected)) is not None:
+                return f"output {name} of a batch of {batch} differs from its samples run one by one"
+        inputs = random_inputs(shapes(own_batch), dtypes, seed=own_batch)
+        if (name := _first_difference(_outputs(module(*inputs)), _outputs(original(*inputs)))) is not None:
+            return f"output {name} differs from the source's at its own batch of {own_batch}"
+    return ""
+
+
+def _batch_axes(exported: ExportedProgram) -> tuple[list[int], str]:
+    """The symbolic dimension of each output; every output must have exactly one, and it must be the batch itself."""
+    specs = exported.graph_signature.user_outputs
+    by_name = {node.name: node for node in exported.graph.nodes}
+    symbols = _input_symbols(exported)
+    axes = []
+    for position, name in enumerate(specs):
+        node = by_name.get(str(name))
+        fake = node.meta.get("val") if isinstance(node, fx.Node) else None
+        if not isinstance(fake, Tensor):
+            return [], f"output {position} is no tensor"
+        found = [axis for axis, size in enumerate(fake.shape) if not isinstance(size, int)]
+        if len(found) != 1 or str(fake.shape[found[0]]) not in symbols:
+            return [], f"output {position} has the shape {[str(size) for size in fake.shape]}: not one dimension of it is the batch"
+        axes.append(found[0])
+    return axes, ""
+
+
+def _input_symbols(exported: ExportedProgram) -> set[str]:
+    fakes = [node.meta.get("val") for node in exported.graph.nodes if node.op == "placeholder"]
+    return {str(size) for fake in fakes if isinstance(fake, Tensor) for size in fake.shape if not isinstance(size, int)}
+
+
+def _sample(inputs: Sequence[Tensor], carriers: Sequence[bool], index: int) -> list[Tensor]:
+    return [value[index : index + 1] if carries else value for value, carries in zip(inputs, carriers, strict=True)]
+
+
+def _outputs(result: Any) -> list[Tensor]:
+    flat: list[Tensor] = torch.utils._pytree.tree_leaves(result)
+    return flat
+
+
+def _first_difference(results: Sequence[Tensor], expected: Sequence[Tensor]) -> int | None:
+    """The position of the first output that differs; None where all agree."""
+    for position, (result, want) in enumerate(zip(results, expected, strict=True)):
+        if result.shape != want.shape or result.dtype != want.dtype:
+            return position
+        if not result.dtype.is_floating_point and not result.dtype.is_complex:
+            if not torch.equal(result, want):
+                return position
+        elif result.numel():
+            magnitude = float(want.nan_to_num(0.0, 0.0, 0.0).abs().max())
+            coarse = TOLERANCE if result.dtype in (torch.float32, torch.float64) else 2e-2
+            if not torch.allclose(result, want, rtol=coarse, atol=coarse * magnitude, equal_nan=True):
+                return position
+    return None
