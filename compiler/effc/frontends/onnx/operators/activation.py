@@ -70,12 +70,8 @@ def swish(node: Node, x: Value) -> Tensor:
     return F.silu(x) if alpha == 1.0 else x * torch.sigmoid(alpha * x)
 
 
-def swiglu(node: Node, x: Value) -> Tensor:
-    x = tensor(x)
-    axis = normal_axis(int(node.get("axis", -1)), x.ndim)
-    alpha = float(node.get("alpha", 1.0))
-    gate, linear = x.chunk(2, axis)
-    return gate * torch.sigmoid(alpha * gate) * linear
+def swiglu(node: Node, gate: Value, linear: Value) -> Tensor:
+    return swish(node, gate) * tensor(linear)
 
 
 def softplus(node: Node, x: Value) -> Tensor:
@@ -173,6 +169,7 @@ OPERATORS = (
     Operator("Softmax", softmax, 1),
     Operator("Softplus", softplus, 1),
     Operator("Softsign", softsign, 1),
+    Operator("SwiGLU", swiglu, 28),
     Operator("Swish", swish, 24),
     Operator("Tanh", tanh, 6),
     Operator("ThresholdedRelu", thresholded_relu, 10),

@@ -12,7 +12,20 @@ from torch import Tensor
 
 from effc.frontends.onnx.operators.base import Node, Unsupported, Value
 
-__all__ = ["DTYPES", "all_constant", "axes_of", "constant", "dtype_of", "folds", "ints", "is_constant", "normal_axis", "number", "rank", "shape_of", "tensor"]
+__all__ = [
+    "DTYPES",
+    "all_constant",
+    "axes_of",
+    "constant",
+    "dtype_of",
+    "folds",
+    "ints",
+    "is_constant",
+    "normal_axis",
+    "number",
+    "shape_of",
+    "tensor",
+]
 
 # TensorProto.DataType -> torch. Absent: string (8), 8-bit and smaller floats (17-20, 23, 24), 4- and 2-bit integers (21, 22, 25, 26).
 DTYPES: dict[int, torch.dtype] = {
@@ -91,12 +104,6 @@ def number(value: Value, what: str) -> float | int | bool:
 
 def _concrete(item: Any) -> Any:
     return item if isinstance(item, torch.SymInt) else int(item)
-
-
-def rank(value: Value) -> int:
-    if value is None:
-        raise Unsupported("a required input is missing")
-    return value.ndim
 
 
 def normal_axis(axis: int, dims: int) -> int:
