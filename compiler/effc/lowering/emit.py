@@ -1,7 +1,7 @@
 """From scheduled TIR functions to an object file: kernels with plain C signatures and one entry that calls them in order.
 
-Every kernel is `int32 kernel(const T *read..., T *written..., T *temporary...)`. What a kernel allocates outside of its parallel loops becomes
-a further argument, so that no inference calls an allocator for it; the plan gives it a place in the arena. The entry is
+Every kernel is `int32 kernel(const T *read..., T *written..., T *temporary...)`. What a kernel allocates outside of its parallel loops
+becomes a further argument, so that no inference calls an allocator for it; the plan gives it a place in the arena. The entry is
 `int32 entry(uint8 *arena, const uint8 *parameters, const void *input..., void *output...)` and holds all addresses as constants.
 """
 

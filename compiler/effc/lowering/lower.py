@@ -140,7 +140,7 @@ def _kernels(drafted: Draft, target: Target) -> tuple[dict[str, str], dict[str, 
     module = tvm.IRModule({name: function.with_attr("global_symbol", name) for name, function in drafted.functions.items()})
     scheduled = schedule(module, target)
     functions = {variable.name_hint: function for variable, function in scheduled.functions.items()}
-    families = {name: str(function.attrs["effc.family"]) if "effc.family" in function.attrs else "generic" for name, function in functions.items()}
+    families = {name: str((function.attrs or {}).get("effc.family", "generic")) for name, function in functions.items()}
     return families, kernels(functions)
 
 

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import fx
@@ -42,9 +43,9 @@ def _select(node: fx.Node) -> None:
         node.args = (source, dimension, index + source.meta["val"].shape[dimension])  # type: ignore[union-attr]
 
 
-def _wrapped(edit: Edit, node: fx.Node, indices: list[object], sizes: Sequence[int]) -> list[object]:
+def _wrapped(edit: Edit, node: fx.Node, indices: list[object], sizes: Sequence[int]) -> list[Any]:
     """The index operands, each made non-negative where it might not be."""
-    wrapped: list[object] = []
+    wrapped: list[Any] = []
     axis = 0
     for index in indices:
         if not isinstance(index, fx.Node):

@@ -139,7 +139,7 @@ def _parts(module: Any, single: dict[str, Part]) -> dict[str, tuple[Part, ...]]:
     """What each function of main computes: itself, or the functions that a fused one calls."""
     from tvm import relax
 
-    found = {name: (part,) for name, part in single.items()}
+    found: dict[str, tuple[Part, ...]] = {name: (part,) for name, part in single.items()}
     for variable, function in module.functions.items():
         if isinstance(function, relax.Function) and variable.name_hint != "main":
             calls = [binding.value for binding in _bindings(function)]

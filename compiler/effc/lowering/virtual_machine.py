@@ -18,7 +18,6 @@ FUNCTION = "main"
 
 def virtual_machine_code(module: RelaxModule, target: Target, tvm_target: Any) -> bytes:
     """A shared library with the function `main(inputs..., parameters...)` for TVM's virtual machine."""
-    import tvm
     from tvm import relax
 
     executable = relax.build(_inputs_first(module), tvm_target)

@@ -10,8 +10,8 @@ from effc.targets.base import Target
 
 __all__ = ["named", "this_machine"]
 
-_X86_V3 = frozenset("avx avx2 bmi1 bmi2 f16c fma movbe".split())
-_X86_V4 = _X86_V3 | frozenset("avx512f avx512bw avx512cd avx512dq avx512vl".split())
+_X86_V3 = frozenset(("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"))
+_X86_V4 = _X86_V3 | frozenset(("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"))
 
 
 @functools.cache
