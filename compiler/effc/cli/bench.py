@@ -1,0 +1,81 @@
+"""`effc bench`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from effc.cli.console import common_options, emit_json, note, progress_bars, table
+
+if TYPE_CHECKING:
+    from effc.runtime.bench import Timing
+
+__all__ = ["command"]
+
+
+@click.command("bench")
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.option("--against", multiple=True, metavar="ENGINE", help="onnxruntime, torch or openvino; may be given several times.")
+@click.option("--model", type=click.Path(path_type=Path), help="The source model, which the other engines run.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of every engine; the processors of this process without it.")
+@click.option("--blocks", type=click.IntRange(min=1), default=20, show_default=True, help="Alternating blocks of each engine.")
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=0.2, show_default=True, help="Length of one block.")
+@click.option("--warm-up", type=click.FloatRange(min=0), default=1.0, show_default=True, help="Seconds before the first block.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random inputs.")
+@common_options
+def command(
+    artifact: Path,
+    against: tuple[str, ...],
+    model: Path | None,
+    threads: int | None,
+    blocks: int,
+    seconds: float,
+    warm_up: float,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Time ARTIFACT: each engine in a process of its own, in alternating blocks, on the same processors."""
+    from effc.compiler.peers import peer_contender
+    from effc.errors import ConfigError, DataError
+    from effc.runtime import open_artifact
+    from effc.runtime.bench import artifact_contender, compare_engines, contender_arguments
+    from effc.runtime.threads import available_threads
+
+    if against and model is None:
+        raise ConfigError("--against needs --model SOURCE: the other engines run the original model")
+    if model is not None and not model.exists():
+        raise DataError(f"{model}: no such file")
+    manifest = open_artifact(artifact).manifest
+    inputs = [{"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype} for spec in manifest.inputs]
+    options = contender_arguments(inputs, threads=threads or available_threads(), seed=seed)
+    contenders = [artifact_contender(artifact, options), *(peer_contender(name, str(model), options) for name in against)]
+    with progress_bars() as progress, progress("timing", blocks) as advance:
+        comparison = compare_engines(
+            contenders, blocks=blocks, block_seconds=seconds, warm_up_seconds=warm_up, progress=lambda done, total: advance(1)
+        )
+    if as_json:
+        emit_json(comparison.as_json())
+        return
+    rows = [
+        (timing.label, timing.settings.get("engine", ""), *map(_microseconds, _percentiles(timing)), timing.calls)
+        for timing in comparison.timings
+    ]
+    numbers = ("5 % [us]", "median [us]", "95 % [us]", "calls")
+    table(("engine", "version", *numbers), rows, numbers=numbers)
+    for ratio in comparison.ratios:
+        verdict = "faster than" if ratio.value >= 1 else "slower than"
+        factor = ratio.value if ratio.value >= 1 else 1 / ratio.value
+        interval = f"95 % interval {ratio.low:.2f}..{ratio.high:.2f}"
+        note(f"{ratio.label} is {factor:.2f} x {verdict} {ratio.other} (time ratio {ratio.value:.2f}, {interval})")
+    settings = comparison.timings[0].settings
+    note(f"threads {settings.get('threads')}, processors {settings.get('cpus')}, batch {manifest.batch}, {blocks} blocks of {seconds:g} s")
+
+
+def _percentiles(timing: Timing) -> tuple[float, float, float]:
+    return timing.percentile5, timing.median, timing.percentile95
+
+
+def _microseconds(nanoseconds: float) -> str:
+    return f"{nanoseconds / 1e3:.1f}"

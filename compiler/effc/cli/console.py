@@ -1,0 +1,85 @@
+"""What a command shows: its result on stdout (tables, or one JSON document), its progress on stderr and only on a terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import click
+
+from effc.cli.text import printable
+
+__all__ = ["Progress", "common_options", "emit_json", "heading", "note", "progress_bars", "table"]
+
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+_WIDTH = 160  # columns of a table that goes into a file or a pipe
+
+
+def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--json` and `--debug`, which every command has."""
+    command = click.option("--debug", is_flag=True, help="Show the traceback of an error.", expose_value=False)(command)
+    return click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, errors too.")(command)
+
+
+def emit_json(document: Any) -> None:
+    """The command's result as JSON. NaN and infinities, which JSON lacks, must not be in it."""
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def heading(text: str) -> None:
+    """A line above a table."""
+    _console().print(_text(text, "bold"))
+
+
+def note(text: str, *, bad: bool = False) -> None:
+    """A line of the result."""
+    _console().print(_text(text, "red" if bad else ""), soft_wrap=True)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Sequence[str] = ()) -> None:
+    """A table; `numbers` names the columns that line up on the right."""
+    from rich import box
+    from rich.table import Table
+
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        grid.add_column(column, justify="right" if column in numbers else "left", overflow="fold", no_wrap=column in numbers)
+    for row in rows:
+        grid.add_row(*(_text(str(cell)) for cell in row))
+    _console().print(grid)
+
+
+@contextmanager
+def progress_bars() -> Iterator[Progress]:
+    """Bars on stderr while work is done; nothing where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bars(*columns, console=Console(file=sys.stderr), transient=True, disable=not sys.stderr.isatty()) as bars:
+
+        @contextmanager
+        def one(label: str, total: int) -> Iterator[Callable[[int], None]]:
+            task = bars.add_task(printable(label), total=total)
+            try:
+                yield lambda count: bars.advance(task, count)
+            finally:
+                bars.remove_task(task)
+
+        yield one
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else _WIDTH, highlight=False, markup=False, emoji=False)
+
+
+def _text(text: str, style: str = "") -> Any:
+    from rich.text import Text
+
+    return Text(printable(text), style)

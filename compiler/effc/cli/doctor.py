@@ -1,0 +1,114 @@
+"""`effc doctor`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import platform
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+
+import click
+
+from effc.cli.console import common_options, emit_json, note, progress_bars, table
+
+__all__ = ["command"]
+
+_MISSING = 6
+_REQUIRED = {  # import name -> distribution
+    "torch": "torch",
+    "tvm": "apache-tvm",
+    "onnx": "onnx",
+    "onnxruntime": "onnxruntime",
+    "onnxscript": "onnxscript",
+    "numpy": "numpy",
+    "scipy": "scipy",
+    "pydantic": "pydantic",
+    "jinja2": "jinja2",
+    "safetensors": "safetensors",
+}
+_OPTIONAL = {  # import name -> (distribution, extra, what for)
+    "pytorch_lightning": ("pytorch-lightning", "", "passes that train"),
+    "PIL": ("pillow", "vision", "folders of images"),
+    "torchvision": ("torchvision", "vision", "torchvision models"),
+    "ziglang": ("ziglang", "cross", "linking for other machines"),
+    "openvino": ("openvino", "peers", "effc bench --against openvino"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at; `fix` says how to get it where it is not well."""
+
+    what: str
+    found: str
+    well: bool
+    required: bool
+    fix: str = ""
+
+
+@click.command("doctor")
+@common_options
+def command(as_json: bool) -> int:
+    """Say what is installed, what is missing, and how to get it; exit code 6 when something that effc needs is missing."""
+    with progress_bars() as progress, progress("importing packages", len(_REQUIRED)) as advance:
+        findings = [Finding("Python", platform.python_version(), sys.version_info >= (3, 11), True, "install Python 3.11 or newer")]
+        for name, distribution in _REQUIRED.items():
+            findings.append(_package(name, distribution))
+            advance(1)
+    findings += [_optional(name, *entry) for name, entry in _OPTIONAL.items()]
+    findings += _machine() if all(finding.well for finding in findings if finding.required) else []
+    sick = [finding for finding in findings if finding.required and not finding.well]
+    if as_json:
+        emit_json({"well": not sick, "findings": [asdict(finding) for finding in findings]})
+    else:
+        rows = [(_mark(finding), finding.what, finding.found, "" if finding.well else finding.fix) for finding in findings]
+        table(("", "what", "found", "to do"), rows)
+        note(f"{len(sick)} things that effc needs are missing" if sick else "effc has everything that it needs", bad=bool(sick))
+    return _MISSING if sick else 0
+
+
+def _mark(finding: Finding) -> str:
+    return "ok" if finding.well else "MISSING" if finding.required else "-"
+
+
+def _package(name: str, distribution: str) -> Finding:
+    """Imports the package: an installation can be broken although its metadata is there."""
+    fix = f"pip install --force-reinstall {distribution}"
+    try:
+        importlib.import_module(name)
+        return Finding(distribution, importlib.metadata.version(distribution), True, True)
+    except Exception as error:  # noqa: BLE001 - a broken package fails in its own way, and that is the finding
+        return Finding(distribution, f"{type(error).__name__}: {error}".splitlines()[0][:100], False, True, fix)
+
+
+def _optional(name: str, distribution: str, extra: str, purpose: str) -> Finding:
+    fix = f"pip install 'effc[{extra}]'" if extra else f"pip install {distribution}"
+    if importlib.util.find_spec(name) is None:
+        return Finding(f"{distribution} ({purpose})", "not installed", False, False, fix)
+    return Finding(f"{distribution} ({purpose})", importlib.metadata.version(distribution), True, False)
+
+
+def _machine() -> list[Finding]:
+    from effc.errors import MissingDependencyError
+    from effc.lowering.toolchain import compiler_for
+    from effc.runtime.threads import available_threads
+    from effc.targets import all_targets
+
+    findings = [Finding("threads", str(available_threads()), True, True)]
+    for target in all_targets():
+        here = target.name == "cpu"
+        try:
+            linker = " ".join(compiler_for(target, static=False))
+        except MissingDependencyError as error:
+            fix = error.message.rpartition("; ")[2]
+            findings.append(Finding(f"linker for {target.name}", "none", False, here, fix))
+            continue
+        findings.append(Finding(f"linker for {target.name}", linker.replace(sys.executable, "python"), True, here))
+        if target.emulator and not target.runs_here:
+            emulator = shutil.which(target.emulator)
+            fix = f"apt install qemu-user gives {target.emulator}"
+            findings.append(Finding(f"emulator for {target.name}", emulator or "none", emulator is not None, False, fix))
+    return findings

@@ -1,0 +1,84 @@
+"""From whatever a command raises to one message (or one JSON document) and the documented exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import click
+
+from effc.cli.text import printable
+from effc.errors import EffcError, InternalError, VerificationError
+
+__all__ = ["ISSUES", "leave"]
+
+ISSUES = "the project's issue tracker"
+_INTERNAL = 70
+_INTERRUPTED = 130
+
+
+def leave(invoke: Callable[[list[str]], object], args: Sequence[str] | None) -> NoReturn:
+    """Invoke the commands and exit the process. `--json` and `--debug` are looked up in the raw arguments, as parsing itself may fail."""
+    arguments = list(sys.argv[1:] if args is None else args)
+    as_json, debug = "--json" in arguments, "--debug" in arguments
+    try:
+        result = invoke(arguments)
+        code = result if isinstance(result, int) else 0
+        sys.stdout.flush()
+    except EffcError as error:
+        code = _report(error, type(error).__name__, error.exit_code, as_json, debug)
+    except click.Abort:
+        code = _report(None, "Interrupted", _INTERRUPTED, as_json, debug)
+    except click.ClickException as error:
+        code = _report(error, "UsageError", 2, as_json, debug)
+    except KeyboardInterrupt:
+        code = _report(None, "Interrupted", _INTERRUPTED, as_json, debug)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes stdout once more at exit
+        code = _INTERRUPTED
+    except MemoryError as error:
+        code = _report(error, "MemoryError", _INTERNAL, as_json, debug)
+    except Exception as error:  # noqa: BLE001 - the last resort: whatever it is, it is a bug of effc and is reported as one
+        code = _report(error, type(error).__name__, _INTERNAL, as_json, debug)
+    sys.exit(code)
+
+
+def _report(error: Exception | None, kind: str, code: int, as_json: bool, debug: bool) -> int:
+    if debug and error is not None:
+        traceback.print_exception(error, file=sys.stderr)
+    message, problems = _words(error, code), list(error.problems) if isinstance(error, EffcError) else []
+    if as_json:
+        entry = {"type": kind, "exit_code": code, "message": message, "problems": [problem.as_json() for problem in problems]}
+        click.echo(json.dumps({"error": entry}, indent=2, ensure_ascii=False))
+        return code
+    lines = [f"error: {printable(message)}", *(f"  - {printable(str(problem))}" for problem in problems)]
+    advice = _advice(error, code, debug)
+    click.echo("\n".join(lines + advice), err=True)
+    return code
+
+
+def _words(error: Exception | None, code: int) -> str:
+    if error is None:
+        return "interrupted"
+    if isinstance(error, EffcError):
+        return error.message
+    if isinstance(error, click.ClickException):
+        return error.format_message()
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    return f"internal error: {type(error).__name__}: {error}"
+
+
+def _advice(error: Exception | None, code: int, debug: bool) -> list[str]:
+    lines = []
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        lines.append(f"try: {error.ctx.command_path} --help")
+    if code == _INTERNAL or isinstance(error, (InternalError, VerificationError)):
+        again = "" if debug else "run it again with --debug, "
+        lines.append(f"This is a bug of effc. Please {again}and send its output, the command and, where you may, the model to {ISSUES}.")
+    return lines
+
