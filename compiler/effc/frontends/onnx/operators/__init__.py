@@ -5,21 +5,43 @@ from __future__ import annotations
 from effc.frontends.onnx.operators import (
     activation,
     arithmetic,
+    attention,
     comparison,
     convolution,
     creation,
     indexing,
     linear,
+    loss,
     normalisation,
+    padding,
     pooling,
+    recurrent,
     reduction,
+    resize,
     shape,
 )
 from effc.frontends.onnx.operators.base import Operator
 
 __all__ = ["OPERATORS", "find"]
 
-_FAMILIES = (activation, arithmetic, comparison, convolution, creation, indexing, linear, normalisation, pooling, reduction, shape)
+_FAMILIES = (
+    activation,
+    arithmetic,
+    attention,
+    comparison,
+    convolution,
+    creation,
+    indexing,
+    linear,
+    loss,
+    normalisation,
+    padding,
+    pooling,
+    recurrent,
+    reduction,
+    resize,
+    shape,
+)
 
 OPERATORS: dict[tuple[str, str], Operator] = {(row.domain, row.op): row for family in _FAMILIES for row in family.OPERATORS}
 

@@ -1,0 +1,51 @@
+"""`Pad` in all its modes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from effc.frontends.onnx.operators.base import Node, Operator, Unsupported, Value
+from effc.frontends.onnx.operators.values import ints, normal_axis, number, tensor
+
+__all__ = ["OPERATORS"]
+
+
+def pad(node: Node, x: Value, pads: Value = None, filling: Value = None, axes: Value = None) -> Tensor:
+    """Constant, reflected, edge or wrapped elements around the tensor; negative pads crop."""
+    x = tensor(x)
+    given = [int(item) for item in node.get("pads")] if node.opset < 11 else ints(pads, "pads")
+    where = list(range(x.ndim)) if axes is None else [normal_axis(axis, x.ndim) for axis in ints(axes, "axes")]
+    if len(given) != 2 * len(where):
+        raise Unsupported(f"{len(given)} pads for {len(where)} axes", "the file is malformed; check it with onnx.checker")
+    before, after = [0] * x.ndim, [0] * x.ndim
+    for i, axis in enumerate(where):
+        before[axis], after[axis] = given[i], given[i + len(where)]
+    mode = node.get("mode", "constant")
+    if mode == "constant":
+        value: Any = node.get("value", 0.0) if node.opset < 11 else 0 if filling is None else number(filling, "constant_value")
+        flat = [item for low, high in zip(reversed(before), reversed(after), strict=True) for item in (low, high)]
+        while len(flat) > 2 and flat[-1] == flat[-2] == 0:
+            flat = flat[:-2]
+        return torch.constant_pad_nd(x, flat, value)
+    for axis in range(x.ndim):
+        x = _pad_axis(x, axis, before[axis], after[axis], mode)
+    return x
+
+
+def _pad_axis(x: Tensor, axis: int, before: int, after: int, mode: str) -> Tensor:
+    if before == 0 and after == 0:
+        return x
+    size = x.shape[axis]
+    if not isinstance(size, int):
+        raise Unsupported(f"mode {mode} along an axis of symbolic size", "fix the size with --input-shape")
+    index = np.arange(size)[max(-before, 0) : size - max(-after, 0)]
+    extend: Any = (max(before, 0), max(after, 0))
+    index = np.pad(index, extend, mode=mode)
+    return torch.index_select(x, axis, torch.tensor(index, dtype=torch.int64))
+
+
+OPERATORS = (Operator("Pad", pad, 2, constants=(1, 2, 3)),)
