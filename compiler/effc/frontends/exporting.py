@@ -26,10 +26,10 @@ _NOISE = (_aten.lift_fresh_copy.default, _aten.detach.default, _aten.detach_.def
 _ASSERTIONS = ("_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range", "sym_constrain_range_for_size")
 
 
-def trace(module: torch.nn.Module, args: tuple[Any, ...], dynamic_shapes: Any = None, kwargs: dict[str, Any] | None = None) -> ExportedProgram:
+def trace(module: torch.nn.Module, args: tuple[Any, ...], dynamic_shapes: Any = None) -> ExportedProgram:
     """torch.export in non-strict mode, with the annotations that carry source names. Raises whatever the tracer raises."""
     with preserve_node_meta(), torch.no_grad():
-        return torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+        return torch.export.export(module, args, dynamic_shapes=dynamic_shapes, strict=False)
 
 
 def as_program(

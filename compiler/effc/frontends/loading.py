@@ -64,5 +64,6 @@ def _load_file(path: Path, input_shapes: Mapping[str, Sequence[int]] | None, lim
         return load_pt2(path, limits)
     if not path.exists():
         raise UsageError(f"there is no model file {str(path)!r}")
-    hint = "; a pickled checkpoint (.pt, .pth) can run code when it is read: export it with torch.export" if suffix in (".pt", ".pth") else ""
+    pickled = suffix in (".pt", ".pth")
+    hint = "; a pickled checkpoint can run code when it is read: export the model with torch.export.save" if pickled else ""
     raise UsageError(f"{path.name}: effc reads .onnx and .pt2 files{hint}")

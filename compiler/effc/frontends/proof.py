@@ -37,20 +37,18 @@ def random_inputs(shapes: Sequence[Sequence[int]], dtypes: Sequence[torch.dtype]
 
 def unproved(
     exported: ExportedProgram,
-    shapes: Callable[[int], Sequence[Sequence[int]]],
-    dtypes: Sequence[torch.dtype],
+    inputs_at: Callable[[int], Sequence[Tensor]],
     carriers: Sequence[bool],
-    original: Callable[..., Any],
+    original: Callable[..., Any] | None,
     own_batch: int,
 ) -> str:
     """Why the batch is not proved; empty where it is.
 
     Args:
         exported: traced with a symbolic leading dimension of the inputs where `carriers` says so.
-        shapes: input shapes at a batch size.
-        dtypes: input element types.
+        inputs_at: seeded inputs at a batch size.
         carriers: which inputs carry the batch.
-        original: the source as it was, callable at `own_batch`; returns a tensor or a tuple of them.
+        original: the source as it was, callable at `own_batch`; returns tensors in any nesting. None where `exported` is the source.
         own_batch: the batch that the source was made for.
     """
     axes, why = _batch_axes(exported)
@@ -59,15 +57,16 @@ def unproved(
     module = exported.module()
     with torch.no_grad():
         for batch in _SIZES:
-            inputs = random_inputs(shapes(batch), dtypes, seed=batch)
+            inputs = inputs_at(batch)
             together = _outputs(module(*inputs))
             alone = [_outputs(module(*_sample(inputs, carriers, i))) for i in range(batch)]
             expected = [torch.cat(parts, axis) for parts, axis in zip(zip(*alone, strict=True), axes, strict=True)]
             if (name := _first_difference(together, expected)) is not None:
                 return f"output {name} of a batch of {batch} differs from its samples run one by one"
-        inputs = random_inputs(shapes(own_batch), dtypes, seed=own_batch)
-        if (name := _first_difference(_outputs(module(*inputs)), _outputs(original(*inputs)))) is not None:
-            return f"output {name} differs from the source's at its own batch of {own_batch}"
+        if original is not None:
+            inputs = inputs_at(own_batch)
+            if (name := _first_difference(_outputs(module(*inputs)), _outputs(original(*inputs)))) is not None:
+                return f"output {name} differs from the source's at its own batch of {own_batch}"
     return ""
 
 

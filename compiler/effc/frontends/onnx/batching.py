@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
@@ -68,14 +67,14 @@ def _candidates(inputs: Sequence[Input]) -> Iterator[list[bool]]:
 
 
 def _attempt(module: OnnxModule, inputs: Sequence[Input], carriers: Sequence[bool]) -> tuple[ExportedProgram | None, str]:
-    def shapes(batch: int) -> list[tuple[int, ...]]:
-        return [(batch, *value.shape[1:]) if carries else value.shape for value, carries in zip(inputs, carriers, strict=True)]
+    def inputs_at(batch: int) -> list[Tensor]:
+        shapes = [(batch, *value.shape[1:]) if carries else value.shape for value, carries in zip(inputs, carriers, strict=True)]
+        return random_inputs(shapes, [value.dtype for value in inputs], seed=batch)
 
-    dtypes = [value.dtype for value in inputs]
     dim = Dim(BATCH, min=1)
     dynamic = tuple({0: dim} if carries else None for carries in carriers)
     try:
-        exported = trace(module, tuple(random_inputs(shapes(_EXAMPLE), dtypes, seed=0)), (dynamic,))
+        exported = trace(module, tuple(inputs_at(_EXAMPLE)), (dynamic,))
     except EffcError:
         raise
     except Exception as error:  # noqa: BLE001 - the tracer raises many kinds; each is a reason why the batch stays fixed
@@ -83,7 +82,7 @@ def _attempt(module: OnnxModule, inputs: Sequence[Input], carriers: Sequence[boo
     rewriter, module.adapt = module.adapt, None
     try:
         own = inputs[list(carriers).index(True)].shape[0]
-        why = unproved(exported, shapes, dtypes, carriers, original=module, own_batch=own)
+        why = unproved(exported, inputs_at, carriers, original=module, own_batch=own)
     finally:
         module.adapt = rewriter
     return (None, why) if why else (exported, "")

@@ -7,8 +7,9 @@ its name in the exported program. What cannot be a path is escaped in URL manner
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import torch
 
@@ -31,8 +32,9 @@ def source_name(path: str) -> str:
 
 
 def _escaped(step: str) -> str:
-    step = step.replace("%", "%25")
+    step = _UNUSUAL.sub(lambda match: quote(match[0], safe=""), step)
     return step + _MARK if not step or step in _RESERVED else step
 
 
+_UNUSUAL = re.compile(r"[^\w/:\[\]()<>@#+=, -]")
 _RESERVED = frozenset(dir(torch.nn.Module())) | frozenset(torch.nn.Module().__dict__)

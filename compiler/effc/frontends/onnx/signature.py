@@ -53,7 +53,7 @@ def input_signature(graph: Any, given: Mapping[str, Sequence[int]] | None = None
     for value in values:
         settled = _settle(dims[value.name], given.get(value.name), sizes)
         unsettled = [name for name in settled if isinstance(name, str)]
-        if unsettled or dims[value.name] is None and value.name not in given:
+        if unsettled or (dims[value.name] is None and value.name not in given):
             problems.append(_unresolved(value.name, dims[value.name], settled))
             continue
         known = dims[value.name]
