@@ -1,0 +1,203 @@
+"""`compile_model`: load, rewrite, judge, lower, try out, write. Nothing is written before all of that has passed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from effc.compiler import dumping, gate, summary
+from effc.compiler.contents import artifact_files, manifest_fields
+from effc.compiler.golden import Checks, golden_inputs
+from effc.compiler.inputs import Inputs, read_inputs
+from effc.compiler.settings import Settings, settings_of
+from effc.compiler.trial import Trial, try_out
+from effc.errors import ConfigError
+from effc.frontends import Limits, load_program
+from effc.ir import Program
+from effc.lowering import lower
+from effc.passes import Context, Decision, Pass, Pipeline, parse_passes
+from effc.passes.base import Progress
+from effc.report import Quality, Report, render
+from effc.runtime import Manifest, preflight, write_artifact
+from effc.targets import Target, find_target
+
+__all__ = ["CompileResult", "compile_model", "compile_with"]
+
+
+@dataclass(frozen=True)
+class CompileResult:
+    """What a compile made.
+
+    Attributes:
+        path: the artifact.
+        manifest: its manifest.
+        program: the final program.
+        decisions: what every pass did, or why not, site by site.
+        quality: the metric before and after; None without evaluation data.
+        trial: how the compiled code did on the golden inputs; None where it cannot run on this machine.
+        report: what `report.html` shows.
+    """
+
+    path: Path
+    manifest: Manifest
+    program: Program
+    decisions: tuple[Decision, ...]
+    quality: Quality | None
+    trial: Trial | None
+    report: Report
+
+
+def compile_model(
+    source: Any,
+    out: str | Path,
+    *,
+    passes: str = "",
+    data: str | Path | None = None,
+    eval: str | Path | None = None,
+    metric: Literal["top1", "agreement", "kl", "perplexity", "max-error"] | None = None,
+    max_drop: float | None = None,
+    preprocess: str | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    target: str = "cpu",
+    batch: int = 1,
+    seed: int = 0,
+    limits: Mapping[str, int] | None = None,
+    emit_onnx: bool = False,
+    force: bool = False,
+    dump_ir: str | Path | None = None,
+    example_inputs: Sequence[Any] | None = None,
+    progress: Progress | None = None,
+) -> CompileResult:
+    """Compile a trained network to an artifact.
+
+    Args:
+        source: path of an `.onnx` or `.pt2` file, an `nn.Module` (with `example_inputs`), or an `ExportedProgram`.
+        out: the artifact's directory; replaced in one step where it is an older artifact.
+        passes: `fold-batch-norm,ranger{option=value}`.
+        data: calibration and training data: `.npz`, `.npy` or a folder of images.
+        eval: held-out data, read once, by the gate.
+        metric: `top1`, `agreement`, `kl`, `perplexity` or `max-error`; top1 with labels, else agreement with the source.
+        max_drop: largest accepted loss of the metric, absolute; None only reports it.
+        preprocess: how images become inputs: `size=32,mean=...,std=...,layout=nchw,range=0..1`.
+        input_shapes: sizes by input name where an ONNX file leaves more than the batch open.
+        target: a name from `effc targets`.
+        batch: samples of one call of the compiled code.
+        seed: the root of all randomness.
+        limits: raised limits on untrusted models by name.
+        emit_onnx: write the transformed model into the artifact as `model.onnx`, too.
+        force: replace a directory that holds other files.
+        dump_ir: a folder for the program's text after each pass.
+        example_inputs: for an nn.Module, the tensors of one call.
+        progress: shows long work.
+
+    Raises:
+        GateFailed: the metric fell by more than `max_drop`.
+        UsageError, UnsupportedModelError, InputRejectedError, VerificationError, MissingDependencyError: see `effc.errors`. Whatever is
+            raised, nothing was written to `out`.
+    """
+    settings = settings_of(
+        {
+            "passes": passes,
+            "data": data,
+            "eval": eval,
+            "metric": metric,
+            "max_drop": max_drop,
+            "preprocess": preprocess,
+            "input_shapes": {name: tuple(shape) for name, shape in (input_shapes or {}).items()},
+            "target": target,
+            "batch": batch,
+            "seed": seed,
+            "limits": dict(limits or {}),
+            "emit": ("onnx",) if emit_onnx else (),
+        }
+    )
+    return compile_with(settings, source, out, force=force, dump_ir=dump_ir, example_inputs=example_inputs, progress=progress)
+
+
+def compile_with(
+    settings: Settings,
+    source: Any,
+    out: str | Path,
+    *,
+    force: bool = False,
+    dump_ir: str | Path | None = None,
+    example_inputs: Sequence[Any] | None = None,
+    progress: Progress | None = None,
+) -> CompileResult:
+    """`compile_model` with the settings in one object, as a config file and flags make it."""
+    progress = progress or _silent
+    preflight(out, force=force)
+    target, passes = find_target(settings.target), parse_passes(settings.passes)
+    if settings.max_drop is not None and settings.eval is None:
+        raise ConfigError("max-drop needs held-out data to judge by: give --eval test.npz")
+    pipeline = Pipeline(passes)
+    with progress("reading the model", 1) as advance:
+        original = load_program(
+            source, input_shapes=settings.input_shapes or None, limits=Limits(**settings.limits), example_inputs=example_inputs
+        )
+        advance(1)
+    given = read_inputs(settings, original)
+    checks = Checks(golden_inputs(original, given.data, settings.seed, settings.batch))
+    rewritten = _rewrite(original, passes, pipeline, checks, given, target, settings, dump_ir, progress)
+    quality = gate.judge(original, rewritten.program, given.held_out, settings, progress)
+    lowered = lower(rewritten.program, target, batch=settings.batch, progress=progress)
+    files = artifact_files(rewritten.program, lowered, checks, settings)
+    fields = manifest_fields(rewritten.program, lowered, target, given)
+    trial = None
+    if target.runs_here:
+        with progress("checking the compiled code", 1) as advance:
+            trial = try_out(files, fields)
+            advance(1)
+    report = summary.make_report(original, rewritten.program, rewritten.log, quality, lowered, trial, target)
+    measurements = {"measurements.json": summary.measurements(trial), "report.json": summary.as_json(report), "report.html": render(report)}
+    manifest = write_artifact(out, files, fields, measurements, force)
+    return CompileResult(Path(out), manifest, rewritten.program, rewritten.decisions, quality, trial, report)
+
+
+@dataclass(frozen=True)
+class _Rewritten:
+    program: Program
+    decisions: tuple[Decision, ...]
+    log: tuple[summary.PassRun, ...]
+
+
+def _rewrite(
+    original: Program,
+    passes: Sequence[Pass],
+    pipeline: Pipeline,
+    checks: Checks,
+    given: Inputs,
+    target: Target,
+    settings: Settings,
+    dump_ir: str | Path | None,
+    progress: Progress,
+) -> _Rewritten:
+    """Run the passes; after each, run the golden inputs and compare."""
+    context = Context(given.fit, given.selection, target, settings.seed, progress)
+    dump = dumping.Dump(dump_ir)
+    dump.write(0, "source", original)
+    checks.start(original)
+    runs: list[summary.PassRun] = []
+    started, before = time.monotonic(), original
+    with progress("passes", len(passes)) as advance:
+
+        def observe(index: int, applied: Pass, program: Program) -> None:
+            nonlocal started, before
+            seconds = time.monotonic() - started
+            dump.write(index + 1, applied.name, program)
+            checks.after(applied, program)
+            decisions = tuple(context.decisions[sum(len(run.decisions) for run in runs) :])
+            runs.append(summary.PassRun(applied, seconds, before, program, checks.differences[-1], decisions))
+            started, before = time.monotonic(), program
+            advance(1)
+
+        result = pipeline(original, context, observe=observe)
+    return _Rewritten(result, tuple(context.decisions), tuple(runs))
+
+
+def _silent(label: str, total: int) -> AbstractContextManager[Any]:
+    return nullcontext(lambda count: None)

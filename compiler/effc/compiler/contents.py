@@ -1,0 +1,64 @@
+"""What goes into an artifact: its hashed files and the fields of its manifest. The same compile gives the same bytes."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import Any
+
+from effc.compiler.golden import Checks
+from effc.compiler.inputs import Inputs
+from effc.compiler.settings import Settings
+from effc.ir import Program
+from effc.ir.storage import save_program
+from effc.lowering import Lowered
+from effc.lowering.onnx import export_onnx
+from effc.runtime.tensors import pack_safetensors
+from effc.targets import Target
+
+__all__ = ["artifact_files", "manifest_fields"]
+
+_VERSIONS = {"effc": "effc", "torch": "torch", "onnx": "onnx", "tvm": "apache-tvm"}
+
+
+def artifact_files(program: Program, lowered: Lowered, checks: Checks, settings: Settings) -> dict[str, bytes]:
+    """Relative name -> content of every file that the manifest hashes."""
+    files = {
+        "model.so": lowered.code,
+        "params.safetensors": pack_safetensors(lowered.parameters),
+        "program.pt2": save_program(program),
+        "config.toml": settings.as_toml().encode(),
+        **checks.files(),
+    }
+    if "onnx" in settings.emit:
+        files["model.onnx"] = export_onnx(program)
+    return files
+
+
+def manifest_fields(program: Program, lowered: Lowered, target: Target, given: Inputs) -> dict[str, Any]:
+    """The manifest's fields besides those that `write_artifact` adds."""
+    interface = program.interface.as_json()
+    origin = program.provenance
+    data = {"data": given.data, "eval": given.held_out}
+    return {
+        "executor": "plan" if lowered.plan is not None else "vm",
+        "inputs": interface["inputs"],
+        "outputs": interface["outputs"],
+        "states": interface["states"],
+        "batch": {"size": lowered.batch, **interface["batch"]},
+        "preprocess": None if given.preprocess is None else given.preprocess.as_json(),
+        "target": {"name": target.name, "triple": target.triple, "cpu": lowered.cpu, "features": list(target.features)},
+        "passes": list(origin.passes),
+        "versions": {name: importlib.metadata.version(package) for name, package in _VERSIONS.items()},
+        "source": {"name": origin.source, "format": origin.format, "sha256": origin.sha256},
+        "data": {name: dataset.sha256 for name, dataset in data.items() if dataset is not None},
+        "parameters": {name: _source(lowered, name) for name in lowered.parameters},
+        "plan": None if lowered.plan is None else lowered.plan.as_json(),
+        "vm": None if lowered.vm is None else dict(lowered.vm),
+        "notes": list(lowered.notes),
+    }
+
+
+def _source(lowered: Lowered, name: str) -> dict[str, Any]:
+    source = lowered.sources[name]
+    axes = list(source.permutation) if source.kind == "permutation" else None
+    return {"source": source.name or None, "kind": source.kind, "permutation": axes}

@@ -1,0 +1,119 @@
+"""What can be chosen for a compile: one schema for flags, config file and `compile_model`. A flag beats the file, the file the default.
+
+    # effc.toml
+    passes = "fold-batch-norm,ranger"
+    data = "calibration.npz"           # relative to this file
+    eval = "test.npz"
+    max-drop = 0.01
+
+    [input-shapes]
+    image = [1, 3, 32, 32]
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from effc.errors import ConfigError, Problem
+
+__all__ = ["Settings", "load_settings", "settings_of"]
+
+_PATHS = ("data", "eval")
+
+
+class Settings(BaseModel):
+    """The effective configuration of a compile.
+
+    Attributes:
+        passes: `fold-batch-norm,ranger{option=value}`; empty for none.
+        data: calibration and training data.
+        eval: held-out data, read once by the gate.
+        metric: how quality is judged; None takes top1 with labels, else agreement with the source.
+        max_drop: largest loss of the metric that is accepted; None only reports it.
+        preprocess: how images become inputs.
+        input_shapes: sizes by input name where the model leaves more than the batch open.
+        target: what to compile for.
+        batch: samples of one call of the compiled code.
+        emit: further files to write into the artifact.
+        seed: the root of all randomness.
+        limits: raised limits on untrusted models by name.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=False, populate_by_name=True, alias_generator=lambda name: name.replace("_", "-")
+    )
+
+    passes: str = ""
+    data: Path | None = None
+    eval: Path | None = None
+    metric: Literal["top1", "agreement", "kl", "perplexity", "max-error"] | None = None
+    max_drop: Annotated[float, Field(ge=0)] | None = None
+    preprocess: str | None = None
+    input_shapes: dict[str, tuple[Annotated[int, Field(gt=0)], ...]] = {}
+    target: str = "cpu"
+    batch: Annotated[int, Field(ge=1)] = 1
+    emit: tuple[Literal["onnx"], ...] = ()
+    seed: Annotated[int, Field(ge=0)] = 0
+    limits: dict[Literal["model_bytes", "nodes", "tensor_elements", "folded_bytes", "nesting"], Annotated[int, Field(gt=0)]] = {}
+
+    def as_toml(self) -> str:
+        """A config file with every value that is set. Data files appear by their names only: a folder would leak into the artifact."""
+        import tomli_w
+
+        values = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        for name in _PATHS:
+            if name in values:
+                values[name] = Path(values[name]).name
+        return tomli_w.dumps(values)
+
+
+def load_settings(config: Path | None, flags: Mapping[str, Any]) -> Settings:
+    """The settings from a config file (None for none) and the flags that were given (by field name).
+
+    Raises:
+        ConfigError: the file is missing or no TOML, a key is unknown, a value does not fit; all of them at once.
+    """
+    values: dict[str, Any] = {}
+    if config is not None:
+        values = {key.replace("-", "_"): value for key, value in _read(config).items()}
+        for name in _PATHS:
+            if isinstance(values.get(name), str):
+                values[name] = config.parent / values[name]
+    given = {name: value for name, value in flags.items() if value is not None}
+    return settings_of({**values, **given}, str(config) if config is not None else "")
+
+
+def settings_of(values: Mapping[str, Any], origin: str = "") -> Settings:
+    """Checked settings by field name. Raises ConfigError that lists everything wrong; `origin` is the file that the values are from."""
+    try:
+        return Settings.model_validate(dict(values))
+    except ValidationError as error:
+        problems = [_problem(entry) for entry in error.errors()]
+        raise ConfigError(f"the configuration{f' in {origin}' if origin else ''} is wrong", problems) from error
+
+
+def _read(config: Path) -> dict[str, Any]:
+    try:
+        with open(config, "rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"--config {config}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {config} is not TOML: {error}") from error
+
+
+def _problem(entry: Mapping[str, Any]) -> Problem:
+    path = [str(part) for part in entry["loc"] if part != "[key]"]
+    name = (path[0] if path else "settings").replace("_", "-")
+    where = ".".join([name, *path[1:]])
+    if entry["type"] == "extra_forbidden":
+        known = [field.replace("_", "-") for field in Settings.model_fields]
+        near = difflib.get_close_matches(name, known, 1)
+        return Problem(where, "the key", "is unknown", f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}")
+    return Problem(where, repr(entry.get("input")), entry["msg"])

@@ -1,0 +1,157 @@
+"""From what a compile did to the report's plain data."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from effc.compiler.trial import Trial
+from effc.ir import Program, source_of
+from effc.lowering import Lowered
+from effc.passes import Decision, Pass
+from effc.report import Block, Layer, Memory, PassReport, Quality, Range, Report, graphs_of
+from effc.runtime import Verification
+from effc.targets import Target
+
+__all__ = ["PassRun", "as_json", "make_report", "measurements"]
+
+
+@dataclass(frozen=True)
+class PassRun:
+    """One pass that ran: the programs around it, its time, its change on the golden inputs, its decisions."""
+
+    applied: Pass
+    seconds: float
+    before: Program
+    after: Program
+    difference: Verification
+    decisions: tuple[Decision, ...]
+
+
+def make_report(
+    original: Program,
+    final: Program,
+    log: Sequence[PassRun],
+    quality: Quality | None,
+    lowered: Lowered,
+    trial: Trial | None,
+    target: Target,
+) -> Report:
+    """The report of one compile."""
+    before, after = graphs_of(original, final)
+    return Report(
+        title=original.provenance.source,
+        facts=tuple(_facts(original, lowered, trial, target)),
+        before=before,
+        after=after,
+        quality=quality,
+        passes=tuple(_pass_report(run) for run in log),
+        layers=_layers(lowered, trial),
+        memory=_memory(lowered),
+        ranges=_ranges(final),
+        notes=tuple(_notes(original, lowered, trial, target)),
+    )
+
+
+def measurements(trial: Trial | None) -> bytes:
+    """`measurements.json`: times, which are never the same twice and so stay outside the manifest."""
+    if trial is None:
+        return _json({"run": None})
+    timing = {"threads": trial.threads, "call_ns": trial.call, "step_ns": list(trial.steps)}
+    return _json({"run": timing, "verification": trial.verification.as_json()})
+
+
+def as_json(report: Report) -> bytes:
+    """`report.json`."""
+    return _json(report.as_json())
+
+
+def _json(document: Any) -> bytes:
+    return (json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _facts(original: Program, lowered: Lowered, trial: Trial | None, target: Target) -> list[tuple[str, str]]:
+    origin, batch = original.provenance, original.interface.batch
+    facts = [
+        ("source", f"{origin.source} ({origin.format}, {origin.sha256[:12]})"),
+        ("target", f"{target.name} ({lowered.cpu})"),
+        ("batch", f"{lowered.batch} a call, any number a run" if batch.symbolic else f"fixed: {batch.reason}"),
+        ("weights", f"{sum(array.nbytes for array in lowered.parameters.values()) / 1000:,.1f} kB"),
+    ]
+    if lowered.plan is not None:
+        facts.append(("scratch memory", f"{lowered.plan.arena_bytes / 1000:,.1f} kB"))
+        facts.append(("multiply-accumulates", f"{sum(step.macs for step in lowered.plan.steps):,}"))
+    facts.append(("code", f"{len(lowered.code) / 1000:,.1f} kB"))
+    if trial is not None:
+        facts.append(("one call", f"{trial.call / 1000:,.1f} µs with {trial.threads} threads"))
+        facts.append(("differs from the program by", f"{trial.verification.worst:.1e} of the largest magnitude"))
+    return facts
+
+
+def _notes(original: Program, lowered: Lowered, trial: Trial | None, target: Target) -> list[str]:
+    notes = list(lowered.notes)
+    if trial is None:
+        notes.append(f"The code is for {target.name} and was not run on this machine; golden.npz holds vectors to test it with.")
+    if not original.interface.batch.symbolic:
+        notes.append(f"The batch is fixed: {original.interface.batch.reason}.")
+    return notes
+
+
+def _pass_report(run: PassRun) -> PassReport:
+    worst = run.difference.worst
+    return PassReport(
+        spec=run.applied.spec,
+        exact=run.applied.exact,
+        difference=worst if math.isfinite(worst) else None,
+        seconds=run.seconds,
+        nodes_before=len(run.before.nodes),
+        nodes_after=len(run.after.nodes),
+        decisions=tuple({key: value for key, value in decision.as_json().items() if key != "pass_name"} for decision in run.decisions),
+    )
+
+
+def _layers(lowered: Lowered, trial: Trial | None) -> tuple[Layer, ...]:
+    if lowered.plan is None:
+        return ()
+    times: Sequence[float | None] = trial.steps if trial is not None else [None] * len(lowered.plan.steps)
+    return tuple(
+        Layer(", ".join(step.sources) or step.kernel, " + ".join(step.ops), step.family, step.macs, step.bytes, taken)
+        for step, taken in zip(lowered.plan.steps, times, strict=True)
+    )
+
+
+def _memory(lowered: Lowered) -> Memory | None:
+    plan = lowered.plan
+    if plan is None:
+        return None
+    blocks = tuple(Block(one.name, one.offset, one.size, one.first, one.last) for one in plan.in_room("arena"))
+    return Memory(plan.arena_bytes, plan.parameter_bytes, len(plan.steps), blocks)
+
+
+def _ranges(program: Program) -> tuple[Range, ...]:
+    """Every observed value that is still in the program, with the bounds that stand right behind it."""
+    found = []
+    for node in program.graph.nodes:
+        fact = program.facts.values.get(node.name)
+        if fact is None:
+            continue
+        bounds = [bound for user in node.users if (bound := _bounds(program, user)) is not None]
+        lower = min((low for low, _ in bounds), default=None)
+        upper = max((high for _, high in bounds), default=None)
+        found.append(Range(source_of(node), fact.minimum, fact.maximum, fact.density, lower, upper))
+    return tuple(found)
+
+
+def _bounds(program: Program, node: Any) -> tuple[float, float] | None:
+    """The loosest bounds of an `effc::bound` node; None for any other."""
+    if not str(node.target).startswith("effc.bound"):
+        return None
+    tensors = [program.tensors.get(getattr(argument, "name", "")) for argument in node.args[1:3]]
+    low, high = (None if tensor is None else tensor.detach().flatten() for tensor in tensors)
+    if low is None or high is None or not low.numel() or not high.numel():
+        return None
+    values = (float(low.min()), float(high.max()))
+    return values if all(map(math.isfinite, values)) else None
