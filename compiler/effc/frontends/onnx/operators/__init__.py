@@ -18,7 +18,10 @@ from effc.frontends.onnx.operators import (
     recurrent,
     reduction,
     resize,
+    sampling,
     shape,
+    signal,
+    stateful,
 )
 from effc.frontends.onnx.operators.base import Operator
 
@@ -40,7 +43,10 @@ _FAMILIES = (
     recurrent,
     reduction,
     resize,
+    sampling,
     shape,
+    signal,
+    stateful,
 )
 
 OPERATORS: dict[tuple[str, str], Operator] = {(row.domain, row.op): row for family in _FAMILIES for row in family.OPERATORS}

@@ -101,7 +101,8 @@ def mod(node: Node, a: Value, b: Value) -> Tensor:
     if node.get("fmod", 0):
         return in_supported_integers(torch.fmod, a, b)
     if a.is_floating_point():
-        raise Unsupported("floating point operands with fmod=0", "ONNX wants fmod=1 for them")
+        found = torch.remainder(a, b)
+        return torch.where(found == 0, torch.copysign(found, b), found)
     return in_supported_integers(torch.remainder, a, b)
 
 

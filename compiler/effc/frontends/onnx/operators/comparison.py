@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from effc.frontends.onnx.operators.base import Node, Operator, Unsupported, Value
-from effc.frontends.onnx.operators.values import folds, tensor
+from effc.frontends.onnx.operators.values import dtype_of, folds, tensor
 
 __all__ = ["OPERATORS"]
 
@@ -83,34 +83,26 @@ def _bitwise(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def bit_shift(node: Node, x: Value, amount: Value) -> Tensor:
-    """Logical shifts of unsigned integers; shifting by the width or more gives 0."""
+    """Shifting right copies the sign of signed integers in. A negative amount, or one of the width or more, leaves only what is copied in."""
     x, amount = tensor(x), tensor(amount)
     dtype, bits = x.dtype, x.dtype.itemsize * 8
     left = node.get("direction") == "LEFT"
-    if dtype == torch.uint64:
-        return _bit_shift_64(x, amount, left)
-    wide, by = x.to(torch.int64), amount.to(torch.int64)
-    inside = by < bits
-    by = torch.where(inside, by, torch.zeros_like(by))
-    shifted = (wide << by) & ((1 << bits) - 1) if left else wide >> by
-    return torch.where(inside, shifted, torch.zeros_like(shifted)).to(dtype)
-
-
-def _bit_shift_64(x: Tensor, amount: Tensor, left: bool) -> Tensor:
-    wide, by = x.view(torch.int64), amount.view(torch.int64)
-    inside = (by >= 0) & (by < 64)
+    wide, by = (t.view(torch.int64) if t.dtype == torch.uint64 else t.to(torch.int64) for t in (x, amount))
+    inside = (by >= 0) & (by < bits)
     by = torch.where(inside, by, torch.zeros_like(by))
     if left:
         shifted = wide << by
-    else:  # the arithmetic shift copies the sign bit in: clear what it filled
+    elif dtype == torch.uint64:  # int64's shift copies a sign in: clear what it filled
         filled = torch.where(by == 0, torch.full_like(by, -1), (torch.ones_like(by) << (64 - by).clamp(max=63)) - 1)
         shifted = (wide >> by) & filled
-    return torch.where(inside, shifted, torch.zeros_like(shifted)).view(torch.uint64)
+    else:
+        shifted = wide >> by
+    beyond = wide >> 63 if not left and dtype.is_signed else torch.zeros_like(shifted)
+    result = torch.where(inside, shifted, beyond)
+    return result.view(torch.uint64) if dtype == torch.uint64 else result.to(dtype)
 
 
 def bit_cast(node: Node, x: Value) -> Tensor:
-    from effc.frontends.onnx.operators.values import dtype_of
-
     x, dtype = tensor(x), dtype_of(int(node.get("to")))
     if dtype.itemsize != x.dtype.itemsize:
         raise Unsupported(f"reinterpreting {x.dtype.itemsize}-byte elements as {dtype.itemsize}-byte ones")

@@ -71,9 +71,9 @@ def average_pool(node: Node, x: Value) -> Tensor:
     with_pads = bool(node.get("count_include_pad", 0))
     dims = len(window.kernel)
     plain = not any(window.before) and not any(window.after)
-    if window.symmetric and set(window.dilations) == {1} and (with_pads or plain):
-        if all(2 * p <= k for p, k in zip(window.before, window.kernel, strict=True)):
-            return _AVERAGE[dims](x, window.kernel, window.strides, window.before)
+    small = all(2 * p <= k for p, k in zip(window.before, window.kernel, strict=True))
+    if window.symmetric and set(window.dilations) == {1} and (with_pads or plain) and small:
+        return _AVERAGE[dims](x, window.kernel, window.strides, window.before)
     ones = torch.ones((1, 1, *x.shape[2:]), dtype=x.dtype)
     ones = pad_spatial(ones, window.before, window.after, 1.0 if with_pads else 0.0)
     counts = window_sum(pad_spatial(ones, (0,) * dims, window.extra, 0.0), window)

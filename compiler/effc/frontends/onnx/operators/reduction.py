@@ -26,7 +26,7 @@ def _reduction(function: Reduce, since_input: int = 18, before: Callable[[Tensor
         dims = axes_of(node, axes, x.ndim, since_input)
         if not dims and node.get("noop_with_empty_axes", 0) and node.opset >= since_input:
             return before(x) if before else x.clone()
-        dims = list(range(x.ndim)) if not dims else dims
+        dims = dims or list(range(x.ndim))
         if not dims:
             return before(x) if before else x.clone()
         return function(x, dims, bool(node.get("keepdims", 1)))

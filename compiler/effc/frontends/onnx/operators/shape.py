@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from effc.frontends.onnx.operators.base import Node, Operator, Unsupported, Value
-from effc.frontends.onnx.operators.values import axes_of, constant, folds, ints, normal_axis, shape_of, tensor
+from effc.frontends.onnx.operators.values import axes_of, constant, dtype_of, folds, ints, normal_axis, shape_of, tensor
 
 __all__ = ["OPERATORS"]
 
@@ -187,8 +187,6 @@ def trilu(node: Node, x: Value, k: Value = None) -> Tensor:
 
 
 def eye_like(node: Node, x: Value) -> Value:
-    from effc.frontends.onnx.operators.values import dtype_of
-
     if x is None or x.ndim != 2:
         raise Unsupported("EyeLike of a tensor that is not a matrix")
     dtype = dtype_of(int(node.get("dtype"))) if node.get("dtype") is not None else tensor(x).dtype
