@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from effc.errors import MissingDependencyError
@@ -29,12 +29,12 @@ def link_shared(objects: bytes, target: Target) -> bytes:
         return result.read_bytes()
 
 
-def link_static(objects: bytes, sources: Sequence[Path], headers: dict[str, str], target: Target) -> bytes:
-    """A static executable of an object file, C sources and generated headers, for a machine without effc."""
+def link_static(objects: bytes, sources: Sequence[Path], files: Mapping[str, str | bytes], target: Target) -> bytes:
+    """A static executable of an object file, C sources and generated files that they include, for a machine without effc."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "model.o").write_bytes(objects)
-        for name, text in headers.items():
-            Path(folder, name).write_text(text)
+        for name, content in files.items():
+            Path(folder, name).write_bytes(content.encode() if isinstance(content, str) else content)
         for source in sources:
             shutil.copy(source, folder)
         flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-I."]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-__all__ = ["ALIGNMENT", "Buffer", "Plan", "Step"]
+__all__ = ["ALIGNMENT", "Buffer", "Plan", "Room", "Step"]
 
 ALIGNMENT = 64
 
