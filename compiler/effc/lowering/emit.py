@@ -116,7 +116,10 @@ def _with_pointers(function: Any, name: str) -> Any:
 
     pointers = [_pointer(f"{buffer.name}_pointer", str(buffer.dtype)) for buffer in function.params]
     declared = [tirx.DeclBuffer(buffer, data=pointer) for buffer, pointer in zip(function.params, pointers, strict=True)]
-    body = tirx.SeqStmt([*declared, function.body, tirx.stmt.Return(tirx.IntImm("int32", 0))])
+    # Operators that TVM writes by hand (scatter) leave the offsets of their buffers open; the plan's buffers have none.
+    open_offsets = [buffer.elem_offset for buffer in function.params if isinstance(buffer.elem_offset, tirx.Var)]
+    offsets = [tirx.Bind(offset, tirx.IntImm(str(offset.ty.dtype), 0)) for offset in open_offsets]
+    body = tirx.SeqStmt([*offsets, *declared, function.body, tirx.stmt.Return(tirx.IntImm("int32", 0))])
     # A parallel loop makes the code generator return the thread pool's status, which is an int32.
     return tirx.PrimFunc(pointers, body, ret_type=tvm.ir.PrimType("int32")).with_attr({"global_symbol": name, "tirx.noalias": True})
 

@@ -47,6 +47,7 @@ def optimise(relax_module: RelaxModule, target: Any) -> Fused:
     transform = relax.transform
     with target:
         module = tvm.transform.Sequential([transform.DecomposeOpsForInference(), transform.CanonicalizeBindings()])(relax_module.module)
+        module = _checked_takes(module)
         work = _multiply_accumulates(module)
         module = transform.LegalizeOps(skip_ops=list(VIEWS))(module)
         module, single = _one_function_per_call(module, relax_module.origins, work)
@@ -56,6 +57,27 @@ def optimise(relax_module: RelaxModule, target: Any) -> Fused:
         parts = _parts(module, single)
         module = tvm.transform.Sequential([transform.FuseTIR(), transform.DeadCodeElimination()])(module)
     return Fused(module, parts)
+
+
+def _checked_takes(module: Any) -> Any:
+    """Indices from data are clamped: TVM's importer asks for gathers that read foreign memory when an index is out of range.
+
+    torch raises an error for such an index; compiled code gives the nearest element instead.
+    """
+    import tvm
+    from tvm import relax
+
+    @relax.expr_functor.mutator
+    class Clamp(relax.PyExprMutator):  # type: ignore[misc]
+        def visit_call_(self, call: Any) -> Any:
+            call = super().visit_call_(call)
+            if isinstance(call.op, tvm.ir.Op) and call.op.name == "relax.take" and str(call.attrs.mode) == "fast":
+                return relax.op.take(call.args[0], call.args[1], axis=call.attrs.axis, mode="clip")
+            return call
+
+    clamp = Clamp(module)
+    clamp.builder_.update_func(module.get_global_var("main"), clamp.visit_expr(module["main"]))
+    return clamp.builder_.get()
 
 
 def _bindings(function: Any) -> list[Any]:

@@ -144,18 +144,19 @@ class _Drafter:
         return writes if several else writes[0]
 
     def _value(self, expression: Any) -> Any:
+        import tvm
         from tvm import relax
 
         if isinstance(expression, relax.Var):
             return self._values[expression]
         if isinstance(expression, relax.Tuple):
             return [self._value(entry) for entry in expression.fields]
-        if isinstance(expression, relax.Constant):
+        if isinstance(expression, tvm.ir.GenericConst):
             return self._constant(expression)
         raise NotPlannableError(f"a {type(expression).__name__} among the operands runs only in TVM's virtual machine")
 
     def _constant(self, expression: Any) -> str:
-        array = expression.data.numpy()
+        array = expression.value.numpy()
         for name, known in self._draft.constants.items():
             if known.dtype == array.dtype and known.shape == array.shape and known.tobytes() == array.tobytes():
                 return name

@@ -10,6 +10,11 @@ from typing import Any
 
 from torch import fx
 
+from effc.lowering.relax_converters import division, select
+
 __all__ = ["CONVERTERS"]
 
-CONVERTERS: dict[str, Callable[[fx.Node, Any], Any]] = {}
+CONVERTERS: dict[str, Callable[[fx.Node, Any], Any]] = {
+    "div.Tensor_mode": division.convert,
+    "select.int": select.convert,
+}
