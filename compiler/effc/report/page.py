@@ -1,0 +1,60 @@
+"""`report.html`: one self-contained page. Everything from a model is escaped; there is no script and nothing is fetched."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Any
+
+from effc.report.graph_svg import draw_graph
+from effc.report.memory_svg import draw_memory
+from effc.report.model import Layer, Report
+from effc.report.range_svg import draw_ranges
+
+__all__ = ["render"]
+
+
+def render(report: Report) -> bytes:
+    """The page as UTF-8."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"kilobytes": _kilobytes, "count": _count, "microseconds": _microseconds}
+    template = environment.from_string(resources.files("effc.report").joinpath("page.html.jinja").read_text(encoding="utf-8"))
+    longest = max((layer.nanoseconds or 0.0 for layer in report.layers), default=0.0)
+    most = max((layer.macs for layer in report.layers), default=0)
+    page = template.render(
+        report=report,
+        style=Markup(resources.files("effc.report").joinpath("page.css").read_text(encoding="utf-8")),
+        before=Markup(draw_graph(report.before, "the network before the passes")),
+        after=Markup(draw_graph(report.after, "the network after the passes")),
+        memory=Markup(draw_memory(report.memory)) if report.memory is not None and report.memory.blocks else None,
+        ranges=Markup(draw_ranges(report.ranges)) if report.ranges else None,
+        operators={name: _operators(graph) for name, graph in (("before", report.before), ("after", report.after))},
+        share=lambda layer: _share(layer, longest, most),
+        total_time=sum(layer.nanoseconds or 0.0 for layer in report.layers) or None,
+    )
+    return page.encode()
+
+
+def _operators(graph: Any) -> int:
+    return sum(node.op not in ("input", "output") for node in graph.nodes)
+
+
+def _share(layer: Layer, longest: float, most: int) -> float:
+    """Length of a layer's bar in percent: its time, or its work where nothing was measured."""
+    if longest:
+        return 100 * (layer.nanoseconds or 0.0) / longest
+    return 100 * layer.macs / most if most else 0.0
+
+
+def _kilobytes(count: int) -> str:
+    return f"{count / 1000:,.1f}"
+
+
+def _count(count: int) -> str:
+    return f"{count:,}"
+
+
+def _microseconds(nanoseconds: float) -> str:
+    return f"{nanoseconds / 1000:,.1f}"
