@@ -1,0 +1,9 @@
+"""Data that a user gives: `.npz`, `.npy`, folders of images, and how images become inputs."""
+
+from __future__ import annotations
+
+from effc.data.dataset import Dataset
+from effc.data.loading import InputSpec, load_dataset
+from effc.data.preprocess import Preprocess
+
+__all__ = ["Dataset", "InputSpec", "Preprocess", "load_dataset"]

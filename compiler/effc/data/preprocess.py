@@ -1,0 +1,89 @@
+"""How an image becomes an input: `size=32,mean=0.49;0.48;0.45,std=0.25;0.24;0.26,layout=nchw,range=0..1`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from effc.errors import ConfigError, Problem
+
+__all__ = ["Preprocess"]
+
+Array = np.ndarray[Any, Any]
+_KEYS = ("size", "mean", "std", "layout", "range")
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Steps from an 8-bit RGB image to a float32 input: resize, scale to `range`, subtract `mean`, divide by `std`, lay out.
+
+    Attributes:
+        size: height and width in pixels; the image's own where None.
+        mean, std: one number, or one per channel, in units of `range`.
+        layout: `nchw` or `nhwc`.
+        range: what 0 and 255 become.
+    """
+
+    size: tuple[int, int] | None = None
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    layout: str = "nchw"
+    range: tuple[float, float] = (0.0, 1.0)
+
+    @classmethod
+    def parse(cls, text: str) -> Preprocess:
+        """From the flag's text. Raises ConfigError with everything that is wrong."""
+        problems: list[Problem] = []
+        found: dict[str, Any] = {}
+        for part in filter(None, (piece.strip() for piece in text.split(","))):
+            key, equals, value = part.partition("=")
+            if key not in _KEYS or not equals:
+                problems.append(Problem("--preprocess", part, "is not one of its settings", f"known: {', '.join(_KEYS)}"))
+                continue
+            try:
+                found[key] = _value(key, value)
+            except ValueError as error:
+                problems.append(Problem("--preprocess", part, str(error)))
+        if problems:
+            raise ConfigError("--preprocess cannot be read", problems)
+        return cls(**found)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Preprocess:
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+
+    def apply(self, image: Array) -> Array:
+        """An image (H, W, 3) uint8, already of the right size, as float32 in the layout."""
+        low, high = self.range
+        scaled = image.astype(np.float32) * np.float32((high - low) / 255) + np.float32(low)
+        normal = (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+        return np.ascontiguousarray(normal.transpose(2, 0, 1) if self.layout == "nchw" else normal)
+
+
+def _value(key: str, text: str) -> Any:
+    if key == "size":
+        sides = [int(side) for side in text.lower().split("x")]
+        if len(sides) > 2 or min(sides) < 1:
+            raise ValueError("expected 32 or 32x48 (height x width)")
+        return (sides[0], sides[-1])
+    if key == "layout":
+        if text not in ("nchw", "nhwc"):
+            raise ValueError("expected nchw or nhwc")
+        return text
+    if key == "range":
+        low, dots, high = text.partition("..")
+        if not dots:
+            raise ValueError("expected two numbers such as 0..1")
+        return (float(low), float(high))
+    numbers = tuple(float(number) for number in text.split(";"))
+    if len(numbers) not in (1, 3):
+        raise ValueError("expected one number, or three separated by ';'")
+    if key == "std" and min(numbers) <= 0:
+        raise ValueError("must be positive")
+    return numbers
