@@ -200,7 +200,7 @@ def _batch_of(exported: ExportedProgram, fakes: dict[str, Any]) -> Batch:
     examples = [torch.zeros([int(s) if isinstance(s, int) else 1 for s in fake.shape], dtype=fake.dtype) for fake in fakes.values()]
     try:
         why = unproved(exported, lambda batch: _at_batch(examples, carriers, batch), carriers, None, own_batch=1)
-    except Exception as error:  # a guard or an operator that refuses some batch sizes
+    except Exception as error:  # noqa: BLE001 - a guard or an operator that refuses some batch sizes
         why = _brief(error)
     if why:
         hint = "export it with a fixed batch, or give the nn.Module with example_inputs"

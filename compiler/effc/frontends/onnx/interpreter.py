@@ -163,6 +163,8 @@ class OnnxModule(torch.nn.Module):
         for position, proto in enumerate(graph.node):
             node = self.describe(proto, position)
             if any(name in run.refused for name in proto.input):
+                if run.problems is not None and (problem := unknown_operator(node)) is not None:
+                    run.problems.append(problem)
                 run.refused.update(name for name in proto.output if name)
                 continue
             self.trail.node = f"{node.name} ({node.op})"
