@@ -81,4 +81,3 @@ def _advice(error: Exception | None, code: int, debug: bool) -> list[str]:
         again = "" if debug else "run it again with --debug, "
         lines.append(f"This is a bug of effc. Please {again}and send its output, the command and, where you may, the model to {ISSUES}.")
     return lines
-

@@ -76,12 +76,15 @@ class Checks:
         if applied.exact and not difference.passed:
             before = ", ".join(label for label, _ in self.steps[1:-1]) or "none"
             wrong = [
-                Problem(f"output {entry.name}", f"differs by {entry.relative:.3g} at {entry.index}", entry.reason or "of the largest magnitude")
+                Problem(
+                    f"output {entry.name}", f"differs by {entry.relative:.3g} at {entry.index}", entry.reason or "of the largest magnitude"
+                )
                 for entry in difference.differences
                 if entry.relative > applied.tolerance
             ]
             raise VerificationError(
-                f"pass {applied.spec} claims to keep outputs within {applied.tolerance:g}, but it changed them (passes before it: {before})", wrong
+                f"pass {applied.spec} claims to keep outputs within {applied.tolerance:g}, but it changed them (passes before it: {before})",
+                wrong,
             )
 
     @property

@@ -1,13 +1,13 @@
 """What can be chosen for a compile: one schema for flags, config file and `compile_model`. A flag beats the file, the file the default.
 
-    # effc.toml
-    passes = "fold-batch-norm,ranger"
-    data = "calibration.npz"           # relative to this file
-    eval = "test.npz"
-    max-drop = 0.01
+# effc.toml
+passes = "fold-batch-norm,ranger"
+data = "calibration.npz"           # relative to this file
+eval = "test.npz"
+max-drop = 0.01
 
-    [input-shapes]
-    image = [1, 3, 32, 32]
+[input-shapes]
+image = [1, 3, 32, 32]
 """
 
 from __future__ import annotations

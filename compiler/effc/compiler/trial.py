@@ -58,7 +58,7 @@ def try_out(files: Mapping[str, bytes], fields: Mapping[str, Any]) -> Trial:
             wrong = [entry for entry in verification.differences if entry.relative > verification.tolerance]
             raise VerificationError(
                 f"the compiled code differs from the program by more than {verification.tolerance:g} of the largest magnitude",
-                [Problem(f"output {entry.name}", f"{entry.relative:.3g} at {entry.index}", entry.reason or "is too far off") for entry in wrong],
+                [Problem(f"output {one.name}", f"{one.relative:.3g} at {one.index}", one.reason or "is too far off") for one in wrong],
             )
         golden, _ = session.artifact.golden()
         call = _call_time(session, golden)
@@ -121,4 +121,3 @@ def _step_times(plan: Plan, session: Session, golden: Mapping[str, Array], code:
             durations.append(time.perf_counter_ns() - start)
         rounds.append(durations)
     return tuple(float(value) for value in np.median(np.array(rounds[1:]), axis=0))
-

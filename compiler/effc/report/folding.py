@@ -14,6 +14,7 @@ __all__ = ["Box", "fold"]
 
 _CHAIN = 6  # operators in one box at most
 _RUN = 24  # boxes in one repeated run at most
+_SAVED = 3  # boxes that folding a run must save
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def _repeats(boxes: tuple[Box, ...]) -> tuple[Box, ...]:
 
 def _best_run(boxes: tuple[Box, ...], start: int) -> tuple[int, int]:
     """(length, count) of the repeated run at `start` that saves most boxes; (1, 1) where nothing repeats."""
-    best, saved = (1, 1), 0
+    best, saved = (1, 1), _SAVED - 1
     for length in range(1, min(_RUN, (len(boxes) - start) // 2) + 1):
         count = 1
         while _same(boxes, start, start + count * length, length):

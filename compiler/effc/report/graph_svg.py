@@ -26,8 +26,9 @@ def draw_graph(graph: Graph, label: str) -> str:
     places, routes, width, height = layered(names, {box.name: box.inputs for box in boxes}, sizes)
     frames, room = _frames(boxes, places)
     shift = _MARGIN + room
-    parts = [f'<g transform="translate({shift:.1f},{_MARGIN:.1f})">', *frames]
+    parts = [f'<g transform="translate({shift:.1f},{_MARGIN:.1f})">']
     parts += [_edge(points) for points in routes.values()]
+    parts += frames
     parts += [_box(box, places[box.name]) for box in boxes]
     parts.append("</g>")
     return document(parts, width + 2 * shift, height + 2 * _MARGIN, label, "graph")
@@ -52,9 +53,8 @@ def _box(box: Box, place: Place) -> str:
     for index, node in enumerate(box.nodes):
         y = place.y + _PAD + 14 + _LINE * index
         if node.mark:
-            parts.append(
-                f'<rect x="{place.x + 3:.1f}" y="{y:.1f}" width="{place.width - 6:.1f}" height="{_LINE - 1:.1f}" rx="3" class="mark {node.mark}"/>'
-            )
+            size = f'width="{place.width - 6:.1f}" height="{_LINE - 1:.1f}"'
+            parts.append(f'<rect x="{place.x + 3:.1f}" y="{y:.1f}" {size} rx="3" class="mark {node.mark}"/>')
         parts.append(text(place.x + _PAD, y + 12, _SIGN.get(node.mark, "") + node.op, f"operator {node.mark}"))
     bottom = place.y + _PAD + 14 + _LINE * (len(box.nodes) - 1)
     parts.append(text(place.x + place.width - _PAD, bottom + 12, box.nodes[-1].shape, "shape", "end"))
@@ -83,5 +83,6 @@ def _frames(boxes: tuple[Box, ...], places: dict[str, Place]) -> tuple[list[str]
         right, bottom = max(one.x + one.width for one in inside) + 8, max(one.y + one.height for one in inside) + 8
         size = f'width="{right - left:.1f}" height="{bottom - top:.1f}"'
         parts.append(f'<rect x="{left:.1f}" y="{top:.1f}" {size} rx="9" class="run"/>')
-        parts.append(text(right + 6, top + 14, f"× {members[0].repeats}", "times"))
-    return parts, 44.0 if parts else 0.0
+        parts.append(f'<rect x="{right - 40:.1f}" y="{top - 10:.1f}" width="32" height="20" rx="10" class="pill"/>')
+        parts.append(text(right - 24, top + 5, f"×{members[0].repeats}", "times", "middle"))
+    return parts, 10.0 if parts else 0.0

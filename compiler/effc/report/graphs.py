@@ -1,4 +1,4 @@
-"""The drawn form of a program: its computing nodes, and what the other graph of a comparison lacks."""
+"""The drawn form of a program: its nodes that compute tensors, and what the other graph of a comparison lacks."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ def _graph(program: Program, other: set[tuple[str, str]], mark: str) -> Graph:
     nodes = [Node(f"in:{name}", "input", name, _shape(node), ()) for name, node in program.input_nodes.items()]
     shown = {node: f"in:{name}" for node, name in names.items()}
     for node in program.nodes:
+        if isinstance(node.meta.get("val"), torch.SymInt):
+            continue  # arithmetic on sizes is no work of the network
         inputs = tuple(dict.fromkeys(shown[one] for one in node.all_input_nodes if one in shown))
         changed = (node.name, str(node.target)) not in other
         shown[node] = node.name

@@ -59,9 +59,7 @@ def layered(
     for row in rows:
         tops.append(top)
         top += max(size[name][1] for name in row) + _GAP_Y
-    places = {
-        name: Place(centre[name] - size[name][0] / 2 - left, tops[depth[name]], *size[name], depth[name]) for name in names
-    }
+    places = {name: Place(centre[name] - size[name][0] / 2 - left, tops[depth[name]], *size[name], depth[name]) for name in names}
     heights = [max(size[name][1] for name in row) for row in rows]
     routes = {}
     for (source, target), links in chain.items():

@@ -29,9 +29,8 @@ def draw_ranges(ranges: Sequence[Range]) -> str:
         low, high = scale(one.minimum), scale(one.maximum)
         parts.append(text(_LEFT - 12, y + 4, shortened(one.name, 36), "label", "end", one.name))
         hover = f"seen {one.minimum:.6g} to {one.maximum:.6g}"
-        parts.append(
-            f'<rect x="{low:.1f}" y="{y - 5:.1f}" width="{max(high - low, 1):.1f}" height="10" rx="2" class="seen"><title>{hover}</title></rect>'
-        )
+        bar = f'<rect x="{low:.1f}" y="{y - 5:.1f}" width="{max(high - low, 1):.1f}" height="10" rx="2" class="seen">'
+        parts.append(f"{bar}<title>{hover}</title></rect>")
         for bound in (one.lower, one.upper):
             if bound is not None:
                 x = scale(bound)

@@ -1,0 +1,119 @@
+"""`effc compile`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from effc.cli.console import common_options, emit_json, heading, note, progress_bars, table
+from effc.cli.text import bytes_text
+
+if TYPE_CHECKING:
+    from effc.compiler import CompileResult
+
+__all__ = ["command"]
+
+
+@click.command("compile")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Directory of the artifact.")
+@click.option("--passes", help='Passes in order, with options: "fold-batch-norm,ranger{option=value}".')
+@click.option("--data", type=click.Path(path_type=Path), help="Calibration and training data: .npz, .npy or a folder of images.")
+@click.option("--eval", type=click.Path(path_type=Path), help="Held-out data, read once, by the gate at the end.")
+@click.option("--metric", help="top1, agreement, kl, perplexity or max-error.  [default: top1 with labels, else agreement]")
+@click.option("--max-drop", type=float, help="Exit 1, and write nothing, when the metric falls by more than this.")
+@click.option("--preprocess", help="How images become inputs: size=32,mean=...,std=...,layout=nchw,range=0..1")
+@click.option(
+    "--input-shape", "input_shapes", multiple=True, metavar="NAME=1x3x32x32", help="Sizes of an input that the model leaves open."
+)
+@click.option("--target", help="What to compile for; see `effc targets`.  [default: cpu]")
+@click.option("--batch", type=int, help="Samples of one call of the compiled code.  [default: 1]")
+@click.option("--emit", multiple=True, metavar="onnx", help="Write the transformed model into the artifact, too.")
+@click.option("--seed", type=int, help="Root of all randomness.  [default: 0]")
+@click.option("--limit", "limits", multiple=True, metavar="NAME=NUMBER", help="Raise a limit on untrusted models: nodes=200000.")
+@click.option("--config", type=click.Path(path_type=Path), help="A TOML file with these options; a flag beats the file.")
+@click.option("--force", is_flag=True, help="Replace a directory that holds files that are not effc's.")
+@click.option("--explain", is_flag=True, help="Show what every pass did at every site, or why not.")
+@click.option("--dump-ir", type=click.Path(path_type=Path), metavar="DIR", help="Write the program's text after each pass.")
+@common_options
+def command(
+    source: Path,
+    output: Path,
+    config: Path | None,
+    force: bool,
+    explain: bool,
+    dump_ir: Path | None,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Rewrite the network in SOURCE (.onnx or .pt2) with passes and compile it to an artifact."""
+    from effc.cli.pairs import parse_limits, parse_shapes
+    from effc.compiler.settings import load_settings
+
+    flags["input_shapes"] = parse_shapes(flags["input_shapes"]) or None
+    flags["limits"] = parse_limits(flags["limits"]) or None
+    flags["emit"] = flags["emit"] or None
+    settings = load_settings(config, flags)
+    from effc.compiler.compile import compile_with
+
+    with progress_bars() as progress:
+        result = compile_with(settings, source, output, force=force, dump_ir=dump_ir, progress=progress)
+    if as_json:
+        emit_json(_document(result))
+    else:
+        _show(result, explain)
+
+
+def _document(result: CompileResult) -> dict[str, Any]:
+    report = result.report.as_json()
+    return {
+        "artifact": str(result.path),
+        "manifest_sha256": result.manifest.digest,
+        "passes": report["passes"],
+        "quality": report["quality"],
+        "notes": report["notes"],
+        "facts": dict(result.report.facts),
+        "verification": None if result.trial is None else result.trial.verification.as_json(),
+        "call_ns": None if result.trial is None else result.trial.call,
+    }
+
+
+def _show(result: CompileResult, explain: bool) -> None:
+    report = result.report
+    if report.passes:
+        rows = [
+            (
+                entry.spec,
+                f"{sum(bool(row['done']) for row in entry.decisions)} of {len(entry.decisions)}",
+                f"{entry.nodes_before} -> {entry.nodes_after}",
+                "same" if entry.difference == 0 else "not finite" if entry.difference is None else f"{entry.difference:.1e}",
+                f"{entry.seconds:.2f}",
+            )
+            for entry in report.passes
+        ]
+        table(
+            ("pass", "sites changed", "operators", "outputs moved", "s"), rows, numbers=("sites changed", "operators", "outputs moved", "s")
+        )
+    if explain:
+        for entry in report.passes:
+            if entry.decisions:
+                heading(entry.spec)
+                table(
+                    ("", "site", "op", "why"),
+                    [("done" if row["done"] else "left", row["site"], row["op"], row["why"]) for row in entry.decisions],
+                )
+    quality = report.quality
+    if quality is not None:
+        allowed = "" if quality.allowed is None else f", accepted: {quality.allowed:g}"
+        note(
+            f"{quality.metric} on {quality.samples} held-out samples: {quality.before:.4f} before, {quality.after:.4f} after; "
+            f"drop {quality.drop:.4f} (95 % interval {quality.low:.4f} to {quality.high:.4f}{allowed})"
+        )
+    for sentence in report.notes:
+        note(sentence)
+    for label, value in report.facts:
+        note(f"{label}: {value}")
+    size = sum(entry.bytes for entry in result.manifest.files.values())
+    note(f"artifact: {result.path} ({bytes_text(size)}, {len(result.manifest.files)} files); report: {result.path / 'report.html'}")

@@ -1,0 +1,38 @@
+"""`NAME=VALUE` options."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from effc.errors import ConfigError, Problem
+
+__all__ = ["parse_limits", "parse_shapes"]
+
+
+def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """`image=1x3x32x32` -> {"image": (1, 3, 32, 32)}. Raises ConfigError with everything that is wrong."""
+    found, problems = {}, []
+    for text in texts:
+        name, _, sizes = text.rpartition("=")
+        if not name or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", sizes):
+            problems.append(Problem("--input-shape", repr(text), "is no shape", "write name=1x3x32x32"))
+        else:
+            found[name] = tuple(int(size) for size in sizes.split("x"))
+    if problems:
+        raise ConfigError("shapes of inputs cannot be read", problems)
+    return found
+
+
+def parse_limits(texts: Sequence[str]) -> dict[str, int]:
+    """`nodes=200000` -> {"nodes": 200000}. Raises ConfigError with everything that is wrong."""
+    found, problems = {}, []
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        if not name or not re.fullmatch(r"[1-9][\d_]*", number):
+            problems.append(Problem("--limit", repr(text), "is no limit", "write nodes=200000"))
+        else:
+            found[name.replace("-", "_")] = int(number)
+    if problems:
+        raise ConfigError("limits cannot be read", problems)
+    return found
