@@ -15,7 +15,7 @@ from effc.runtime.bench import Contender
 
 __all__ = ["PEERS", "peer_contender"]
 
-PEERS = ("onnxruntime", "torch", "openvino")
+PEERS = ("onnxruntime", "torch", "torch_compile", "openvino")
 
 
 def peer_contender(name: str, model: Path | str, options: Sequence[str]) -> Contender:
