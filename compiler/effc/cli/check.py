@@ -7,28 +7,42 @@ from pathlib import Path
 import click
 
 from effc.cli.console import common_options, emit_json, heading, note, table
+from effc.cli.options import limit_option, shape_option
 
 __all__ = ["command"]
 
 _UNSUPPORTED = 3
+_USAGE = 2
 
 
 @click.command("check")
 @click.argument("model", type=click.Path(path_type=Path))
+@shape_option
+@limit_option
 @common_options
-def command(model: Path, as_json: bool) -> int:
-    """List everything in MODEL that effc cannot compile, in one table; exit code 3 if anything."""
-    from effc.frontends import check_model
+def command(model: Path, input_shapes: tuple[str, ...], limits: tuple[str, ...], as_json: bool) -> int:
+    """List everything in the ONNX file MODEL that effc cannot compile, in one table; exit code 3 if anything."""
+    from effc.cli.pairs import parse_limits, parse_shapes
+    from effc.frontends import Limits, check_model
 
-    report = check_model(model)
+    shapes = parse_shapes(input_shapes)
+    report = check_model(model, Limits(**parse_limits(limits)), input_shapes=dict(shapes) if shapes else None)
     if as_json:
         emit_json(report.as_json())
     else:
-        heading(f"{model.name}: opset {report.opset}, {sum(report.operators.values())} nodes")
-        table(("operator", "nodes"), sorted(report.operators.items(), key=lambda item: (-item[1], item[0])), numbers=("nodes",))
+        heading(f"{report.model}: opset {report.opset}, {sum(report.operators.values())} nodes")
+        for value in report.inputs:
+            note(f"input {value}")
+        for value in report.outputs:
+            note(f"output {value}")
+        table(("operator", "nodes"), report.operators.items(), numbers=("nodes",))
         if report.problems:
             table(("node", "operator", "why", "what works"), [(p.where, p.what, p.why, p.hint) for p in report.problems])
             note(f"{len(report.problems)} nodes are not supported", bad=True)
-        else:
+        for size in report.open_sizes:
+            note(str(size), bad=True)
+        if report.supported:
             note("every node is supported")
-    return _UNSUPPORTED if report.problems else 0
+    if report.problems:
+        return _UNSUPPORTED
+    return _USAGE if report.open_sizes else 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from effc.cli.console import common_options, emit_json, heading, note, progress_bars, table
+from effc.cli.options import limit_option, shape_option
 from effc.cli.text import bytes_text
 
 if TYPE_CHECKING:
@@ -25,14 +26,12 @@ __all__ = ["command"]
 @click.option("--metric", help="top1, agreement, kl, perplexity or max-error.  [default: top1 with labels, else agreement]")
 @click.option("--max-drop", type=float, help="Exit 1, and write nothing, when the metric falls by more than this.")
 @click.option("--preprocess", help="How images become inputs: size=32,mean=...,std=...,layout=nchw,range=0..1")
-@click.option(
-    "--input-shape", "input_shapes", multiple=True, metavar="NAME=1x3x32x32", help="Sizes of an input that the model leaves open."
-)
+@shape_option
 @click.option("--target", help="What to compile for; see `effc targets`.  [default: cpu]")
 @click.option("--batch", type=int, help="Samples of one call of the compiled code.  [default: 1]")
 @click.option("--emit", multiple=True, metavar="onnx", help="Write the transformed model into the artifact, too.")
 @click.option("--seed", type=int, help="Root of all randomness.  [default: 0]")
-@click.option("--limit", "limits", multiple=True, metavar="NAME=NUMBER", help="Raise a limit on untrusted models: nodes=200000.")
+@limit_option
 @click.option("--config", type=click.Path(path_type=Path), help="A TOML file with these options; a flag beats the file.")
 @click.option("--force", is_flag=True, help="Replace a directory that holds files that are not effc's.")
 @click.option("--explain", is_flag=True, help="Show what every pass did at every site, or why not.")

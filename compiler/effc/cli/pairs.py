@@ -24,13 +24,16 @@ def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     return found
 
 
+_LIMITS = ("model_bytes", "nodes", "tensor_elements", "folded_bytes", "nesting")
+
+
 def parse_limits(texts: Sequence[str]) -> dict[str, int]:
     """`nodes=200000` -> {"nodes": 200000}. Raises ConfigError with everything that is wrong."""
     found, problems = {}, []
     for text in texts:
         name, _, number = text.rpartition("=")
-        if not name or not re.fullmatch(r"[1-9][\d_]*", number):
-            problems.append(Problem("--limit", repr(text), "is no limit", "write nodes=200000"))
+        if name.replace("-", "_") not in _LIMITS or not re.fullmatch(r"[1-9][\d_]*", number):
+            problems.append(Problem("--limit", repr(text), "is no limit", f"write nodes=200000; limits: {', '.join(_LIMITS)}"))
         else:
             found[name.replace("-", "_")] = int(number)
     if problems:

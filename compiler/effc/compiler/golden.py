@@ -83,7 +83,7 @@ class Checks:
                 if entry.relative > applied.tolerance
             ]
             raise VerificationError(
-                f"pass {applied.spec} claims to keep outputs within {applied.tolerance:g}, but it changed them (passes before it: {before})",
+                f"pass {applied.spec} changed outputs that it keeps within {applied.tolerance:g} (passes before it: {before})",
                 wrong,
             )
 

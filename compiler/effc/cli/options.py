@@ -1,0 +1,18 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import click
+
+__all__ = ["limit_option", "shape_option"]
+
+shape_option = click.option(
+    "--input-shape",
+    "input_shapes",
+    multiple=True,
+    metavar="NAME=1x3x32x32",
+    help="Sizes of an input where the model leaves more than the batch open.",
+)
+limit_option = click.option(
+    "--limit", "limits", multiple=True, metavar="NAME=NUMBER", help="Raise a limit on untrusted models: nodes=200000."
+)

@@ -1,0 +1,82 @@
+"""`effc verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from effc.cli.console import common_options, emit_json, note, progress_bars, table
+from effc.cli.options import limit_option, shape_option
+
+if TYPE_CHECKING:
+    from effc.compiler.verification import Finding
+
+__all__ = ["command"]
+
+_DIFFERS = 5
+
+
+@click.command("verify")
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.option("--source", type=click.Path(path_type=Path), help="The model that was compiled; names the first pass that changed outputs.")
+@click.option("--data", type=click.Path(path_type=Path), help="Compare on these samples, too: .npz, .npy or a folder of images.")
+@click.option("--threads", type=click.IntRange(min=1), help="Worker threads; the processors of this process without it.")
+@shape_option
+@limit_option
+@common_options
+def command(
+    artifact: Path,
+    source: Path | None,
+    data: Path | None,
+    threads: int | None,
+    input_shapes: tuple[str, ...],
+    limits: tuple[str, ...],
+    as_json: bool,
+) -> int:
+    """Compare ARTIFACT with its own final program, and with its source; exit code 5 when they differ and no lossy pass explains it."""
+    from effc.cli.pairs import parse_limits, parse_shapes
+    from effc.compiler.verification import verify_artifact
+    from effc.frontends import Limits
+
+    with progress_bars() as progress, progress("verifying", 1):
+        verdict = verify_artifact(
+            artifact,
+            source=source,
+            data=data,
+            input_shapes=parse_shapes(input_shapes) or None,
+            limits=Limits(**parse_limits(limits)),
+            threads=threads,
+        )
+    if as_json:
+        emit_json(verdict.as_json())
+    else:
+        rows = [(_word(finding), finding.what, finding.samples, _worst(finding), _percent(finding.top1)) for finding in verdict.findings]
+        table(("", "comparison", "samples", "worst", "same top-1"), rows, numbers=("samples", "worst", "same top-1"))
+        note("worst: largest difference relative to the output's largest magnitude; accepted: 1e-4")
+        for finding in verdict.findings:
+            for entry in finding.verification.differences:
+                if entry.relative > finding.verification.tolerance:
+                    place = "" if entry.index is None else f" at {list(entry.index)}"
+                    note(f"{finding.what}: output {entry.name} differs by {entry.relative:.3g}{place} {entry.reason}".rstrip())
+        if verdict.diverging:
+            note(f"outputs first leave the source's at: {verdict.diverging}", bad=not verdict.passed)
+        if verdict.lossy:
+            note(f"passes that may change outputs: {', '.join(verdict.lossy)}")
+        note("verified" if verdict.passed else "NOT verified: please report this", bad=not verdict.passed)
+    return 0 if verdict.passed else _DIFFERS
+
+
+def _word(finding: Finding) -> str:
+    if finding.verification.passed:
+        return "ok"
+    return "DIFFERS" if finding.must_hold else "lossy"
+
+
+def _worst(finding: Finding) -> str:
+    return f"{finding.verification.worst:.1e}"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.2%}"

@@ -1,0 +1,179 @@
+"""Whether an artifact computes what its own program computes, and what its source computes; and if not, since which pass.
+
+An artifact that differs from its own program is a bug of effc. One that differs from its source may have been meant to: a lossy pass
+changes the function. The outputs after every pass, which the artifact carries for its golden inputs, tell which pass it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from effc.compiler.golden import run_program
+from effc.data import Dataset, load_dataset
+from effc.data.preprocess import Preprocess
+from effc.errors import EffcError
+from effc.frontends import Limits, load_program
+from effc.ir import Program
+from effc.ir.storage import load_program_bytes
+from effc.passes import parse_passes
+from effc.runtime import Session, Verification, load, verify_golden
+from effc.runtime.tensors import Array, unpack_npz
+from effc.runtime.verify import compare
+
+__all__ = ["Finding", "Verdict", "verify_artifact"]
+
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One comparison.
+
+    Attributes:
+        what: the two sides and the inputs, in words.
+        verification: the differences.
+        samples: how many were compared.
+        top1: share of samples whose largest output is at the same place; None where there is no such output.
+        must_hold: a difference here is a bug, not the wish of a lossy pass.
+    """
+
+    what: str
+    verification: Verification
+    samples: int
+    top1: float | None
+    must_hold: bool
+
+    @property
+    def passed(self) -> bool:
+        return self.verification.passed or not self.must_hold
+
+    def as_json(self) -> dict[str, Any]:
+        fields = {"what": self.what, "samples": self.samples, "top1_agreement": self.top1, "must_hold": self.must_hold}
+        return {**fields, **self.verification.as_json()}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All comparisons, and the first pass after which golden outputs left the source's; empty where they did not."""
+
+    findings: tuple[Finding, ...]
+    diverging: str
+    lossy: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(finding.passed for finding in self.findings)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "passed": self.passed,
+            "first_diverging_pass": self.diverging or None,
+            "lossy_passes": list(self.lossy),
+            "findings": [finding.as_json() for finding in self.findings],
+        }
+
+
+def verify_artifact(
+    path: Path | str,
+    *,
+    source: Path | str | None = None,
+    data: Path | str | None = None,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    limits: Limits | None = None,
+    threads: int | None = None,
+) -> Verdict:
+    """Compare an artifact with its golden vectors and its own program, with its source where given, on data where given.
+
+    Raises whatever loading the artifact, the source or the data raises; differences are in the verdict.
+    """
+    session = load(path, threads=threads)
+    artifact = session.artifact
+    program = load_program_bytes(artifact.read("program.pt2"), name="program.pt2")
+    specs = list(session.manifest.data["passes"])
+    lossy = tuple(spec for spec in specs if not _is_exact(spec))
+    inputs, _ = artifact.golden()
+    count = _samples(inputs, session)
+    outputs = session.run(inputs)
+    findings = [
+        Finding("artifact against its golden outputs", verify_golden(session), count, None, True),
+        Finding("artifact against its own program, golden inputs", compare(outputs, run_program(program, inputs)), count, None, True),
+    ]
+    original = None if source is None else load_program(source, input_shapes=input_shapes, limits=limits)
+    diverging = ""
+    if original is not None:
+        expected = run_program(original, inputs)
+        label, exact = _first_divergence(session, expected, specs)
+        diverging = label
+        between = Finding("artifact against the source, golden inputs", compare(outputs, expected), count, _top1(outputs, expected), exact)
+        findings.append(between)
+    if data is not None:
+        dataset = load_dataset(data, session.inputs, preprocess=_preprocess(session))
+        findings += _on_data(session, program, original, dataset, bool(lossy))
+    return Verdict(tuple(findings), diverging, lossy)
+
+
+def _on_data(session: Session, program: Program, original: Program | None, dataset: Dataset, lossy: bool) -> list[Finding]:
+    ours, own, theirs = [], [], []
+    for part in dataset.batches(_BATCH):
+        inputs = dict(part.inputs)
+        ours.append(session.run(inputs))
+        own.append(run_program(program, inputs))
+        if original is not None:
+            theirs.append(run_program(original, inputs))
+    mine, count = _joined(ours), len(dataset)
+    reference = _joined(own)
+    findings = [Finding("artifact against its own program, data", compare(mine, reference), count, _top1(mine, reference), True)]
+    if original is not None:
+        expected = _joined(theirs)
+        findings.append(Finding("artifact against the source, data", compare(mine, expected), count, _top1(mine, expected), not lossy))
+    return findings
+
+
+def _first_divergence(session: Session, expected: Mapping[str, Array], specs: list[str]) -> tuple[str, bool]:
+    """The first step whose golden outputs are not the source's, and whether everything up to there promised to be exact."""
+    for name in session.artifact.checks():
+        recorded = unpack_npz(session.artifact.read(name))
+        outputs = {key.removeprefix("output/"): array for key, array in recorded.items()}
+        if compare(outputs, expected).passed:
+            continue
+        index = int(Path(name).stem.split("-")[0])
+        if index == 0:
+            return "the import of the source (is it the model that was compiled?)", True
+        return specs[index - 1], all(map(_is_exact, specs[:index]))
+    return "", True
+
+
+def _is_exact(spec: str) -> bool:
+    """Unknown passes (of a plug-in that is not installed here) count as lossy: nothing is known about them."""
+    try:
+        return all(one.exact for one in parse_passes(spec))
+    except EffcError:
+        return False
+
+
+def _preprocess(session: Session) -> Preprocess | None:
+    stored = session.manifest.data["preprocess"]
+    return Preprocess.from_json(stored) if stored else None
+
+
+def _samples(inputs: Mapping[str, Array], session: Session) -> int:
+    batched = [len(inputs[spec.name]) for spec in session.inputs if spec.batched]
+    return batched[0] if batched else session.manifest.batch
+
+
+def _joined(parts: list[dict[str, Array]]) -> dict[str, Array]:
+    return {name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in parts[0]}
+
+
+def _top1(outputs: Mapping[str, Array], reference: Mapping[str, Array]) -> float | None:
+    """Of the first output, when it looks like scores (N, classes)."""
+    name = next(iter(reference))
+    left, right = outputs.get(name), reference[name]
+    if left is None or right.ndim != 2 or right.shape[1] < 2 or left.shape != right.shape:
+        return None
+    return float(np.mean(left.argmax(1) == right.argmax(1)))
