@@ -56,7 +56,8 @@ class Preprocess:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Preprocess:
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+        fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+        return cls(**fields)
 
     def apply(self, image: Array) -> Array:
         """An image (H, W, 3) uint8, already of the right size, as float32 in the layout."""
