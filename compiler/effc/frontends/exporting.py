@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,8 +45,8 @@ def as_program(
     Raises:
         UnsupportedModelError: it keeps state of its own, or an operator has no functional form.
     """
+    exported = _without_input_mutation(_functional(exported))
     _refuse_state(exported)
-    exported = _functional(exported)
     _strip(exported.graph)
     program = Program.from_exported(exported, provenance, batch=batch, input_names=input_names, output_names=output_names)
     program = Edit(program).done()  # drops what nothing uses any more, repairs the signature
@@ -62,6 +63,16 @@ def _refuse_state(exported: ExportedProgram) -> None:
     if problems:
         hint = "a program is a function of its inputs: call module.eval() first; pass state in and return it"
         raise UnsupportedModelError(f"the module mutates its state; {hint}", problems)
+
+
+def _without_input_mutation(exported: ExportedProgram) -> ExportedProgram:
+    """Forget that the module overwrites its inputs: that is a side effect on the caller's memory, no result."""
+    signature, output = exported.graph_signature, exported.graph.output_node()
+    kept = [spec.kind != OutputKind.USER_INPUT_MUTATION for spec in signature.output_specs]
+    if not all(kept):
+        output.args = (tuple(itertools.compress(output.args[0], kept)),)  # type: ignore[arg-type]
+        signature.output_specs = list(itertools.compress(signature.output_specs, kept))
+    return exported
 
 
 # ---- functional form -----------------------------------------------------------------------------------------------------------

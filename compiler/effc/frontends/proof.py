@@ -58,14 +58,14 @@ def unproved(
     with torch.no_grad():
         for batch in _SIZES:
             inputs = inputs_at(batch)
-            together = _outputs(module(*inputs))
-            alone = [_outputs(module(*_sample(inputs, carriers, i))) for i in range(batch)]
+            together = _outputs(module, inputs)
+            alone = [_outputs(module, _sample(inputs, carriers, i)) for i in range(batch)]
             expected = [torch.cat(parts, axis) for parts, axis in zip(zip(*alone, strict=True), axes, strict=True)]
             if (name := _first_difference(together, expected)) is not None:
                 return f"output {name} of a batch of {batch} differs from its samples run one by one"
         if original is not None:
             inputs = inputs_at(own_batch)
-            if (name := _first_difference(_outputs(module(*inputs)), _outputs(original(*inputs)))) is not None:
+            if (name := _first_difference(_outputs(module, inputs), _outputs(original, inputs))) is not None:
                 return f"output {name} differs from the source's at its own batch of {own_batch}"
     return ""
 
@@ -97,8 +97,9 @@ def _sample(inputs: Sequence[Tensor], carriers: Sequence[bool], index: int) -> l
     return [value[index : index + 1] if carries else value for value, carries in zip(inputs, carriers, strict=True)]
 
 
-def _outputs(result: Any) -> list[Tensor]:
-    flat: list[Tensor] = torch.utils._pytree.tree_leaves(result)
+def _outputs(function: Callable[..., Any], inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Flat results; the function gets copies, because a module may overwrite its inputs."""
+    flat: list[Tensor] = torch.utils._pytree.tree_leaves(function(*(value.clone() for value in inputs)))
     return flat
 
 

@@ -24,6 +24,7 @@ from effc.frontends.exporting import as_program, trace
 from effc.frontends.onnx.limits import Limits
 from effc.frontends.proof import unproved
 from effc.ir import BATCH, Batch, Program, Provenance
+from effc.ir.edit import copy_graph
 from effc.ir.storage import load_program_bytes, read_archive, save_program
 
 __all__ = ["load_exported", "load_module", "load_pt2"]
@@ -47,6 +48,7 @@ def load_module(module: torch.nn.Module, example_inputs: Sequence[Any] | None) -
     """
     examples = _examples(example_inputs)
     modes = {part: part.training for part in module.modules()}
+    buffers = {name: value.clone() for name, value in module.named_buffers()}
     module.eval()
     try:
         _try(module, examples)
@@ -54,6 +56,9 @@ def load_module(module: torch.nn.Module, example_inputs: Sequence[Any] | None) -
     finally:
         for part, mode in modes.items():
             part.training = mode
+        with torch.no_grad():
+            for name, value in module.named_buffers():  # a module that counts its calls was called
+                value.copy_(buffers[name])
     return _hashed(as_program(exported, Provenance(type(module).__name__, "torch", ""), batch))
 
 
@@ -75,7 +80,7 @@ def _try(module: torch.nn.Module, examples: Sequence[Tensor]) -> None:
     """The module must run on its own examples before anything is said about effc."""
     try:
         with torch.no_grad():
-            module(*examples)
+            module(*(value.clone() for value in examples))
     except Exception as error:
         raise UsageError(f"the module itself fails on the example inputs: {_brief(error)}") from error
 
@@ -210,7 +215,7 @@ def _batch_of(exported: ExportedProgram, fakes: dict[str, Any]) -> Batch:
 
 def _copy(exported: ExportedProgram) -> ExportedProgram:
     """The same program with a graph of its own."""
-    module = fx.GraphModule(exported.graph_module, copy.deepcopy(exported.graph))
+    module = fx.GraphModule(exported.graph_module, copy_graph(exported.graph))
     return ExportedProgram(
         root=module,
         graph=module.graph,

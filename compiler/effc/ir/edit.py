@@ -32,7 +32,7 @@ from effc.errors import InternalError
 from effc.ir.interface import State, Value, value_of
 from effc.ir.program import Program, set_source, source_of
 
-__all__ = ["Edit", "keyword_arguments"]
+__all__ = ["Edit", "copy_graph", "keyword_arguments"]
 
 TensorKind = Literal["parameter", "buffer"]
 
@@ -47,13 +47,25 @@ def keyword_arguments(node: fx.Node) -> dict[str, Any]:
     return given
 
 
+def copy_graph(graph: fx.Graph) -> fx.Graph:
+    """A deep copy with the same node names.
+
+    fx renames what is called like a Python builtin (`input`, the argument of every `nn.Sequential`); the signature would lose it.
+    """
+    copied = copy.deepcopy(graph)
+    for node, original in zip(copied.nodes, graph.nodes, strict=True):
+        if node.name != original.name:
+            node.name = original.name
+    return copied
+
+
 class Edit:
     """A private, changeable copy of a program's graph and signature."""
 
     def __init__(self, program: Program) -> None:
         self._program = program
         exported = program.exported
-        self._module = fx.GraphModule(exported.graph_module, copy.deepcopy(exported.graph))
+        self._module = fx.GraphModule(exported.graph_module, copy_graph(exported.graph))
         self._copy_submodules(exported.graph_module)
         self._inputs: list[InputSpec] = list(exported.graph_signature.input_specs)
         self._outputs: list[OutputSpec] = list(exported.graph_signature.output_specs)

@@ -93,7 +93,7 @@ def read_archive(data: bytes, name: str, max_bytes: int, max_elements: int) -> t
         return exported, None
     try:
         known = json.loads(extra[_EXTRA])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputRejectedError(f"{name}: its {_EXTRA} is malformed") from error
     if not isinstance(known, dict) or known.get("format") != _FORMAT:
         raise InputRejectedError(f"{name} was written by another version of effc (its {_EXTRA} is not of format {_FORMAT})")
