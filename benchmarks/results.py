@@ -1,0 +1,92 @@
+"""All benchmarks in full, and the README's results between `<!-- results:begin -->` and `<!-- results:end -->`.
+
+Each benchmark runs in a process of its own. The README changes only when all of them have run. The exit status is 1 when a claim was
+missed, and the README says so then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import DATA_HELP, REPOSITORY, markdown
+
+__all__ = ["BENCHMARKS", "main", "replaced", "section", "text"]
+
+BENCHMARKS = {
+    "latency": "Latency of one call, batch 1",
+    "accuracy": "Nearness to the source model",
+    "onnx_nodes": "ONNX's own node tests",
+}
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmarks and rewrite the README; the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, epilog=DATA_HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="quick runs; the README stays as it is")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--threads", type=int, help="processors for each engine (default: all)")
+    options = parser.parse_args(arguments)
+    results = {name: _run(name, options.quick, options.threads) for name in BENCHMARKS}
+    joined = {
+        "machine": {name: result["machine"] for name, result in results.items()},
+        "rows": [{"benchmark": name, **row} for name, result in results.items() for row in result["rows"]],
+        "claims": [claim for result in results.values() for claim in result["claims"]],
+    }
+    print(json.dumps(joined, indent=1) if options.json else text(results))
+    if not options.quick:
+        readme = REPOSITORY / "README.md"
+        readme.write_text(replaced(readme.read_text(), text(results)))
+    return 0 if all(claim["holds"] for claim in joined["claims"]) else 1
+
+
+def text(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The README's results in Markdown."""
+    parts = [section(BENCHMARKS[name], result) for name, result in results.items()]
+    facts = next(iter(results.values()))["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    where = f"{facts['processor']}, {facts['threads']} of {facts['processors']} processors, {facts['system']}, Python {facts['python']}"
+    return "\n\n".join([*parts, f"Measured on: {where}; {versions}."])
+
+
+def section(title: str, result: Mapping[str, Any]) -> str:
+    """One benchmark: a table for each kind of row, and every claim that was missed."""
+    kinds: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in result["rows"]:
+        shown = {key: value for key, value in row.items() if key != "settings"}
+        kinds.setdefault(tuple(key for key in shown if key not in ("times effc", "interval")), []).append(shown)
+    missed = [claim for claim in result["claims"] if not claim["holds"]]
+    lines = [f"**{title}**", *(markdown(rows) for rows in kinds.values())]
+    if result["claims"]:
+        lines.append(f"{len(result['claims']) - len(missed)} of {len(result['claims'])} claims hold.")
+    lines += [f"Missed: {claim['name']}: {claim['value']}, needed {claim['sense']} {claim['bar']}." for claim in missed]
+    return "\n\n".join(lines)
+
+
+def replaced(document: str, content: str) -> str:
+    """The document with `content` between its two marks. Raises ValueError unless each occurs once, in order."""
+    if document.count(BEGIN) != 1 or document.count(END) != 1 or document.index(BEGIN) > document.index(END):
+        raise ValueError(f"the document needs {BEGIN} and then {END}, each once")
+    before, rest = document.split(BEGIN)
+    return f"{before}{BEGIN}\n{content}\n{END}{rest.split(END)[1]}"
+
+
+def _run(name: str, quick: bool, threads: int | None) -> dict[str, Any]:
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--json", *(["--quick"] if quick else [])]
+    command += [] if threads is None else ["--threads", str(threads)]
+    print(f"benchmarks.{name} ...", file=sys.stderr)
+    done = subprocess.run(command, cwd=Path(REPOSITORY), stdout=subprocess.PIPE, text=True, check=False)
+    if not done.stdout:
+        raise SystemExit(f"benchmarks.{name} ended with code {done.returncode} and no result; the README is as it was")
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())
