@@ -70,7 +70,7 @@ def _without_input_mutation(exported: ExportedProgram) -> ExportedProgram:
     signature, output = exported.graph_signature, exported.graph.output_node()
     kept = [spec.kind != OutputKind.USER_INPUT_MUTATION for spec in signature.output_specs]
     if not all(kept):
-        output.args = (tuple(itertools.compress(output.args[0], kept)),)  # type: ignore[arg-type]
+        output.args = (tuple(itertools.compress(output.args[0], kept)),)
         signature.output_specs = list(itertools.compress(signature.output_specs, kept))
     return exported
 
@@ -134,7 +134,7 @@ def _replace(graph: fx.Graph, node: fx.Node) -> None:
 def _by_torch(exported: ExportedProgram) -> ExportedProgram:
     """torch's own functionalisation, which resolves any aliasing. It freezes batch norm, so it is the second choice."""
     names = {node.name: source_of(node) for node in exported.graph.nodes}
-    functional = exported.run_decompositions({})
+    functional: ExportedProgram = exported.run_decompositions({})
     mutating = [node for node in functional.graph.nodes if _mutates(node)]
     if mutating:
         where = [Problem(names.get(node.name, node.name), str(node.target), "changes its input in place") for node in mutating]
@@ -153,7 +153,7 @@ def _strip(graph: fx.Graph) -> None:
         if name in _ASSERTIONS:
             graph.erase_node(node)
         elif node.target in _NOISE:
-            node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+            node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
     _erase_unused_arithmetic(graph)
 

@@ -35,7 +35,7 @@ class Pt2Records:
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 entries = archive.infolist()
-            self._reader = torch._C.PyTorchFileReader(io.BytesIO(data))  # type: ignore[arg-type]
+            self._reader = torch._C.PyTorchFileReader(io.BytesIO(data))
             self.names: list[str] = list(self._reader.get_all_records())
         except (zipfile.BadZipFile, RuntimeError, NotImplementedError, ValueError, EOFError, OSError) as error:
             raise ValueError(str(error).splitlines()[0]) from error
@@ -78,8 +78,8 @@ def _import(name: str) -> Any:
     for module in [module for module in sys.modules if module.split(".")[0] in half_imported]:
         del sys.modules[module]
     if not _VISION:
-        library = torch.library.Library("torchvision", "FRAGMENT")
+        library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
         for operator in ("nms", "qnms"):
-            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
         _VISION.append(library)
     return importlib.import_module(name)

@@ -151,7 +151,7 @@ def _is_operator(target: Any) -> bool:
     if match is None:
         return False
     packet = getattr(getattr(torch.ops, match[1]), match[2], None)
-    return isinstance(packet, torch._ops.OpOverloadPacket) and match[3] in packet.overloads()
+    return isinstance(packet, torch._ops.OpOverloadPacket) and match[3] in packet.overloads()  # type: ignore[no-untyped-call]
 
 
 def _walk(value: Any, key: str) -> Iterator[Problem]:

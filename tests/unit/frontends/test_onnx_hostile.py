@@ -21,7 +21,9 @@ def value(name: str, shape: Any = (1, 4), kind: int = TensorProto.FLOAT) -> onnx
     return helper.make_tensor_value_info(name, kind, shape)
 
 
-def save(path: Path, nodes: list[Any], *, inputs: Any = None, outputs: Any = None, tensors: Any = (), opset: int = 17, functions: Any = ()) -> Path:
+def save(
+    path: Path, nodes: list[Any], *, inputs: Any = None, outputs: Any = None, tensors: Any = (), opset: int = 17, functions: Any = ()
+) -> Path:
     graph = helper.make_graph(nodes, "g", inputs if inputs is not None else [value("x")], outputs or [value("y")], list(tensors))
     imports = [helper.make_opsetid("", opset), helper.make_opsetid("local", 1)]
     path.write_bytes(helper.make_model(graph, opset_imports=imports, functions=list(functions), ir_version=10).SerializeToString())

@@ -19,16 +19,16 @@ from effc.ir import BATCH, Program, source_of
 DIGITS = Path(__file__).parents[3] / "examples" / "digits.onnx"
 
 
-def save(path: Path, nodes: list[Any], shape: Any, tensors: dict[str, Any] | None = None, opset: int = 17, kind: int = TensorProto.FLOAT) -> Path:
+def save(path: Path, nodes: list[Any], shape: Any, tensors: dict[str, Any] | None = None) -> Path:
     graph = helper.make_graph(
         nodes,
         "g",
-        [helper.make_tensor_value_info("x", kind, shape)],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
         [helper.make_empty_tensor_value_info("y")],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in (tensors or {}).items()],
     )
     graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT
-    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10).SerializeToString())
+    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10).SerializeToString())
     return path
 
 

@@ -161,7 +161,8 @@ def _expand(rewriter: Rewriter, node: Node, inputs: list[Value]) -> list[Value]:
 
 def _concat(rewriter: Rewriter, node: Node, inputs: list[Value]) -> list[Value]:
     """A learned token of batch 1 beside a traced value: every sample gets its own copy."""
-    carrying = [value for value in inputs if isinstance(value, Tensor) and value.ndim and not isinstance(value.shape[0], int)]
+    tensors = [value for value in inputs if isinstance(value, Tensor)]
+    carrying = [value for value in tensors if value.ndim and not isinstance(value.shape[0], int)]
     if not carrying or len(carrying) == len(inputs) or int(node.get("axis", 0)) in (0, -carrying[0].ndim):
         return inputs
     batch = carrying[0].shape[0]

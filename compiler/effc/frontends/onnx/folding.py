@@ -160,11 +160,11 @@ def _modulo(node: Node, inputs: list[Array], budget: Budget) -> Array:
 
 
 def _minimum(a: Any, b: Any) -> Any:
-    return np.minimum(a, b) if isinstance(a, np.ndarray) else torch.sym_min(a, b)
+    return np.minimum(a, b) if isinstance(a, np.ndarray) else torch.sym_min(a, b)  # type: ignore[no-untyped-call]
 
 
 def _maximum(a: Any, b: Any) -> Any:
-    return np.maximum(a, b) if isinstance(a, np.ndarray) else torch.sym_max(a, b)
+    return np.maximum(a, b) if isinstance(a, np.ndarray) else torch.sym_max(a, b)  # type: ignore[no-untyped-call]
 
 
 def _and(a: Any, b: Any) -> Any:
@@ -310,7 +310,7 @@ def _range(node: Node, inputs: list[Array], budget: Budget) -> Array | None:
         raise ValueError("Range with a step of 0")
     count = max(0, math.ceil((float(limit) - float(start)) / float(delta)))
     budget.reserve((count,), start.dtype.itemsize, f"{node.name} (Range) of {count} elements")
-    return (start + np.arange(count, dtype=start.dtype) * delta).astype(start.dtype)
+    return np.asarray(start + np.arange(count, dtype=start.dtype) * delta, dtype=start.dtype)
 
 
 def _reduce(function: Callable[..., Any], numpy_function: Callable[..., Any]) -> Callable[..., Array]:

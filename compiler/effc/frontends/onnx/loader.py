@@ -97,7 +97,7 @@ def subgraphs(node: Any) -> Iterator[Any]:
 
 def _parse(data: bytes, name: str) -> Any:
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     model = onnx.ModelProto()
     try:
@@ -233,7 +233,7 @@ def _held_elements(tensor: Any) -> int | None:
     if str(onnx.helper.tensor_dtype_to_string(tensor.data_type)).endswith(("INT4", "INT2", "FLOAT4E2M1")):
         return None
     if tensor.HasField("raw_data"):
-        return len(tensor.raw_data) // onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        return len(tensor.raw_data) // int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
     counts = [len(tensor.float_data), len(tensor.int32_data), len(tensor.int64_data), len(tensor.double_data), len(tensor.uint64_data)]
     packs = tensor.data_type in (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128)
     return max(counts) // 2 if packs else max(counts)
