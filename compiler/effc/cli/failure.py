@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -25,6 +26,8 @@ def leave(invoke: Callable[[list[str]], object], args: Sequence[str] | None) -> 
     """Invoke the commands and exit the process. `--json` and `--debug` are looked up in the raw arguments, as parsing itself may fail."""
     arguments = list(sys.argv[1:] if args is None else args)
     as_json, debug = "--json" in arguments, "--debug" in arguments
+    if not sys.warnoptions and not debug:
+        warnings.simplefilter("ignore")  # packages underneath warn about themselves; a user of effc can do nothing about it
     try:
         result = invoke(arguments)
         code = result if isinstance(result, int) else 0

@@ -24,9 +24,10 @@ def judge(original: Program, final: Program, held_out: Dataset | None, settings:
         return None
     metric = settings.metric or ("top1" if held_out.labels is not None else "agreement")
     with progress(f"evaluating {metric}", 2) as advance:
-        before = evaluate(runner(original), held_out, metric)
+        source = runner(original)
+        before = evaluate(source, held_out, metric, reference=source)
         advance(1)
-        after = evaluate(runner(final), held_out, metric)
+        after = evaluate(runner(final), held_out, metric, reference=source)
         advance(1)
     difference = compare(before, after)
     quality = Quality(metric, len(held_out), before.value, after.value, difference.drop, difference.low, difference.high, settings.max_drop)
