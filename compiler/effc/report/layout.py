@@ -38,7 +38,7 @@ def layered(
     depth: dict[str, int] = {}
     for name in names:
         depth[name] = max((depth[one] + 1 for one in inputs[name]), default=0)
-    rows: list[list[str]] = [[] for _ in range(max(depth.values(), default=0) + 1)]
+    rows: list[list[str]] = [[] for _ in range(max(depth.values(), default=-1) + 1)]
     size, chain, parents = dict(sizes), {}, {name: list(inputs[name]) for name in names}
     for name in names:
         rows[depth[name]].append(name)
