@@ -113,7 +113,7 @@ def slice_(node: Node, x: Value, starts: Value = None, ends: Value = None, axes:
                 whole = first == 0 and last == size and step == 1
                 x = x if whole else torch.ops.aten.slice.Tensor(x, axis, first, max(last or 0, first), step)
             else:
-                kept = np.arange(size)[first:last:step]
+                kept = np.arange(size)[first:last:step].copy()
                 x = torch.flip(x, (axis,)) if len(kept) == size else torch.index_select(x, axis, torch.tensor(kept, dtype=torch.int64))
         elif step > 0:
             x = torch.ops.aten.slice.Tensor(x, axis, start, end, step)

@@ -26,14 +26,21 @@ def pad(node: Node, x: Value, pads: Value = None, filling: Value = None, axes: V
         before[axis], after[axis] = given[i], given[i + len(where)]
     mode = node.get("mode", "constant")
     if mode == "constant":
-        value: Any = node.get("value", 0.0) if node.opset < 11 else 0 if filling is None else number(filling, "constant_value")
-        flat = [item for low, high in zip(reversed(before), reversed(after), strict=True) for item in (low, high)]
-        while len(flat) > 2 and flat[-1] == flat[-2] == 0:
-            flat = flat[:-2]
-        return torch.constant_pad_nd(x, flat, value)
+        return _pad_constant(node, x, before, after, filling)
     for axis in range(x.ndim):
         x = _pad_axis(x, axis, before[axis], after[axis], mode)
     return x
+
+
+def _pad_constant(node: Node, x: Tensor, before: list[int], after: list[int], filling: Value) -> Tensor:
+    pads = [item for low, high in zip(reversed(before), reversed(after), strict=True) for item in (low, high)]
+    while len(pads) > 2 and pads[-1] == pads[-2] == 0:
+        pads = pads[:-2]
+    if isinstance(filling, Tensor):  # computed from data: what is padding is told by a padded mask
+        inside = torch.constant_pad_nd(torch.ones_like(x, dtype=torch.bool), pads, False)
+        return torch.where(inside, torch.constant_pad_nd(x, pads, 0), filling.reshape(()))
+    value: Any = node.get("value", 0.0) if node.opset < 11 else 0 if filling is None else number(filling, "constant_value")
+    return torch.constant_pad_nd(x, pads, value)
 
 
 def _pad_axis(x: Tensor, axis: int, before: int, after: int, mode: str) -> Tensor:
@@ -43,9 +50,8 @@ def _pad_axis(x: Tensor, axis: int, before: int, after: int, mode: str) -> Tenso
     if not isinstance(size, int):
         raise Unsupported(f"mode {mode} along an axis of symbolic size", "fix the size with --input-shape")
     index = np.arange(size)[max(-before, 0) : size - max(-after, 0)]
-    extend: Any = (max(before, 0), max(after, 0))
-    index = np.pad(index, extend, mode=mode)
-    return torch.index_select(x, axis, torch.tensor(index, dtype=torch.int64))
+    extended: Any = np.pad(index, (max(before, 0), max(after, 0)), mode)  # type: ignore[call-overload]
+    return torch.index_select(x, axis, torch.tensor(extended, dtype=torch.int64))
 
 
 OPERATORS = (Operator("Pad", pad, 2, constants=(1, 2, 3)),)

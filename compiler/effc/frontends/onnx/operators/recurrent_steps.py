@@ -40,11 +40,11 @@ _PLAIN: dict[str, Activation] = {
 }
 _WITH_CONSTANTS: dict[str, tuple[tuple[float, ...], Callable[..., Tensor]]] = {
     "Affine": ((1.0, 0.0), lambda x, a, b: a * x + b),
-    "LeakyRelu": ((0.01,), lambda x, a: F.leaky_relu(x, a)),
+    "LeakyRelu": ((0.01,), F.leaky_relu),
     "ThresholdedRelu": ((1.0,), lambda x, a: torch.where(x > a, x, torch.zeros_like(x))),
     "ScaledTanh": ((1.0, 1.0), lambda x, a, b: a * torch.tanh(b * x)),
     "HardSigmoid": ((0.2, 0.5), lambda x, a, b: torch.clamp(a * x + b, 0.0, 1.0)),
-    "Elu": ((1.0,), lambda x, a: F.elu(x, a)),
+    "Elu": ((1.0,), F.elu),
 }
 
 

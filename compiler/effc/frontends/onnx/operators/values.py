@@ -79,7 +79,7 @@ def tensor(value: Value) -> Tensor:
         return torch.tensor(np.ascontiguousarray(array).view(np.int16)).view(torch.bfloat16)
     if array.dtype.kind not in "biufc":
         raise Unsupported(f"data type {array.dtype.name}", "convert the model to float32, float16, bfloat16 or 8-bit integers")
-    return torch.tensor(array.copy())
+    return torch.tensor(np.asarray(array, order="C"))
 
 
 def constant(value: Value, what: str) -> np.ndarray[Any, Any]:
