@@ -90,7 +90,7 @@ def _score(metric: str, outputs: Mapping[str, Array], expected: Mapping[str, Arr
         return _errors(outputs, expected, len(batch))
     scores = _rows(next(iter(outputs.values())), len(batch))
     if metric in _WITH_LABELS:
-        assert batch.labels is not None  # noqa: S101 - checked by evaluate
+        assert batch.labels is not None
         _check_labels(batch.labels, scores.shape[1])
         if metric == "top1":
             return np.asarray(scores.argmax(1) == batch.labels, np.float64)
@@ -105,7 +105,7 @@ def _score(metric: str, outputs: Mapping[str, Array], expected: Mapping[str, Arr
 def _rows(array: Array, samples: int) -> Array:
     """One row of scores a sample. Raises DataError on NaN: the argmax of NaN would be a silent wrong answer."""
     if array.shape[:1] != (samples,):
-        raise DataError(f"the first output has shape {list(array.shape)}: its leading axis is not the {samples} samples, so no metric applies")
+        raise DataError(f"the first output has shape {list(array.shape)}: its leading axis is not the {samples} samples; no metric applies")
     rows = array.reshape(samples, -1).astype(np.float64)
     bad = np.flatnonzero(np.isnan(rows).any(axis=1))
     if bad.size:

@@ -31,7 +31,7 @@ class TrainableProgram(nn.Module):
         batch_norm: `frozen` keeps the stored mean and variance and uses them also while training; `train` uses the batch's own and updates
             the stored ones.
 
-    Parameters and buffers keep their source names with dots as `__`, because a flat module cannot have dots; `source_state` gives them back.
+    Parameters and buffers keep their source names with dots as `__`, as a flat module cannot have dots; `source_state` gives them back.
     """
 
     def __init__(self, program: Program, batch_norm: BatchNorm) -> None:

@@ -98,7 +98,8 @@ def _find(name: str, problems: list[Problem]) -> type[Pass] | None:
         problems.append(Problem(name, entry.value, "is not a pass of that name"))
         return None
     near = difflib.get_close_matches(name, table, 1)
-    problems.append(Problem("--passes", name, "there is no such pass", f"did you mean {near[0]}?" if near else f"known: {', '.join(table)}"))
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(table)}"
+    problems.append(Problem("--passes", name, "there is no such pass", hint))
     return None
 
 
@@ -115,7 +116,8 @@ def _options(kind: type[Pass], text: str, problems: list[Problem]) -> dict[str, 
             problems.append(Problem(kind.name, part, "is not one of its options", f"options: {names}"))
             sound = False
             continue
-        raw: Any = [piece.strip() for piece in value[1:-1].split(";") if piece.strip()] if value.startswith("[") and value.endswith("]") else value
+        listed = value.startswith("[") and value.endswith("]")
+        raw: Any = [piece.strip() for piece in value[1:-1].split(";") if piece.strip()] if listed else value
         try:
             options[name] = TypeAdapter(hints[name]).validate_python(raw)
         except ValidationError as error:

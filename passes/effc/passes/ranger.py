@@ -1,0 +1,171 @@
+"""Ranger: clamp every activation to the range that it has on fault-free data, and on through what follows it.
+
+    before: relu -> max_pool -> reshape -> linear
+    after:  relu -> bound(0, 6.1) -> max_pool -> bound(0, 6.1) -> reshape -> bound(0, 6.1) -> linear
+
+Values outside of the profiled range are most likely faults; clamping turns a huge deviation, which would decide the output, into one that
+the network tolerates. One pair of bounds a layer: the minimum and maximum over all samples of the fit part of `--data`. Pools, reshapes
+and concatenations that follow a bounded value are bounded, too, because a fault may strike between the two: pools and reshapes keep
+their input's bounds, a concatenation takes the outermost of its inputs'; an average over zero padding includes zero.
+
+Not bounded: logits and other values that follow no activation; a concatenation with an input that is not bounded; an activation that is
+bounded already. Data that the profile has not seen may exceed its bounds and are clamped: the pass is not exact, and the gate judges it.
+
+Paper: Z. Chen, G. Li, K. Pattabiraman, "A Low-cost Fault Corrector for Deep Neural Networks through Range Restriction", DSN 2021,
+arXiv 2003.13874, section IV and algorithm 1. Extension: NaN becomes the lower bound (see `effc.ir.ops.bound`), where the paper's
+min/max leaves it open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, fx
+
+from effc.errors import DataError
+from effc.ir import Edit, Program, ValueFacts, keyword_arguments, source_of
+from effc.ir.ops.bound import BOUND
+from effc.passes.base import Context, Pass
+from effc.passes.profiling import profile
+
+__all__ = ["ACTIVATIONS", "Ranger"]
+
+_aten = torch.ops.aten
+Range = tuple[float, float]
+
+ACTIVATIONS = frozenset(
+    {
+        _aten.relu.default,
+        _aten.relu_.default,
+        _aten.relu6.default,
+        _aten.hardtanh.default,
+        _aten.hardtanh_.default,
+        _aten.clamp.default,
+        _aten.clamp_min.default,
+        _aten.leaky_relu.default,
+        _aten.leaky_relu_.default,
+        _aten.prelu.default,
+        _aten.elu.default,
+        _aten.celu.default,
+        _aten.selu.default,
+        _aten.gelu.default,
+        _aten.silu.default,
+        _aten.silu_.default,
+        _aten.mish.default,
+        _aten.softplus.default,
+        _aten.sigmoid.default,
+        _aten.hardsigmoid.default,
+        _aten.hardswish.default,
+        _aten.hardswish_.default,
+        _aten.tanh.default,
+    }
+)
+_MAX_POOLS = frozenset({_aten.max_pool1d.default, _aten.max_pool2d.default, _aten.max_pool3d.default})
+_AVERAGES = frozenset({_aten.avg_pool1d.default, _aten.avg_pool2d.default, _aten.avg_pool3d.default})
+_WHOLE_AVERAGES = frozenset(
+    {_aten.adaptive_avg_pool1d.default, _aten.adaptive_avg_pool2d.default, _aten.adaptive_avg_pool3d.default, _aten.mean.dim}
+)
+_WHOLE_MAXIMA = frozenset({_aten.adaptive_max_pool1d.default, _aten.amax.default})
+_RESHAPES = frozenset(
+    {
+        _aten.view.default,
+        _aten.reshape.default,
+        _aten.flatten.using_ints,
+        _aten.unflatten.int,
+        _aten.squeeze.default,
+        _aten.squeeze.dim,
+        _aten.squeeze.dims,
+        _aten.unsqueeze.default,
+    }
+)
+_FOLLOWERS = _MAX_POOLS | _AVERAGES | _WHOLE_AVERAGES | _WHOLE_MAXIMA | _RESHAPES
+# These hand values on as they are; the fault window between them and their input is empty once compiled, so they get no bound of their own.
+_CARRIERS = frozenset({_aten.dropout.default, _aten.clone.default, _aten.contiguous.default, _aten.alias.default, _aten.detach.default})
+
+
+@dataclass(frozen=True)
+class Ranger(Pass):
+    """Clamp every activation, and the pools, reshapes and concatenations behind it, to its range on calibration data."""
+
+    name: ClassVar[str] = "ranger"
+    exact: ClassVar[bool] = False
+    needs_data: ClassVar[bool] = True
+
+    def run(self, program: Program, context: Context) -> Program:
+        if context.fit is None:
+            raise DataError("pass ranger needs calibration data: give --data calib.npz")
+        sites = [node for node in program.nodes if node.target in ACTIVATIONS and isinstance(node.meta["val"], Tensor)]
+        floating = [node for node in sites if node.meta["val"].is_floating_point()]
+        seen = profile(program, floating, context.fit, context.progress, "ranger: profiling activations")
+        edit = Edit(program)
+        ranges: dict[fx.Node, Range] = {}
+        for node in edit.nodes:
+            found = self._range(node, seen, ranges, context)
+            if found is None:
+                continue
+            ranges[node] = found
+            if node.target in _CARRIERS:
+                continue
+            bounded = _bound_behind(node)
+            if bounded is not None:
+                ranges[bounded] = found
+                context.log(self, node, False, "is bounded already")
+                continue
+            new = _insert(edit, node, found)
+            ranges[new] = found
+            context.log(self, node, True, _reason(node, found, seen))
+        result = edit.done()
+        kept = {node.name for node in result.nodes}
+        return result.with_facts(result.facts.with_values({name: fact for name, fact in seen.items() if name in kept}))
+
+    def _range(self, node: fx.Node, seen: Mapping[str, ValueFacts], ranges: Mapping[fx.Node, Range], context: Context) -> Range | None:
+        if node.name in seen:
+            return seen[node.name].minimum, seen[node.name].maximum
+        if node.target == _aten.cat.default:
+            parts = node.args[0]
+            known = [ranges.get(part) for part in parts]  # type: ignore[union-attr, arg-type]
+            inside = [one for one in known if one is not None]
+            if len(inside) == len(known):
+                return min(low for low, _ in inside), max(high for _, high in inside)
+            if inside:
+                context.log(self, node, False, f"only {len(inside)} of its {len(known)} inputs are bounded")
+            return None
+        source = node.args[0] if node.args else None
+        if not isinstance(source, fx.Node) or source not in ranges or node.target not in _FOLLOWERS | _CARRIERS:
+            return None
+        low, high = ranges[source]
+        if node.target in _AVERAGES and _counts_padding(node):
+            return min(low, 0.0), max(high, 0.0)
+        return low, high
+
+
+def _counts_padding(node: fx.Node) -> bool:
+    arguments = keyword_arguments(node)
+    padding = arguments.get("padding") or [0]
+    return bool(arguments.get("count_include_pad", True)) and any(size != 0 for size in padding)
+
+
+def _bound_behind(node: fx.Node) -> fx.Node | None:
+    """The bound that is this node's only user, where there is one."""
+    users = list(node.users)
+    return users[0] if len(users) == 1 and users[0].target == BOUND.overload and users[0].args[0] is node else None
+
+
+def _insert(edit: Edit, node: fx.Node, bounds: Range) -> fx.Node:
+    kind = node.meta["val"].dtype
+    name = source_of(node)
+    lower = edit.add_tensor(f"{name}.ranger_lower", torch.tensor(bounds[0], dtype=kind))
+    upper = edit.add_tensor(f"{name}.ranger_upper", torch.tensor(bounds[1], dtype=kind))
+    new = edit.call(BOUND.overload, (node, lower, upper, "clamp"), like=node)
+    edit.replace(node, new, but_not={new})
+    return new
+
+
+def _reason(node: fx.Node, bounds: Range, seen: Mapping[str, ValueFacts]) -> str:
+    low, high = bounds
+    if node.name in seen:
+        return f"clamped to [{low:.4g}, {high:.4g}], its range on {seen[node.name].samples} samples"
+    return f"clamped to [{low:.4g}, {high:.4g}], carried over from what it follows"
