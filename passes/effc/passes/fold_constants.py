@@ -3,10 +3,10 @@
     before: relu(x) + (scale * arange(10))
     after:  relu(x) + stored
 
-A result is stored as a parameter where everything that it came from trains, else as a buffer. Not folded: random operators, results that
-are more than 1 MiB larger than what they came from (an expanded constant is cheaper to compute than to load), sizes that depend on the batch,
-and quantisation operators (their int8 weights must stay visible). Bit for bit exact: torch computes the value that it would compute
-at every call.
+A result is stored as a parameter where everything that it came from trains, else as a buffer. Not folded: random operators; results that
+are more than 1 MiB larger than what they came from (an expanded constant is cheaper to compute than to load); sizes that depend on the
+batch; quantisation operators (their int8 weights must stay visible). Bit for bit exact: torch computes the value that it would compute at
+every call.
 """
 
 from __future__ import annotations
