@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from effc.ir.ops.base import NAMESPACE, Cost, OpDef
 from effc.ir.ops.bound import BOUND
+from effc.ir.ops.dequantize_linear import DEQUANTIZE_LINEAR
+from effc.ir.ops.quantize_linear import QUANTIZE_LINEAR
 
 __all__ = ["NAMESPACE", "OPS", "Cost", "OpDef", "find"]
 
-OPS: tuple[OpDef, ...] = (BOUND,)
+OPS: tuple[OpDef, ...] = (BOUND, DEQUANTIZE_LINEAR, QUANTIZE_LINEAR)
 
 for _op in OPS:
     _op.define()
