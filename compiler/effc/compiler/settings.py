@@ -70,7 +70,7 @@ class Settings(BaseModel):
         for name in _PATHS:
             if name in values:
                 values[name] = Path(values[name]).name
-        return tomli_w.dumps(values)
+        return tomli_w.dumps({name: value for name, value in values.items() if value not in ([], {}, "")})
 
 
 def load_settings(config: Path | None, flags: Mapping[str, Any]) -> Settings:
