@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from effc.errors import AlteredArtifactError, InternalError, MissingDependencyError
-from effc.runtime.native import load_code
+from effc.runtime.native import fresh_name, load_code
 from effc.runtime.plan import ALIGNMENT, Plan
 from effc.runtime.tensors import Array, dtype_named
 
@@ -94,13 +94,13 @@ class VirtualMachineExecutor:
     """
 
     def __init__(self, entry: Mapping[str, Any], outputs: Sequence[str], tensors: Mapping[str, Array], code: Path) -> None:
+        if not set(entry.get("parameters", ())) <= tensors.keys() or "function" not in entry:
+            raise AlteredArtifactError("the manifest's vm field does not fit the stored parameters")
         try:
             import tvm
             from tvm import relax
         except ImportError as error:
             raise MissingDependencyError(f"this artifact runs on TVM's virtual machine, but tvm cannot be imported: {error}") from error
-        if not set(entry.get("parameters", ())) <= tensors.keys() or "function" not in entry:
-            raise AlteredArtifactError("the manifest's vm field does not fit the stored parameters")
         self._tensor: Any = tvm.runtime.tensor
         # The tensors share memory with these arrays, so a changed parameter is seen by the next call.
         self.parameters: dict[str, Array] = {}
@@ -108,7 +108,8 @@ class VirtualMachineExecutor:
             self.parameters[name] = aligned_empty(tensors[name].shape, tensors[name].dtype.name)
             self.parameters[name][...] = tensors[name]
         self._arguments = [self._shared(array) for array in self.parameters.values()]
-        machine = relax.VirtualMachine(tvm.runtime.load_module(str(code)), tvm.cpu())
+        with fresh_name(code) as name:
+            machine = relax.VirtualMachine(tvm.runtime.load_module(str(name)), tvm.cpu())
         self._function = machine[entry["function"]]
         self._names = list(outputs)
 

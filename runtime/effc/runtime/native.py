@@ -10,11 +10,14 @@ import ctypes
 import functools
 import importlib.util
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from effc.errors import InputRejectedError, MissingDependencyError
 
-__all__ = ["call_global", "load_code", "tvm_runtime"]
+__all__ = ["call_global", "fresh_name", "load_code", "tvm_runtime"]
 
 # Code that TVM emits for a library calls these through pointers of the library (two underscores before the name); the loader sets them.
 _CONTEXT = (
@@ -54,7 +57,8 @@ def load_code(path: Path) -> ctypes.CDLL:
     """The shared library of an artifact, linked against TVM's runtime. Raises InputRejectedError when it cannot be loaded here."""
     runtime = tvm_runtime()
     try:
-        library = ctypes.CDLL(str(path.resolve()), mode=os.RTLD_NOW | os.RTLD_LOCAL)
+        with fresh_name(path) as fresh:
+            library = ctypes.CDLL(str(fresh), mode=os.RTLD_NOW | os.RTLD_LOCAL)
     except OSError as error:
         raise InputRejectedError(f"{path} cannot be loaded on this machine: {error}; was it compiled for another target?") from error
     for name in _CONTEXT:
@@ -64,6 +68,19 @@ def load_code(path: Path) -> ctypes.CDLL:
             continue  # this library does not use it
         pointer.value = ctypes.cast(getattr(runtime, name), ctypes.c_void_p).value
     return library
+
+
+@contextmanager
+def fresh_name(path: Path) -> Iterator[Path]:
+    """Another path to a library, never used before.
+
+    The dynamic loader knows libraries by their names: asked again for a path that it has loaded, it hands out the old code, even when
+    an artifact has been compiled anew in that place.
+    """
+    with tempfile.TemporaryDirectory(prefix="effc-") as folder:
+        link = Path(folder) / path.name
+        link.symlink_to(path.resolve())
+        yield link
 
 
 def call_global(name: str, *arguments: int) -> int | None:

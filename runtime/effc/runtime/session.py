@@ -57,6 +57,7 @@ class Session:
         self._input_dtypes = {spec.name: dtype_named(spec.dtype) for spec in self.inputs}
         self._output_kinds = [(spec.shape, dtype_named(spec.dtype)) for spec in self.outputs]
         self._executor = _executor(artifact)
+        artifact.read(CODE)  # what was loaded is what was checked: the artifact was not replaced in between
 
     @property
     def manifest(self) -> Manifest:
@@ -168,8 +169,11 @@ class Session:
             raise DataError("the inputs do not fit the compiled model", problems)
         count = next(iter(samples.values()), None)
         unbatched = [spec.name for spec in self.outputs if not spec.batched]
-        if count is not None and count > self.manifest.batch and unbatched:
-            raise DataError(f"{count} samples: the outputs {unbatched} have no batch dimension, so only {self.manifest.batch} at a time")
+        if count is not None and count != self.manifest.batch and unbatched:
+            # They may mix samples, so neither parts nor a batch filled up with copies would give the same.
+            raise DataError(
+                f"{count} samples: the outputs {unbatched} have no batch dimension, so exactly {self.manifest.batch} are needed"
+            )
         return count
 
 

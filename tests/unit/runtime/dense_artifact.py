@@ -55,7 +55,8 @@ PLAN = Plan(
 
 
 def dense(x: Array, w: Array, b: Array) -> Array:
-    return np.maximum(x @ w + b, 0)
+    result: Array = np.maximum(x @ w + b, 0)
+    return result
 
 
 def compile_c(cc: str, code: str, folder: Path) -> bytes:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from effc.errors import InputRejectedError
 from effc.runtime.plan import Buffer, Plan
 from effc.runtime.selftest import BLOB, HEADER, SOURCES, self_test

@@ -1,0 +1,221 @@
+"""Running an artifact: any number of samples, any memory layout, errors all at once, threads, and a VM without tvm."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from effc.errors import AlteredArtifactError, DataError, InputRejectedError, InternalError
+from effc.runtime import Session, load, verify_golden, write_artifact
+from effc.runtime.executor import PlanExecutor, VirtualMachineExecutor, aligned_empty, is_aligned
+from effc.runtime.tensors import Array
+from effc.runtime.threads import available_threads
+from tests.unit.runtime.dense_artifact import BATCH, CODE, IN, OUT, PLAN, compile_c, dense, fields, files, weights
+
+
+def samples(count: int, seed: int = 5) -> Array:
+    return np.random.default_rng(seed).standard_normal((count, IN), dtype=np.float32)
+
+
+def expected(x: Array) -> Array:
+    return dense(x, weights()["w"], weights()["b"])
+
+
+@pytest.fixture
+def session(out: Path) -> Session:
+    return load(out)
+
+
+@pytest.mark.parametrize("count", [1, BATCH - 1, BATCH, BATCH + 1, 3 * BATCH])
+def test_any_number_of_samples(session: Session, count: int) -> None:
+    x = samples(count)
+    result = session.run({"x": x})
+    np.testing.assert_allclose(result["y"], expected(x), rtol=1e-5, atol=1e-6)
+    # Each call numbers its rows: the chunks are in order and the filling of the last is gone.
+    assert result["row"].tolist() == [index % BATCH for index in range(count)]
+
+
+@pytest.mark.parametrize("layout", ["transposed", "reversed", "strided", "unaligned", "read-only"])
+def test_memory_layout_does_not_matter(session: Session, layout: str) -> None:
+    x = samples(BATCH)
+    block = np.empty(x.nbytes + 4, np.uint8)
+    other = {
+        "transposed": np.asfortranarray(x),
+        "reversed": x[::-1].copy()[::-1],
+        "strided": np.repeat(x, 2, axis=1)[:, ::2],
+        "unaligned": np.ndarray(x.shape, x.dtype, block, 4),
+        "read-only": x.copy(),
+    }[layout]
+    other.setflags(write=layout != "read-only")
+    if layout == "unaligned":
+        other[...] = x
+    assert np.array_equal(session.run({"x": other})["y"], session.run({"x": x})["y"])
+
+
+def test_results_are_new_arrays(session: Session) -> None:
+    first = session.run({"x": samples(BATCH, 1)})["y"]
+    kept = first.copy()
+    session.run({"x": samples(BATCH, 2)})
+    assert np.array_equal(first, kept)
+
+
+def test_aligned_arrays_are_read_in_place(session: Session) -> None:
+    x = aligned_empty((BATCH, IN), "float32")
+    x[...] = samples(BATCH)
+    assert is_aligned(x)
+    np.testing.assert_allclose(session.run({"x": x})["y"], expected(x), rtol=1e-5, atol=1e-6)
+    assert not session._staging
+
+
+def test_all_input_errors_at_once(session: Session) -> None:
+    with pytest.raises(DataError) as caught:
+        session.run({"x": np.zeros((2, IN + 1)), "image": np.zeros(3)})
+    text = str(caught.value)
+    assert "dtype float64" in text
+    assert ".astype('float32')" in text
+    assert f"[2, {IN + 1}]" in text
+    assert f"[N, {IN}]" in text
+    assert "'image'" in text
+
+
+@pytest.mark.parametrize(("inputs", "word"), [({}, "missing"), ({"x": np.zeros((0, IN), np.float32)}, "0 samples")])
+def test_nothing_to_compute(session: Session, inputs: dict[str, Array], word: str) -> None:
+    with pytest.raises(DataError, match=word):
+        session.run(inputs)
+
+
+def test_a_fixed_batch_takes_no_other(library: bytes, tmp_path: Path) -> None:
+    changes = {
+        "inputs": [{"name": "x", "shape": [BATCH, IN], "dtype": "float32"}],
+        "outputs": [{"name": "y", "shape": [BATCH, OUT], "dtype": "float32"}, {"name": "row", "shape": [BATCH], "dtype": "int64"}],
+        "batch": {"size": 1, "symbolic": False, "reason": "because"},
+    }
+    write_artifact(tmp_path / "out", files(library), fields(**changes))
+    session = load(tmp_path / "out")
+    assert session.run({"x": samples(BATCH)})["y"].shape == (BATCH, OUT)
+    with pytest.raises(DataError, match=rf"must be \[{BATCH}, {IN}\]"):
+        session.run({"x": samples(1)})
+
+
+def test_threads_share_a_session(session: Session) -> None:
+    inputs = [samples(7, seed) for seed in range(6)]
+    results: dict[int, Array] = {}
+
+    def work(index: int) -> None:
+        for _ in range(30):
+            results[index] = session.run({"x": inputs[index]})["y"]
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for index, x in enumerate(inputs):
+        np.testing.assert_allclose(results[index], expected(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_thread_count_follows_the_affinity(out: Path, count: int) -> None:
+    """TVM's own default would take half of the processors and pin them, allowed or not."""
+    if len(os.sched_getaffinity(0)) < count:
+        pytest.skip(f"needs {count} processors")
+    code = (
+        "import os, sys, numpy as np; from effc.runtime import load\n"
+        f"allowed = sorted(os.sched_getaffinity(0))[-{count}:]; os.sched_setaffinity(0, allowed)\n"
+        f"s = load(sys.argv[1]); s.run({{'x': np.zeros(({BATCH}, {IN}), np.float32)}})\n"
+        "print(s.threads, s.threads_used, sorted(os.sched_getaffinity(0)) == allowed, len({'torch', 'tvm', 'onnx'} & sys.modules.keys()))"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TVM_")}
+    done = subprocess.run([sys.executable, "-c", code, str(out)], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(count), str(count), "True", "0"]
+
+
+def test_the_environment_sets_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TVM_NUM_THREADS", "3")
+    assert available_threads() == 3
+    monkeypatch.setenv("TVM_NUM_THREADS", "0")
+    with pytest.raises(Exception, match="positive number"):
+        available_threads()
+
+
+def test_no_threads_at_all(out: Path) -> None:
+    with pytest.raises(DataError, match="at least one"):
+        load(out, threads=0)
+
+
+def test_a_changed_parameter_is_used_by_the_next_call(session: Session) -> None:
+    x = samples(BATCH)
+    session.parameter_view("b")[...] = 100
+    np.testing.assert_allclose(session.run({"x": x})["y"], dense(x, weights()["w"], np.full(OUT, 100, np.float32)), rtol=1e-5)
+    with pytest.raises(DataError, match="no parameter 'c'"):
+        session.parameter_view("c")
+
+
+def test_golden_vectors(session: Session) -> None:
+    assert verify_golden(session).passed
+    session.parameter_view("w")[0, 0] += 0.5
+    verification = verify_golden(session)
+    assert not verification.passed
+    assert {entry.name: entry.relative > 1e-4 for entry in verification.differences} == {"y": True, "row": False}
+
+
+def test_code_that_fails_says_so(out: Path) -> None:
+    tensors, code = load(out).artifact.parameters(), out / "model.so"
+    executor = PlanExecutor(PLAN, ["x"], ["y", "row"], tensors, code)
+    odd = np.ndarray((BATCH, IN), np.float32, aligned_empty((512,), "uint8"), 4)
+    outputs = [aligned_empty((BATCH, OUT), "float32"), aligned_empty((BATCH,), "int64")]
+    with pytest.raises(InternalError, match="code 7"):
+        executor.call([odd], outputs)
+
+
+def test_code_without_the_plans_entry(library: bytes, tmp_path: Path) -> None:
+    cc = "cc"
+    content = files(library) | {"model.so": compile_c(cc, "int other(void) { return 0; }", tmp_path)}
+    write_artifact(tmp_path / "out", content, fields())
+    with pytest.raises(AlteredArtifactError, match="no function 'run'"):
+        load(tmp_path / "out")
+
+
+def test_code_for_another_machine(library: bytes, tmp_path: Path) -> None:
+    write_artifact(tmp_path / "out", files(library) | {"model.so": b"\x7fELF" + bytes(60)}, fields())
+    with pytest.raises(InputRejectedError, match="compiled for another target"):
+        load(tmp_path / "out")
+
+
+def test_parameters_that_the_plan_does_not_expect(out: Path) -> None:
+    tensors = load(out).artifact.parameters() | {"b": np.zeros(OUT + 1, np.float32)}
+    with pytest.raises(AlteredArtifactError, match="parameter b"):
+        PlanExecutor(PLAN, ["x"], ["y", "row"], tensors, out / "model.so")
+
+
+def test_a_vm_entry_that_names_unknown_parameters(out: Path) -> None:
+    with pytest.raises(AlteredArtifactError, match="vm field"):
+        VirtualMachineExecutor({"function": "main", "parameters": ["w"]}, ["y"], {}, out / "model.so")
+
+
+def test_the_same_place_compiled_anew_runs_the_new_code(out: Path, library: bytes, tmp_path: Path) -> None:
+    """The dynamic loader knows libraries by their names: asked for the same path again, it would hand out the old code."""
+    first = load(out)
+    content = files(library) | {"model.so": compile_c("cc", CODE.replace("] > 0 ?", "] > 2 ?"), tmp_path)}
+    write_artifact(out, content, fields())
+    x = samples(BATCH)
+    old, new = first.run({"x": x})["y"], load(out).run({"x": x})["y"]
+    assert ((old > 0) & (old < 2)).any()
+    np.testing.assert_array_equal(new, np.where(old > 2, old, 0))
+
+
+def test_outputs_of_a_whole_batch_need_a_whole_batch(library: bytes, tmp_path: Path) -> None:
+    """Filling up with copies would change an output that mixes samples."""
+    changes = {"outputs": [{"name": "y", "shape": ["batch", OUT], "dtype": "float32"}, {"name": "row", "shape": [BATCH], "dtype": "int64"}]}
+    write_artifact(tmp_path / "out", files(library), fields(**changes))
+    session = load(tmp_path / "out")
+    assert session.run({"x": samples(BATCH)})["row"].shape == (BATCH,)
+    for count in (1, BATCH + 1):
+        with pytest.raises(DataError, match="no batch dimension"):
+            session.run({"x": samples(count)})
