@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from effc.errors import UnsupportedModelError
 
+from effc.errors import UnsupportedModelError
 from tests.onnx_nodes.cases import Case, difference
 
 Arrays = Sequence[np.ndarray[Any, Any]]

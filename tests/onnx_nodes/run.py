@@ -15,6 +15,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ def _work(engine: str, names: list[str]) -> None:
     import warnings
 
     import torch
+
     from tests.onnx_nodes.engines import verdict
 
     warnings.simplefilter("ignore")
@@ -76,8 +78,9 @@ def run(engine: str, names: list[str], jobs: int, size: int = 150) -> dict[str, 
 
 
 def show(engine: str, results: dict[str, tuple[str, str]]) -> None:
-    for title, chosen in (("core", lambda n: "_expanded" not in n), ("_expanded", lambda n: "_expanded" in n), ("together", lambda n: True)):
-        counts = collections.Counter(outcome for name, (outcome, _) in results.items() if chosen(name))
+    expanded = {name for name in results if "_expanded" in name}
+    for title, chosen in (("core", results.keys() - expanded), ("_expanded", expanded), ("together", results.keys())):
+        counts = collections.Counter(results[name][0] for name in chosen)
         total = max(sum(counts.values()), 1)
         print(
             f"{engine:12} {title:10} {sum(counts.values()):5} cases: {counts['pass']:5} passed ({counts['pass'] / total:.1%}), "
@@ -88,17 +91,27 @@ def show(engine: str, results: dict[str, tuple[str, str]]) -> None:
             print(f"  WRONG {name}: {why}")
 
 
-def declare(results: dict[str, dict[str, tuple[str, str]]]) -> str:
-    """The text of unsupported.toml: per engine, the refused cases by reason."""
-    lines = ["# What is refused, by engine and reason. Written by `run.py --declare`; tests hold it against what really is refused.", ""]
+def declared() -> dict[str, dict[str, str]]:
+    """Why each case is refused, by engine and case."""
+    if not DECLARED.exists():
+        return {}
+    entries = tomllib.loads(DECLARED.read_text())
+    return {engine: {name: row["why"] for row in rows for name in row["cases"]} for engine, rows in entries.items()}
+
+
+def declare(results: dict[str, dict[str, tuple[str, str]]]) -> None:
+    """Write unsupported.toml: per engine, the refused cases by reason. Engines that did not run keep their entries."""
+    entries = declared()
     for engine, found in results.items():
+        entries[engine] = {name: why[:300] for name, (outcome, why) in found.items() if outcome == "refused"}
+    lines = ["# What is refused, by engine and reason. Written by `run.py --declare`; tests hold it against what really is refused.", ""]
+    for engine, refused in sorted(entries.items()):
         reasons: dict[str, list[str]] = collections.defaultdict(list)
-        for name, (outcome, why) in found.items():
-            if outcome == "refused":
-                reasons[why].append(name)
+        for name, why in refused.items():
+            reasons[why].append(name)
         for why, names in sorted(reasons.items()):
-            lines += [f"[[{engine}]]", f"why = {json.dumps(why[:300], ensure_ascii=True)}", f"cases = {json.dumps(sorted(names))}", ""]
-    return "\n".join(lines)
+            lines += [f"[[{engine}]]", f"why = {json.dumps(why)}", "cases = [", *(f"  {json.dumps(name)}," for name in sorted(names)), "]", ""]
+    DECLARED.write_text("\n".join(lines))
 
 
 def main(arguments: list[str]) -> int:
@@ -125,7 +138,7 @@ def main(arguments: list[str]) -> int:
             for why, count in collections.Counter(why for outcome, why in results[engine].values() if outcome == "refused").most_common():
                 print(f"  {count:4} {why}")
     if options.declare:
-        DECLARED.write_text(declare(results))
+        declare(results)
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
     return int(any(outcome == "wrong" for found in results.values() for outcome, _ in found.values()))

@@ -37,7 +37,8 @@ def in_supported_integers(function: Callable[..., Tensor], *operands: Tensor, sa
 def _operands(values: Sequence[Value]) -> tuple[Tensor, ...]:
     found = tuple(tensor(value) for value in values)
     if len({x.dtype for x in found}) > 1:
-        raise Unsupported(f"operands of types {', '.join(str(x.dtype).removeprefix('torch.') for x in found)}", "ONNX wants one type: insert a Cast")
+        types = ", ".join(str(x.dtype).removeprefix("torch.") for x in found)
+        raise Unsupported(f"operands of types {types}", "ONNX wants one type: insert a Cast")
     return found
 
 

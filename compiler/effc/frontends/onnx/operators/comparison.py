@@ -83,7 +83,7 @@ def _bitwise(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def bit_shift(node: Node, x: Value, amount: Value) -> Tensor:
-    """Shifting right copies the sign of signed integers in. A negative amount, or one of the width or more, leaves only what is copied in."""
+    """Shifting right copies in the sign of signed integers. A negative amount, or one of the width or more, leaves only that."""
     x, amount = tensor(x), tensor(amount)
     dtype, bits = x.dtype, x.dtype.itemsize * 8
     left = node.get("direction") == "LEFT"

@@ -73,7 +73,7 @@ def col2im(node: Node, x: Value, image: Value, block: Value) -> Tensor:
     strides = [int(item) for item in node.get("strides", [1] * dims)]
     dilations = [int(item) for item in node.get("dilations", [1] * dims)]
     padded = [size[i] + pads[i] + pads[i + dims] for i in range(dims)]
-    y = F.fold(x, padded, kernel, dilations, 0, strides)
+    y = F.fold(x, tuple(padded), tuple(kernel), tuple(dilations), 0, tuple(strides))
     return y[:, :, pads[0] : pads[0] + size[0], pads[1] : pads[1] + size[1]]
 
 

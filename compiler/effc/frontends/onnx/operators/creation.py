@@ -87,7 +87,8 @@ def range_(node: Node, start: Value, limit: Value, delta: Value) -> Value:
     count = max(math.ceil((last - first) / step), 0)
     if count > 1 << 24:
         raise Unsupported(f"a range of {count} elements")
-    return (bounds[0] + np.arange(count, dtype=dtype) * bounds[2]).astype(dtype)
+    found: np.ndarray[Any, Any] = (bounds[0] + np.arange(count, dtype=dtype) * bounds[2]).astype(dtype)
+    return found
 
 
 def random(node: Node, *inputs: Value) -> Value:

@@ -101,8 +101,8 @@ def _clipped(start: int, end: int, step: int, size: int) -> tuple[int, int | Non
 
 
 @folds(_slice_constants)
-def slice_(node: Node, x: Value, starts: Value = None, ends: Value = None, axes: Value = None, steps: Value = None) -> Tensor:
-    x = tensor(x)
+def slice_(node: Node, given: Value, starts: Value = None, ends: Value = None, axes: Value = None, steps: Value = None) -> Tensor:
+    x: Tensor = tensor(given)
     for axis, start, end, step in _bounds(node, x.ndim, starts, ends, axes, steps):
         size = x.shape[axis]
         if step == 0:
@@ -198,7 +198,7 @@ def _accumulate(node: Node, x: Value, axis: Value, function: Any, neutral: int) 
         kept = torch.narrow(x, dim, 0, x.shape[dim] - 1)
         x = torch.cat([torch.full_like(torch.narrow(x, dim, 0, 1), neutral), kept], dim)
     total = function(x, dim, dtype=x.dtype)
-    return torch.flip(total, (dim,)) if node.get("reverse", 0) else total  # type: ignore[no-any-return]
+    return torch.flip(total, (dim,)) if node.get("reverse", 0) else total
 
 
 def cum_sum(node: Node, x: Value, axis: Value) -> Tensor:

@@ -35,12 +35,14 @@ def matmul(node: Node, a: Value, b: Value) -> Tensor:
 
 
 def einsum(node: Node, *values: Value) -> Tensor:
-    return torch.einsum(node.get("equation"), *(tensor(value) for value in values))
+    result: Tensor = torch.einsum(node.get("equation"), *(tensor(value) for value in values))
+    return result
 
 
 def det(node: Node, x: Value) -> Tensor:
     """Determinants of a batch of square matrices."""
-    return torch.linalg.det(tensor(x))
+    result: Tensor = torch.linalg.det(tensor(x))
+    return result
 
 
 def fused_matmul(node: Node, a: Value, b: Value) -> Tensor:

@@ -19,7 +19,7 @@ from effc.frontends.onnx.operators.windows import Window, pad_spatial, window_of
 
 __all__ = ["OPERATORS"]
 
-_MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+_MAX: dict[int, Any] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _AVERAGE = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
@@ -53,7 +53,7 @@ def _onnx_indices(flat: Tensor, x: Tensor, window: Window, padded: tuple[int, ..
     """Positions within one (padded) plane -> positions within the whole unpadded input."""
     dims = len(window.kernel)
     shift = window.before if padded != tuple(x.shape[2:]) else (0,) * dims
-    coordinates = []
+    coordinates: list[Tensor] = []
     for axis in reversed(range(dims)):
         coordinates.insert(0, torch.remainder(flat, padded[axis]) - shift[axis])
         flat = torch.div(flat, padded[axis], rounding_mode="floor")

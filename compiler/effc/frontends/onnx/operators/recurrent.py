@@ -88,7 +88,7 @@ def _by_torch(layer: Layer, x: Tensor, w: Tensor, r: Tensor, b: Tensor, h: Tenso
     directions, hidden = r.shape[0], r.shape[-1]
 
     def in_torch_order(value: Tensor) -> Tensor:
-        parts = value.split(hidden, 0)
+        parts = torch.split(value, hidden, 0)
         return torch.cat([parts[i] for i in _TORCH_GATES[layer.kind]], 0)
 
     weights: list[Tensor] = []

@@ -123,7 +123,7 @@ def reduce_prod(node: Node, x: Value, axes: Value = None) -> Any:
                 boxed = np.empty((), dtype=object)
                 boxed[()] = product
                 return boxed
-            return np.asarray(product).astype(x.dtype)
+            return np.asarray(product, dtype=np.asarray(x).dtype)
     return _PROD(node, x, axes)
 
 

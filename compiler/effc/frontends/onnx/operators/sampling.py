@@ -18,7 +18,7 @@ def grid_sample(node: Node, x: Value, grid: Value) -> Tensor:
     x, grid = tensor(x), tensor(grid)
     mode = _MODES.get(node.get("mode", "bilinear"))
     if mode is None or x.ndim not in (4, 5) or (mode == "bicubic" and x.ndim == 5):
-        raise Unsupported(f"mode {node.get('mode')} over {x.ndim - 2} axes", "linear and nearest work over two and three axes, cubic over two")
+        raise Unsupported(f"mode {node.get('mode')} over {x.ndim - 2} axes", "linear and nearest work over two or three, cubic over two")
     return F.grid_sample(x, grid.to(x.dtype), mode, node.get("padding_mode", "zeros"), bool(node.get("align_corners", 0)))
 
 
