@@ -8,12 +8,28 @@ from __future__ import annotations
 
 from effc.ir.ops.base import NAMESPACE, Cost, OpDef
 from effc.ir.ops.bound import BOUND
+from effc.ir.ops.conv_integer import CONV_INTEGER
 from effc.ir.ops.dequantize_linear import DEQUANTIZE_LINEAR
+from effc.ir.ops.matmul_integer import MATMUL_INTEGER
+from effc.ir.ops.qlinear_add import QLINEAR_ADD
+from effc.ir.ops.qlinear_conv import QLINEAR_CONV
+from effc.ir.ops.qlinear_global_average_pool import QLINEAR_GLOBAL_AVERAGE_POOL
+from effc.ir.ops.qlinear_matmul import QLINEAR_MATMUL
 from effc.ir.ops.quantize_linear import QUANTIZE_LINEAR
 
 __all__ = ["NAMESPACE", "OPS", "Cost", "OpDef", "find"]
 
-OPS: tuple[OpDef, ...] = (BOUND, DEQUANTIZE_LINEAR, QUANTIZE_LINEAR)
+OPS: tuple[OpDef, ...] = (
+    BOUND,
+    CONV_INTEGER,
+    DEQUANTIZE_LINEAR,
+    MATMUL_INTEGER,
+    QLINEAR_ADD,
+    QLINEAR_CONV,
+    QLINEAR_GLOBAL_AVERAGE_POOL,
+    QLINEAR_MATMUL,
+    QUANTIZE_LINEAR,
+)
 
 for _op in OPS:
     _op.define()
