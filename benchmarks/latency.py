@@ -15,7 +15,6 @@ from typing import Any
 from benchmarks.harness import Options, Outcome, data_file, main
 from benchmarks.models import DIGITS, FLOAT_MODELS, compiled
 from effc.compiler.peers import peer_contender
-from effc.errors import EffcError
 from effc.runtime.bench import Contender, Timing, artifact_contender, compare_engines, contender_arguments
 
 __all__ = ["measure"]
@@ -35,7 +34,7 @@ def measure(options: Options) -> Outcome:
             continue
         try:
             _network(outcome, name, path, options)
-        except EffcError as error:
+        except Exception as error:  # noqa: BLE001 - one network that fails is a row of its own, and the others are still measured
             outcome.rows.append({"model": name, "failed": f"{type(error).__name__}: {str(error)[:300]}"})
     return outcome
 
