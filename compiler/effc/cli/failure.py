@@ -81,6 +81,6 @@ def _advice(error: Exception | None, code: int, debug: bool) -> list[str]:
     if isinstance(error, click.UsageError) and error.ctx is not None:
         lines.append(f"try: {error.ctx.command_path} --help")
     if code == _INTERNAL or isinstance(error, (InternalError, VerificationError)):
-        again = "" if debug else "run it again with --debug, "
-        lines.append(f"This is a bug of effc. Please {again}and send its output, the command and, where you may, the model to {ISSUES}.")
+        again = "" if debug else "run it again with --debug and "
+        lines.append(f"This is a bug of effc. Please {again}send its output, the command and, where you may, the model to {ISSUES}.")
     return lines

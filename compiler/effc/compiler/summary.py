@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from effc.compiler.trial import Trial
 from effc.ir import Program, source_of
 from effc.lowering import Lowered
@@ -107,10 +109,15 @@ def _pass_report(run: PassRun) -> PassReport:
         exact=run.applied.exact,
         difference=worst if math.isfinite(worst) else None,
         seconds=run.seconds,
-        nodes_before=len(run.before.nodes),
-        nodes_after=len(run.after.nodes),
+        nodes_before=_operators(run.before),
+        nodes_after=_operators(run.after),
         decisions=tuple({key: value for key, value in decision.as_json().items() if key != "pass_name"} for decision in run.decisions),
     )
+
+
+def _operators(program: Program) -> int:
+    """Nodes that compute tensors; arithmetic on sizes is no work of the network."""
+    return sum(not isinstance(node.meta.get("val"), torch.SymInt) for node in program.nodes)
 
 
 def _layers(lowered: Lowered, trial: Trial | None) -> tuple[Layer, ...]:
