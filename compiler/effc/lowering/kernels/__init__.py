@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from effc.lowering.kernels import elementwise, generic
+from effc.lowering.kernels import conv2d, elementwise, generic
 from effc.targets import Target
 
 __all__ = ["RULES", "schedule"]
@@ -19,6 +19,7 @@ Rule = Callable[[Any, Target], bool]
 # In order: the first rule that applies takes the function.
 RULES: tuple[tuple[str, Rule], ...] = (
     ("elementwise", elementwise.apply),
+    ("conv2d", conv2d.apply),
     ("generic", generic.apply),
 )
 
