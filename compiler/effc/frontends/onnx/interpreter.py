@@ -31,20 +31,23 @@ __all__ = ["Adapter", "OnnxModule", "graph_inputs", "unknown_operator"]
 _KNOWN_INPUTS: Mapping[str, frozenset[int]] = {
     "BlackmanWindow": frozenset({0}),
     "Clip": frozenset({1, 2}),
-    "DequantizeLinear": frozenset({1, 2}),
     "Dropout": frozenset({1, 2}),
     "NonMaxSuppression": frozenset({2, 3, 4}),
     "OneHot": frozenset({1, 2}),
     "Pad": frozenset({1, 2, 3}),
-    "QLinearAdd": frozenset({1, 2, 4, 5, 6, 7}),
-    "QLinearConv": frozenset({1, 2, 4, 5, 6, 7}),
-    "QLinearMatMul": frozenset({1, 2, 4, 5, 6, 7}),
-    "QuantizeLinear": frozenset({1, 2}),
     "Range": frozenset({0, 1, 2}),
     "Resize": frozenset({1, 2, 3}),
     "Upsample": frozenset({1}),
 }
 _BUFFERS: Mapping[str, frozenset[int]] = {"BatchNormalization": frozenset({3, 4})}
+# Operators whose stored inputs are all buffers under their source names: integer weights and biases, scales, zero points.
+_QUANTISED = frozenset(
+    (
+        *("ConvInteger", "DequantizeLinear", "MatMulInteger", "QGemm", "QLinearAdd", "QLinearAveragePool", "QLinearConcat"),
+        *("QLinearConv", "QLinearGlobalAveragePool", "QLinearLeakyRelu", "QLinearMatMul", "QLinearMul", "QLinearSigmoid"),
+        *("QLinearSoftmax", "QuantizeLinear"),
+    )
+)
 # Never folded: quantisation of weights must stay visible to passes, faults and kernels.
 _NEVER_FOLDED = frozenset(("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"))
 
@@ -108,7 +111,9 @@ class OnnxModule(torch.nn.Module):
         uses: dict[str, bool] = {}  # name -> whether it must be a buffer
         for node in _all_nodes(self._graph):
             for position, name in enumerate(node.input):
-                if name in self._known and _is_parameter(self._known[name]) and position not in _KNOWN_INPUTS.get(node.op_type, ()):
+                if name in self._known and node.op_type in _QUANTISED and self._known[name].dtype.isbuiltin == 1:
+                    uses[name] = True
+                elif name in self._known and _is_parameter(self._known[name]) and position not in _KNOWN_INPUTS.get(node.op_type, ()):
                     uses[name] = uses.get(name, name in constants) or position in _BUFFERS.get(node.op_type, ())
         self._paths = module_paths(uses)
         for name, is_buffer in uses.items():
@@ -196,7 +201,8 @@ class OnnxModule(torch.nn.Module):
     def _read(self, run: _Run, op: str | None, position: int, name: str) -> Value:
         if name in run.values:
             return run.values[name]
-        if name in self._paths and (op is None or position not in _KNOWN_INPUTS.get(op, ())):
+        is_data = op in _QUANTISED or (name in self._known and _is_parameter(self._known[name]))
+        if name in self._paths and is_data and (op is None or position not in _KNOWN_INPUTS.get(op, ())):
             return self._held(name)
         return self._known[name]
 
