@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import re
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,7 @@ __all__ = ["Trial", "try_out"]
 
 _SECONDS = 0.3  # spent on each of the two timings
 _CALLS = 200
+_PREFIX = "effc-trial-"
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,8 @@ def try_out(files: Mapping[str, bytes], fields: Mapping[str, Any]) -> Trial:
     Raises:
         VerificationError: an output is further from the program's than float32 sums in another order explain.
     """
-    with tempfile.TemporaryDirectory(prefix="effc-trial-") as folder:
+    _remove_leftovers()
+    with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-") as folder:
         path = Path(folder) / "artifact"
         write_artifact(path, files, fields)
         session = load(path)
@@ -67,9 +73,18 @@ def try_out(files: Mapping[str, bytes], fields: Mapping[str, Any]) -> Trial:
         return Trial(verification, call, steps, session.threads_used)
 
 
+def _remove_leftovers() -> None:
+    """Trials of this user whose process was killed: they hold whole sets of weights."""
+    for entry in list(os.scandir(tempfile.gettempdir())):
+        match = re.fullmatch(_PREFIX + r"(\d+)-\w+", entry.name)
+        with suppress(OSError):  # another compile may be tidying up, too
+            if match and not Path("/proc", match[1]).exists() and entry.stat(follow_symlinks=False).st_uid == os.getuid():
+                shutil.rmtree(entry.path)
+
+
 def _call_time(session: Session, golden: Mapping[str, Array]) -> float:
     inputs = _first_batch(session, golden)
-    durations = []
+    durations: list[int] = []
     end = time.monotonic() + _SECONDS
     while len(durations) < 3 or (time.monotonic() < end and len(durations) < _CALLS):
         start = time.perf_counter_ns()
