@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
-from effc.lowering.ops import bound
+from effc.lowering.ops import (
+    bound,
+    conv_integer,
+    dequantize_linear,
+    matmul_integer,
+    qlinear_add,
+    qlinear_conv,
+    qlinear_global_average_pool,
+    qlinear_matmul,
+    quantize_linear,
+)
 from effc.lowering.ops.base import OpKernel
 
 __all__ = ["OP_KERNELS", "OpKernel"]
 
-OP_KERNELS: tuple[OpKernel, ...] = (bound.KERNEL,)
+OP_KERNELS: tuple[OpKernel, ...] = (
+    bound.KERNEL,
+    conv_integer.KERNEL,
+    dequantize_linear.KERNEL,
+    matmul_integer.KERNEL,
+    qlinear_add.KERNEL,
+    qlinear_conv.KERNEL,
+    qlinear_global_average_pool.KERNEL,
+    qlinear_matmul.KERNEL,
+    quantize_linear.KERNEL,
+)

@@ -1,0 +1,105 @@
+"""The TVM meaning of every quantised op gives the integers of its torch definition, through the whole lowering."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from effc.ir import Batch, Program, Provenance
+from effc.lowering.execution import run_lowered
+from effc.lowering.lower import lower
+from effc.targets import find_target
+
+OPS = torch.ops.effc
+I8, U8 = torch.int8, torch.uint8
+
+
+class Call(nn.Module):
+    """One op; what is not the data is a buffer, as the ONNX frontend stores it."""
+
+    def __init__(self, function: Callable[..., Tensor], tensors: list[Tensor]) -> None:
+        super().__init__()
+        self.function, self.count = function, len(tensors)
+        for i, tensor in enumerate(tensors):
+            self.register_buffer(f"t{i}", tensor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, *(getattr(self, f"t{i}") for i in range(self.count)))
+
+
+def integers(dtype: torch.dtype, *shape: int) -> Tensor:
+    limits = torch.iinfo(dtype)
+    values = torch.randint(limits.min, limits.max + 1, shape, dtype=torch.int32).to(dtype)
+    flat = values.view(-1)
+    flat[0], flat[-1] = limits.min, limits.max
+    return values
+
+
+def scalar(value: float, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.tensor(value, dtype=dtype)
+
+
+def ties() -> Tensor:
+    exact = torch.arange(-160, 160, dtype=torch.float32) * 0.25
+    special = torch.tensor([float("nan"), float("inf"), -float("inf"), 1e30, -0.0, 127.5, 128.5, -128.5])
+    return torch.cat([exact, special]).reshape(1, 4, 82)
+
+
+def cases() -> dict[str, tuple[Callable[..., Tensor], Tensor, list[Tensor]]]:
+    torch.manual_seed(5)
+    conv_2d = ([2, 1], [1, 0, 2, 1], [1, 2], 2)
+    image, kernel = integers(U8, 1, 4, 9, 8), integers(I8, 6, 2, 3, 3)
+    per_channel = torch.rand(6) * 0.01 + 0.001
+    bias = torch.randint(-9000, 9000, (6,), dtype=torch.int32)
+    return {
+        "quantize": (lambda x, s, z: OPS.quantize_linear(x, s, z, 0), ties(), [scalar(0.5), scalar(-3, I8)]),
+        "quantize_channels": (
+            lambda x, s, z: OPS.quantize_linear(x, s, z, 1), ties(), [torch.tensor([0.5, 0.3, 1.0, 0.07]), torch.tensor([0, 3, 128, 255], dtype=U8)]
+        ),
+        "dequantize_channels": (
+            lambda x, s, z: OPS.dequantize_linear(x, s, z, 1), integers(I8, 1, 4, 5), [torch.rand(4), integers(I8, 4)]
+        ),
+        "conv_integer": (
+            lambda x, w, a, b: OPS.conv_integer(x, w, a, b, *conv_2d), image, [kernel, scalar(131, U8), scalar(-7, I8)]
+        ),
+        "conv_1d": (
+            lambda x, w, a, b: OPS.conv_integer(x, w, a, b, [2], [1, 2], [1], 1), integers(I8, 1, 3, 11), [integers(U8, 5, 3, 3), scalar(-5, I8), integers(U8, 5)]
+        ),
+        "qlinear_conv": (
+            lambda x, *t: OPS.qlinear_conv(x, *t, *conv_2d),
+            image,
+            [scalar(0.02), scalar(131, U8), kernel, per_channel, integers(I8, 6), scalar(0.05), scalar(9, I8), bias],
+        ),
+        "matmul_integer": (
+            OPS.matmul_integer, integers(U8, 5, 70), [integers(I8, 70, 4), integers(U8, 5), integers(I8, 4)]
+        ),
+        "qlinear_matmul": (
+            OPS.qlinear_matmul,
+            integers(I8, 3, 70),
+            [scalar(0.02), scalar(11, I8), integers(I8, 70, 6), per_channel, scalar(0, I8), scalar(0.7), scalar(120, U8), bias],
+        ),
+        "qlinear_add": (
+            OPS.qlinear_add,
+            integers(U8, 1, 6, 8),
+            [scalar(0.1), scalar(7, U8), integers(I8, 6, 8), scalar(0.25), scalar(0, I8), scalar(0.15), scalar(100, U8)],
+        ),
+        "qlinear_global_average_pool": (
+            OPS.qlinear_global_average_pool, integers(U8, 1, 8, 7, 5), [scalar(0.1), scalar(7, U8), scalar(0.03), scalar(3, I8)]
+        ),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(cases()))
+def test_kernel_equals_the_definition_exactly(name: str) -> None:
+    function, x, tensors = cases()[name]
+    exported = torch.export.export(Call(function, tensors).eval(), (x,))
+    program = Program.from_exported(exported, Provenance(name, "torch", "0" * 64), batch=Batch(False, "one op"), input_names=["x"])
+    expected = function(x, *tensors)
+    lowered = lower(program, find_target("cpu"))
+    (actual,) = run_lowered(lowered, program, {"x": x.numpy()}).values()
+    np.testing.assert_array_equal(actual, expected.numpy())
+    assert actual.dtype == expected.numpy().dtype
