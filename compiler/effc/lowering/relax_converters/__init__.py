@@ -10,11 +10,19 @@ from typing import Any
 
 from torch import fx
 
-from effc.lowering.relax_converters import division, select
+from effc.lowering.relax_converters import division, extremum, select, shift, sort
 
 __all__ = ["CONVERTERS"]
 
 CONVERTERS: dict[str, Callable[[fx.Node, Any], Any]] = {
+    "__lshift__.Scalar": shift.left,
+    "__lshift__.Tensor": shift.left,
+    "__rshift__.Scalar": shift.right,
+    "__rshift__.Tensor": shift.right,
+    "amax.default": extremum.amax,
+    "amin.default": extremum.amin,
     "div.Tensor_mode": division.convert,
+    "prod.dim_int": extremum.product,
     "select.int": select.convert,
+    "sort.stable": sort.convert,
 }
