@@ -58,7 +58,8 @@ def cases() -> dict[str, tuple[Callable[..., Tensor], Tensor, list[Tensor]]]:
     return {
         "quantize": (lambda x, s, z: OPS.quantize_linear(x, s, z, 0), ties(), [scalar(0.5), scalar(-3, I8)]),
         "quantize_channels": (
-            lambda x, s, z: OPS.quantize_linear(x, s, z, 1), ties(), [torch.tensor([0.5, 0.3, 1.0, 0.07]), torch.tensor([0, 3, 128, 255], dtype=U8)]
+            lambda x, s, z: OPS.quantize_linear(x, s, z, 1), ties(),
+            [torch.tensor([0.5, 0.3, 1.0, 0.07]), torch.tensor([0, 3, 128, 255], dtype=U8)]
         ),
         "dequantize_channels": (
             lambda x, s, z: OPS.dequantize_linear(x, s, z, 1), integers(I8, 1, 4, 5), [torch.rand(4), integers(I8, 4)]
@@ -67,7 +68,8 @@ def cases() -> dict[str, tuple[Callable[..., Tensor], Tensor, list[Tensor]]]:
             lambda x, w, a, b: OPS.conv_integer(x, w, a, b, *conv_2d), image, [kernel, scalar(131, U8), scalar(-7, I8)]
         ),
         "conv_1d": (
-            lambda x, w, a, b: OPS.conv_integer(x, w, a, b, [2], [1, 2], [1], 1), integers(I8, 1, 3, 11), [integers(U8, 5, 3, 3), scalar(-5, I8), integers(U8, 5)]
+            lambda x, w, a, b: OPS.conv_integer(x, w, a, b, [2], [1, 2], [1], 1), integers(I8, 1, 3, 11),
+            [integers(U8, 5, 3, 3), scalar(-5, I8), integers(U8, 5)]
         ),
         "qlinear_conv": (
             lambda x, *t: OPS.qlinear_conv(x, *t, *conv_2d),

@@ -9,6 +9,7 @@ from effc.errors import UnsupportedModelError
 from effc.frontends.exporting import as_program
 from effc.frontends.onnx.batching import export_batched
 from effc.frontends.onnx.checking import find_problems
+from effc.frontends.onnx.integer_fusion import fuse_integers
 from effc.frontends.onnx.interpreter import OnnxModule
 from effc.frontends.onnx.limits import Limits
 from effc.frontends.onnx.loader import load_model
@@ -33,4 +34,5 @@ def load_onnx(path: str | Path, input_shapes: Mapping[str, Sequence[int]] | None
         raise UnsupportedModelError(f"{model.name} has {count} that effc cannot take", problems)
     exported, batch = export_batched(module, inputs)
     provenance = Provenance(model.name, "onnx", model.sha256)
-    return as_program(exported, provenance, batch, module.input_names, module.output_names)
+    program = as_program(exported, provenance, batch, module.input_names, module.output_names)
+    return fuse_integers(program)

@@ -7,6 +7,7 @@ Every operation is one float32 operation, in this order, ties to even: the same 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -39,7 +40,7 @@ def _reference(
 
 
 def _cost(a: Tensor, a_scale: Tensor, a_zero_point: Tensor, b: Tensor, *others: Tensor) -> Cost:
-    elements = int(torch.broadcast_shapes(a.shape, b.shape).numel())
+    elements = math.prod(torch.broadcast_shapes(a.shape, b.shape))  # type: ignore[no-untyped-call]
     return Cost(macs=0, bytes=bytes_of(a, b) + elements * others[-1].element_size())
 
 

@@ -31,7 +31,7 @@ def _reference(
     b_zero_point: Tensor,
     y_scale: Tensor,
     y_zero_point: Tensor,
-    bias: Tensor | None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     sums = exact_product(a, a_zero_point, b, b_zero_point)
     if bias is not None:

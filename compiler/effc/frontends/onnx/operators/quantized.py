@@ -182,7 +182,8 @@ def qgemm(node: Node, *inputs: Value) -> Tensor:
     total = _ops.matmul_integer(a, b, _one(a_zero, "the zero point of A"), b_zero_point)
     total = total if c is None else total + tensor(c)
     scale = _one(a_scale, "the scale of A") * _per_channel(tensor(b_scale), b.shape[1], "the scale of B")
-    return total.to(torch.float32) * scale
+    result: Tensor = total.to(torch.float32) * scale
+    return result
 
 
 def qlinear_add(node: Node, *inputs: Value) -> Tensor:
