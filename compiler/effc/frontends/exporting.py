@@ -7,8 +7,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,8 +22,9 @@ from torch.fx.traceback import preserve_node_meta
 from effc.errors import Problem, UnsupportedModelError
 from effc.ir import Batch, Edit, Program, Provenance, source_of, verify
 
-__all__ = ["as_program", "trace"]
+__all__ = ["as_program", "quiet", "trace"]
 
+_LOGGERS = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes", "torch.export", "torch._export")
 _aten = torch.ops.aten
 _NOISE = (_aten.lift_fresh_copy.default, _aten.detach.default, _aten.detach_.default, _aten.alias.default)
 _ASSERTIONS = ("_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range", "sym_constrain_range_for_size")
@@ -29,8 +32,22 @@ _ASSERTIONS = ("_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sy
 
 def trace(module: torch.nn.Module, args: tuple[Any, ...], dynamic_shapes: Any = None) -> ExportedProgram:
     """torch.export in non-strict mode, with the annotations that carry source names. Raises whatever the tracer raises."""
-    with preserve_node_meta(), torch.no_grad():
+    with quiet(), preserve_node_meta(), torch.no_grad():
         return torch.export.export(module, args, dynamic_shapes=dynamic_shapes, strict=False)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep torch from logging what a failed attempt raises anyway: a frontend that tries a symbolic batch expects failures."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    before = [logger.disabled for logger in loggers]
+    for logger in loggers:
+        logger.disabled = True
+    try:
+        yield
+    finally:
+        for logger, disabled in zip(loggers, before, strict=True):
+            logger.disabled = disabled
 
 
 def as_program(

@@ -9,6 +9,7 @@ and the program says why.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -131,23 +132,63 @@ def _literals(value: Value) -> list[Any] | None:
 
 
 def _reshape(rewriter: Rewriter, node: Node, inputs: list[Value]) -> list[Value]:
+    """The literal of a Reshape where the batch lands, found from what stands before it in memory order."""
     x = inputs[0]
-    sizes = _literals(inputs[1]) if len(inputs) > 1 else None
-    if not _carries(x) or not sizes or any(not isinstance(size, int | np.integer) for size in sizes):
+    given = _literals(inputs[1]) if len(inputs) > 1 else None
+    if not isinstance(x, Tensor) or not given or any(not isinstance(size, int | np.integer) for size in given):
         return inputs
-    assert isinstance(x, Tensor)
-    zeros_copy = not node.get("allowzero", 0)
-    copies_batch = zeros_copy and any(size == 0 and not isinstance(x.shape[i], int) for i, size in enumerate(sizes) if i < x.ndim)
-    if copies_batch or sizes[0] == -1:
+    carrying = [axis for axis, size in enumerate(x.shape) if not isinstance(size, int)]
+    sizes = [int(size) for size in given]
+    if len(carrying) != 1:
         return inputs
-    if sizes[0] == rewriter.batch and not isinstance(x.shape[0], int):
-        merged = int(sizes[0]) == 1 and -1 not in sizes and len(sizes) == 1
-        sizes[0] = -1 if merged else x.shape[0]
-    elif -1 not in sizes:
-        sizes[0] = -1
-    else:
+    axis = carrying[0]
+    if not node.get("allowzero", 0):
+        if axis < len(sizes) and sizes[axis] == 0:
+            return inputs  # copies the symbolic size
+        sizes = [x.shape[i] if size == 0 and i < x.ndim else size for i, size in enumerate(sizes)]
+    factor = _factor(x.shape[axis])
+    baked = [factor * rewriter.batch if i == axis else int(size) for i, size in enumerate(x.shape)]
+    full = _resolved(sizes, math.prod(baked))
+    batch = x.shape[axis] // factor
+    moved = _moved(baked, full, axis, rewriter.batch) if factor == 1 else None
+    if moved is not None:  # at a batch of 1 a transpose may have been written as a Reshape
+        x = x.movedim(axis, moved)
+        return [x, settle([batch if i == moved else size for i, size in enumerate(full)]), *inputs[2:]]
+    place = _landing(full, math.prod(baked[:axis]), factor, rewriter.batch)
+    if place is None or sizes[place] == -1:
         return inputs
-    return [x, settle(sizes), *inputs[2:]]
+    sizes[place] = full[place] // rewriter.batch * batch if -1 in sizes and full[place] % rewriter.batch == 0 else -1
+    return inputs if sizes.count(-1) > 1 else [x, settle(sizes), *inputs[2:]]
+
+
+def _factor(size: Any) -> int:
+    """How many times the batch a symbolic size is: 10 for `10*batch`. From the traced example; the proof judges the guess."""
+    hint = size.node.hint
+    return max(1, int(hint) // _EXAMPLE) if hint is not None else 1
+
+
+def _resolved(sizes: Sequence[int], elements: int) -> list[int]:
+    known = math.prod(size for size in sizes if size != -1)
+    return [elements // known if size == -1 and known else size for size in sizes]
+
+
+def _moved(baked: Sequence[int], full: Sequence[int], axis: int, batch: int) -> int | None:
+    """Where the batch goes when a Reshape only moves it past other dimensions; None where it does something else."""
+    rest = [*baked[:axis], *baked[axis + 1 :]]
+    places = [i for i, size in enumerate(full) if size == batch and [*full[:i], *full[i + 1 :]] == rest]
+    crossed = [i for i in places if math.prod(full[min(i, axis) : max(i, axis) + 1]) != batch]
+    return crossed[0] if crossed and axis not in places else None
+
+
+def _landing(full: Sequence[int], before: int, factor: int, batch: int) -> int | None:
+    """The position in the new shape that the batch takes: behind as many elements as stand before it in the old one."""
+    products = [math.prod(full[:i]) for i in range(len(full))]
+    inner = [i for i, product in enumerate(products) if factor > 1 and product == before * factor and full[i] == batch]
+    literal = [i for i, product in enumerate(products) if product == before and full[i] == batch]
+    merged = [i for i, product in enumerate(products) if product == before and full[i] % batch == 0]
+    # Between the last dimension (features) and the one before it, the batch joins the samples' side.
+    merged = [i - 1 if i and i == len(full) - 1 else i for i in merged]
+    return next(iter([*inner, *literal, *reversed(merged)]), None)
 
 
 def _expand(rewriter: Rewriter, node: Node, inputs: list[Value]) -> list[Value]:
@@ -179,6 +220,15 @@ def _spread(value: Value, axis: int, batch: Any, rewriter: Rewriter) -> Value:
     return one.expand(*(batch if i == axis else size for i, size in enumerate(full.shape)))
 
 
+def _gather_elements(rewriter: Rewriter, node: Node, inputs: list[Value]) -> list[Value]:
+    """Indices for one sample beside a traced value: the same ones for every sample."""
+    x, indices = inputs[0], inputs[1]
+    if not isinstance(x, Tensor) or isinstance(x.shape[0], int) or int(node.get("axis", 0)) in (0, -x.ndim) or indices is None:
+        return inputs
+    adapted = [x, *(_spread(value, 0, x.shape[0], rewriter) for value in inputs[1:])]
+    return adapted if any(new is not old for new, old in zip(adapted, inputs, strict=True)) else inputs
+
+
 def _resize(rewriter: Rewriter, node: Node, inputs: list[Value]) -> list[Value]:
     sizes = _literals(inputs[3]) if len(inputs) > 3 else None
     x = inputs[0]
@@ -204,6 +254,8 @@ _RULES: dict[str, Callable[[Rewriter, Node, list[Value]], list[Value]]] = {
     "Expand": _expand,
     "Concat": _concat,
     "Resize": _resize,
+    "GatherElements": _gather_elements,
+    "ScatterElements": _gather_elements,
     "LSTM": _recurrent,
     "GRU": _recurrent,
     "RNN": _recurrent,

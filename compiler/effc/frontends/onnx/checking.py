@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from effc.errors import ConfigError, Problem
-from effc.frontends.onnx.interpreter import OnnxModule
+from effc.frontends.exporting import quiet
+from effc.frontends.onnx.interpreter import OnnxModule, unknown_operator
 from effc.frontends.onnx.limits import Limits
 from effc.frontends.onnx.loader import LoadedModel, default_opset, load_model
 from effc.frontends.onnx.operators.values import DTYPES
@@ -98,15 +99,13 @@ def _search(module: OnnxModule, inputs: Sequence[Input], shapes: dict[str, Any])
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
     mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
-    with mode, torch.no_grad():
+    with quiet(), mode, torch.no_grad():
         fakes = [torch.zeros(value.shape, dtype=value.dtype) for value in inputs]
         return module.problems(*fakes, shapes=shapes)
 
 
 def find_unknown(module: OnnxModule, model: LoadedModel) -> list[Problem]:
     """The nodes whose operator is in no table, found by name alone."""
-    from effc.frontends.onnx.interpreter import unknown_operator
-
     described = (module.describe(proto, position) for position, proto in enumerate(model.proto.graph.node))
     return [problem for node in described if (problem := unknown_operator(node)) is not None]
 
