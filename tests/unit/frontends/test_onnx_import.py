@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,30 @@ def test_a_literal_batch_in_a_reshape_is_made_symbolic_and_proved(tmp_path: Path
         assert torch.allclose(together[i : i + 1], alone, atol=1e-5)
 
 
+def test_a_batch_that_is_merged_split_and_moved_by_literal_reshapes_is_found(tmp_path: Path) -> None:
+    """The way attention is exported at batch 1: sequence first, batch times heads, and a Reshape where a transpose was meant."""
+    nodes = [
+        helper.make_node("Reshape", ["x", "first"], ["s"], "moved"),  # (1, 5, 8) -> (5, 1, 8)
+        helper.make_node("Reshape", ["s", "flat"], ["f"], "merged"),  # -> (5, 8)
+        helper.make_node("MatMul", ["f", "w"], ["m"]),
+        helper.make_node("Reshape", ["m", "split"], ["p"], "split"),  # -> (5, 1, 8)
+        helper.make_node("Reshape", ["p", "heads"], ["h"], "heads"),  # -> (5, 1 * 2, 4)
+        helper.make_node("Transpose", ["h"], ["t"], perm=[1, 0, 2]),  # -> (1 * 2, 5, 4)
+        helper.make_node("Softmax", ["t"], ["a"], axis=1),
+        helper.make_node("Reshape", ["a", "four"], ["y"], "unmerged"),  # -> (1, 2, 5, 4)
+    ]
+    tensors = {"first": [5, 1, 8], "flat": [5, 8], "w": normal(8, 8), "split": [5, 1, 8], "heads": [5, 2, 4], "four": [1, 2, 5, 4]}
+    path = save(tmp_path / "m.onnx", nodes, (1, 5, 8), tensors)
+    program = load_program(path)
+    assert program.interface.batch.symbolic, program.interface.batch.reason
+    assert program.interface.outputs[0].shape == (BATCH, 2, 5, 4)
+    x = normal(3, 5, 8)
+    together = program.run({"x": torch.from_numpy(x)})["y"]
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for i in range(3):
+        assert np.allclose(together[i : i + 1].numpy(), session.run(None, {"x": x[i : i + 1]})[0], atol=1e-5)
+
+
 def test_samples_that_see_each_other_keep_the_batch_fixed_and_the_reason_is_told(tmp_path: Path) -> None:
     nodes = [helper.make_node("ReduceMean", ["x"], ["m"], axes=[0]), helper.make_node("Sub", ["x", "m"], ["y"])]
     path = save(tmp_path / "m.onnx", nodes, ("n", 4))
@@ -163,3 +189,8 @@ def test_odd_names_survive_the_whole_import(tmp_path: Path) -> None:
     assert {source_name(name) for name in program.tensor_names.values()} == set(names)
     assert [source_of(node) for node in program.nodes] == ['n0"', 'n1"', 'n2"', 'n3"']
     assert error(path, program, {"x": normal(3, 4)}) < 1e-6
+
+
+def test_importing_the_package_loads_neither_torch_nor_onnx() -> None:
+    code = "import sys, effc.frontends; sys.exit(bool({'torch', 'onnx', 'numpy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
