@@ -50,6 +50,9 @@ class EliminateDead(Pass):
             if why:
                 edit.replace(node, node.all_input_nodes[0])
                 context.log(self, node, True, why)
+        for node in reversed(edit.nodes):  # fx keeps unused random operators, dropout among them
+            if not node.users and isinstance(node.target, torch._ops.OpOverload) and not node.target._schema.is_mutable:
+                edit.erase(node)
         result = edit.done()
         self._log_unused(program, result, context)
         return result

@@ -75,8 +75,10 @@ def _obstacle(edit: Edit, norm: fx.Node) -> str:
         return "no convolution or linear layer in front of it"
     if len(layer.users) > 1:
         return f"{source_of(layer)} has other users"
-    if layer.target == _aten.linear.default and layer.meta["val"].ndim != 2:
-        return "it normalises another axis than the linear layer's features"
+    if layer.kwargs or not isinstance(layer.args[1], fx.Node):
+        return "its layer's arguments are in no usual form"
+    if layer.meta["val"].ndim != layer.args[1].meta["val"].ndim:  # linear on (N, L, F), convolution of one sample without a batch
+        return "it normalises another axis than the layer's output channels"
     stored = [arguments[name] for name in ("weight", "bias", "running_mean", "running_var") if arguments[name] is not None]
     stored += [one for one in layer.args[1:3] if one is not None]
     if arguments["running_mean"] is None or any(edit.tensor(one) is None for one in stored):
@@ -117,6 +119,7 @@ def _fold(edit: Edit, layer: fx.Node, norm: fx.Node) -> None:
     layer.args = (layer.args[0], new_weight, new_bias, *layer.args[_BIAS + 1 :])
     layer.meta["val"] = edit.fake_value(layer)
     edit.replace(norm, layer)
+    edit.erase(norm)  # it would count as another user of the layer when a second batch norm follows
 
 
 def _scaled_transposed(weight: Tensor, scale: Tensor) -> Tensor:

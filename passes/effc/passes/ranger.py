@@ -107,7 +107,7 @@ class Ranger(Pass):
             if found is None:
                 continue
             ranges[node] = found
-            if node.target in _CARRIERS:
+            if _carries(node):
                 continue
             bounded = _bound_behind(node)
             if bounded is not None:
@@ -134,12 +134,21 @@ class Ranger(Pass):
                 context.log(self, node, False, f"only {len(inside)} of its {len(known)} inputs are bounded")
             return None
         source = node.args[0] if node.args else None
-        if not isinstance(source, fx.Node) or source not in ranges or node.target not in _FOLLOWERS | _CARRIERS:
+        if not isinstance(source, fx.Node) or source not in ranges or not (node.target in _FOLLOWERS or _carries(node)):
             return None
         low, high = ranges[source]
+        if node.target in _AVERAGES and keyword_arguments(node).get("divisor_override") is not None:
+            context.log(self, node, False, "divides by another number than the size of its window: its range does not follow")
+            return None
         if node.target in _AVERAGES and _counts_padding(node):
             return min(low, 0.0), max(high, 0.0)
         return low, high
+
+
+def _carries(node: fx.Node) -> bool:
+    source = node.args[0] if node.args else None
+    same = isinstance(source, fx.Node) and getattr(source.meta.get("val"), "dtype", None) == getattr(node.meta.get("val"), "dtype", None)
+    return node.target in _CARRIERS or (node.target == _aten.to.dtype and same)
 
 
 def _counts_padding(node: fx.Node) -> bool:

@@ -59,7 +59,7 @@ class OpDef:
     @property
     def overload(self) -> torch._ops.OpOverload:
         """The callable that stands in a graph: `torch.ops.effc.<name>.default`."""
-        overload: torch._ops.OpOverload = getattr(torch.ops, NAMESPACE).__getattr__(self.name).default
+        overload: torch._ops.OpOverload = getattr(getattr(torch.ops, NAMESPACE), self.name).default
         return overload
 
     def define(self) -> None:

@@ -1,0 +1,78 @@
+"""Every pass on random networks, both sides executed: exact ones to their own tolerance, Ranger to what it promises."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from torch import Tensor
+
+from effc.data import Dataset
+from effc.ir import Batch, Program, Provenance
+from effc.ir.ops.bound import BOUND
+from effc.passes import PASSES, Context, Pass, Pipeline, parse_passes
+from tests.semantics.networks import Sample, networks
+
+BUDGET = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+EXACT = [kind for kind in PASSES if kind.exact]
+
+
+def program_of(sample: Sample) -> Program:
+    dimension = torch.export.Dim("batch", min=1)
+    exported = torch.export.export(sample.net, (torch.zeros(2, *sample.shape),), dynamic_shapes=({0: dimension},))
+    return Program.from_exported(exported, Provenance("net", "torch", "0"), batch=Batch(True))
+
+
+def data_for(program: Program, samples: int = 6) -> Dataset:
+    (value,) = program.interface.inputs
+    return Dataset({value.name: np.random.default_rng(0).standard_normal(value.at_batch(samples)).astype(np.float32)})
+
+
+def run(program: Program, data: Dataset) -> Tensor:
+    return next(iter(program.run({name: torch.from_numpy(array) for name, array in data.inputs.items()}).values()))
+
+
+@pytest.mark.parametrize("kind", EXACT, ids=lambda kind: kind.name)
+@BUDGET
+@given(sample=networks())
+def test_exact_passes_do_not_change_outputs(kind: type[Pass], sample: Sample) -> None:
+    program = program_of(sample)
+    data = data_for(program)
+    expected = run(program, data)
+    result = Pipeline([kind()])(program, Context())
+    difference = (run(result, data) - expected).abs().max()
+    assert difference <= kind.tolerance * max(expected.abs().max(), 1e-3)
+    if kind.idempotent:
+        again = Pipeline([kind()])(result, Context())
+        assert [node.target for node in again.nodes] == [node.target for node in result.nodes]
+
+
+@BUDGET
+@given(sample=networks())
+def test_ranger_keeps_what_it_saw_and_bounds_what_it_did_not(sample: Sample) -> None:
+    program = program_of(sample)
+    data = data_for(program)
+    result = Pipeline(parse_passes("ranger"))(program, Context(fit=data))
+    assume(any(node.target == BOUND.overload for node in result.nodes))
+    assert torch.equal(run(result, data), run(program, data))
+    watch = _Bounds(result)
+    (name,) = data.inputs
+    watch.run(*result.tensors.values(), torch.from_numpy(data.inputs[name]) * 1e6)
+    assert watch.checked > 0
+
+
+class _Bounds(torch.fx.Interpreter):
+    """Fails when a bounded value leaves its bounds."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__(program.exported.graph_module)
+        self.checked = 0
+
+    def call_function(self, target: object, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        result = super().call_function(target, args, kwargs)
+        if target == BOUND.overload:
+            _, lower, upper = args[:3]
+            assert bool(((result >= lower) & (result <= upper)).all())
+            self.checked += 1
+        return result

@@ -1,0 +1,136 @@
+"""Program -> machine code on this machine, against torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from effc.errors import UnsupportedModelError
+from effc.frontends import load_program
+from effc.ir import Batch, Program, Provenance
+from effc.lowering import Lowered, lower, run_lowered
+from effc.lowering.arena import Lifetime, place
+from effc.targets import find_target
+
+
+def program_of(net: nn.Module, *inputs: Tensor, batch: bool = False) -> Program:
+    dimension = torch.export.Dim("batch", min=1)
+    shapes = tuple({0: dimension} for _ in inputs) if batch else None
+    exported = torch.export.export(net.eval(), inputs, dynamic_shapes=shapes)
+    return Program.from_exported(exported, Provenance("net", "torch", "0"), batch=Batch(batch))
+
+
+def lowered_equals_torch(net: nn.Module, *inputs: Tensor, tolerance: float = 1e-5) -> Lowered:
+    program = program_of(net, *inputs)
+    lowered = lower(program, find_target("cpu"))
+    given_inputs = {value.name: x for value, x in zip(program.interface.inputs, inputs, strict=True)}
+    outputs = run_lowered(lowered, program, {name: x.numpy() for name, x in given_inputs.items()})
+    for name, result in program.run(given_inputs).items():
+        expected = result.detach()
+        assert outputs[name].dtype == expected.numpy().dtype
+        np.testing.assert_allclose(outputs[name], expected.numpy(), rtol=0, atol=tolerance * max(1e-30, float(expected.abs().max())))
+    return lowered
+
+
+class Function(nn.Module):
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.function(*inputs)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        pytest.param(lambda x: x[-1], id="last-row"),
+        pytest.param(lambda x: x[:, -2], id="column-from-the-end"),
+        pytest.param(lambda x: x[[-1, 0, -2]], id="index-tensor"),
+        pytest.param(lambda x: x[..., torch.tensor([[-1, 2], [0, -3]])], id="matrix-of-indices"),
+        pytest.param(lambda x: x[:, torch.where(x[0] > 0, -1, 1)], id="indices-from-data"),
+    ],
+)
+def test_negative_indices_count_from_the_end(function: Any) -> None:
+    """TVM's importer alone reads foreign memory here, without an error."""
+    generator = torch.Generator().manual_seed(0)
+    lowered_equals_torch(Function(function), torch.randn(4, 5, generator=generator), tolerance=0)
+
+
+def test_an_index_out_of_range_stays_inside_the_table() -> None:
+    net = nn.Embedding(4, 2)
+    program = program_of(net, torch.tensor([0, 3]))
+    outputs = run_lowered(lower(program, find_target("cpu")), program, {program.interface.inputs[0].name: np.array([99, 4])})
+    np.testing.assert_array_equal(outputs["output"], np.stack([net.weight[3].detach().numpy()] * 2))
+
+
+def test_outputs_that_are_inputs_parameters_or_each_other() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.arange(3.0))
+
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            y = x * 2
+            return y, y, x, self.weight, y.reshape(3, 2), y + 1
+
+    lowered = lowered_equals_torch(Net(), torch.arange(6.0).reshape(2, 3), tolerance=0)
+    assert lowered.plan is not None
+    assert [buffer.name for buffer in lowered.plan.in_room("output")] == ["output", *(f"output_{i}" for i in range(1, 6))]
+
+
+def test_stored_weights_are_computed_once_and_remember_their_source() -> None:
+    lowered = lowered_equals_torch(nn.Sequential(nn.Linear(5, 3), nn.Linear(3, 2)), torch.randn(2, 5))
+    permuted = {source.name: source for source in lowered.sources.values() if source.kind == "permutation"}
+    assert permuted["0.weight"].permutation == (1, 0)
+    assert {tuple(array.shape) for array in lowered.parameters.values()} == {(5, 3), (3,), (3, 2), (2,)}
+    assert lowered.plan is not None
+    assert {"0", "1"} <= {source for step in lowered.plan.steps for source in step.sources}
+    assert sum(step.macs for step in lowered.plan.steps) == 2 * (5 * 3 + 3 * 2)
+
+
+def test_what_does_not_plan_runs_on_the_virtual_machine_and_says_so() -> None:
+    lowered = lowered_equals_torch(Function(lambda x: torch.topk(x, 3).values * 2), torch.randn(2, 9))
+    assert lowered.plan is None
+    assert "virtual machine" in lowered.notes[0]
+
+
+def test_everything_that_cannot_be_lowered_is_listed() -> None:
+    net = Function(lambda x: torch.special.bessel_j0(x) + torch.special.i1(x) + torch.relu(x))
+    with pytest.raises(UnsupportedModelError) as caught:
+        lower(program_of(net, torch.randn(3)), find_target("cpu"))
+    assert sorted(problem.what for problem in caught.value.problems) == ["aten.special_bessel_j0.default", "aten.special_i1.default"]
+
+
+def test_the_digits_network_at_several_batches_and_twice_the_same() -> None:
+    program = load_program("examples/digits.onnx")
+    images = np.load("examples/digits_test.npz")["x"][:4]
+    expected = program.run({"image": torch.from_numpy(images)})["logits"].numpy()
+    for batch in (1, 4):
+        lowered = lower(program, find_target("cpu"), batch=batch)
+        rows = [run_lowered(lowered, program, {"image": images[i : i + batch]})["logits"] for i in range(0, 4, batch)]
+        np.testing.assert_allclose(np.concatenate(rows), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    again = lower(program, find_target("cpu"), batch=4)
+    assert again.code == lowered.code
+    assert again.plan == lowered.plan
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 5000), st.integers(0, 20), st.integers(0, 5)), min_size=1, max_size=40))
+def test_buffers_that_live_together_lie_apart(items: list[tuple[int, int, int]]) -> None:
+    lifetimes = [Lifetime(str(index), size, first, first + length) for index, (size, first, length) in enumerate(items)]
+    offsets, total = place(lifetimes)
+    for index, one in enumerate(lifetimes):
+        assert offsets[one.name] % 64 == 0
+        assert offsets[one.name] + one.size <= total
+        for other in lifetimes[index + 1 :]:
+            if one.first <= other.last and other.first <= one.last:
+                assert offsets[one.name] + one.size <= offsets[other.name] or offsets[other.name] + other.size <= offsets[one.name]
+    crowded = max(sum(one.size for one in lifetimes if one.first <= step <= one.last) for step in range(26))
+    assert crowded <= total <= sum(-(-one.size // 64) * 64 for one in lifetimes)
