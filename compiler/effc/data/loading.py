@@ -97,7 +97,7 @@ def _faults(array: Array | None, spec: InputSpec) -> list[Problem]:
         problems.append(Problem(spec.name, f"dtype {array.dtype.name}", f"expected {spec.dtype}", f".astype('{spec.dtype}') converts it"))
     if array.ndim and len(array) == 0:
         problems.append(Problem(spec.name, "samples", "there are none"))
-    if array.dtype.kind == "f" and array.size:
+    if array.dtype.kind == "f" and array.ndim and array.size:
         bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
         if bad.size:
             problems.append(Problem(spec.name, f"{bad.size} samples", f"hold NaN or infinity, the first at index {bad[0]}", "remove them"))
