@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import fx
 
-from effc.lowering.relax_converters import division, extremum, select, shift, sort
+from effc.lowering.relax_converters import division, extremum, full, select, shift, sort
 
 __all__ = ["CONVERTERS"]
 
@@ -22,6 +22,7 @@ CONVERTERS: dict[str, Callable[[fx.Node, Any], Any]] = {
     "amax.default": extremum.amax,
     "amin.default": extremum.amin,
     "div.Tensor_mode": division.convert,
+    "full.default": full.convert,
     "prod.dim_int": extremum.product,
     "select.int": select.convert,
     "sort.stable": sort.convert,

@@ -15,8 +15,8 @@ def convert(node: fx.Node, importer: Any) -> Any:
 
     x = importer.env[node.args[0]]
     fake = node.args[0].meta["val"]  # type: ignore[union-attr]
-    given = dict(zip(("stable", "dim", "descending"), node.args[1:], strict=False)) | dict(node.kwargs)
-    axis = int(given.get("dim", -1)) % max(fake.ndim, 1)  # type: ignore[call-overload]
+    given: dict[str, Any] = dict(zip(("stable", "dim", "descending"), node.args[1:], strict=False)) | dict(node.kwargs)
+    axis = int(given.get("dim", -1)) % max(fake.ndim, 1)
     emit = importer.block_builder.emit
     indices = emit(relax.op.argsort(x, axis=axis, descending=bool(given.get("descending", False)), dtype="int64"))
     return emit(relax.Tuple([emit(relax.op.gather_elements(x, indices, axis)), indices]))
