@@ -140,6 +140,22 @@ def test_a_declared_shape_that_the_data_do_not_fill_is_rejected(tmp_path: Path) 
     refused(add(tensor, tmp_path / "m.onnx"), InputRejectedError, "negative dimension")
 
 
+def sparse(path: Path, dims: list[int]) -> Path:
+    stored = helper.make_tensor("w", TensorProto.FLOAT, [2], [3.0, 5.0])
+    places = helper.make_tensor("w_indices", TensorProto.INT64, [2], [1, 3])
+    save(path, [helper.make_node("Add", ["x", "w"], ["y"], "sum")], outputs=[value("y", None)])
+    model = onnx.load(path)
+    model.graph.sparse_initializer.add(values=stored, indices=places, dims=dims)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_sparse_tensors_are_read_and_their_declared_size_is_bounded(tmp_path: Path) -> None:
+    program = load_program(sparse(tmp_path / "m.onnx", [1, 4]))
+    assert next(iter(program.tensors.values())).tolist() == [[0, 3, 0, 5]]
+    refused(sparse(tmp_path / "m.onnx", [1 << 20, 1 << 20]), LimitError, "tensor_elements")
+
+
 def test_a_million_nodes_are_refused_quickly(tmp_path: Path) -> None:
     graph = onnx.GraphProto(name="g", input=[value("x")], output=[value("y")])
     graph.node.add(op_type="Relu", input=["x"], output=["y"])

@@ -287,6 +287,7 @@ def _initial_values(graph: Any) -> dict[str, np.ndarray[Any, Any]]:
     from onnx import numpy_helper
 
     values = {initializer.name: numpy_helper.to_array(initializer) for initializer in graph.initializer}
+    values |= {sparse.values.name: _dense(sparse) for sparse in graph.sparse_initializer}
     for node in graph.node:
         if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
             for attribute in node.attribute:
@@ -296,6 +297,19 @@ def _initial_values(graph: Any) -> dict[str, np.ndarray[Any, Any]]:
         for inner in subgraphs(node):
             values.update(_initial_values(inner))
     return values
+
+
+def _dense(sparse: Any) -> np.ndarray[Any, Any]:
+    """A sparse initialiser as the tensor that it stands for; the loader has checked its size."""
+    from onnx import numpy_helper
+
+    stored, places = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+    dense = np.zeros(tuple(sparse.dims), dtype=stored.dtype)
+    if places.ndim == 2:
+        dense[tuple(places.T)] = stored
+    else:
+        dense.reshape(-1)[places] = stored
+    return dense
 
 
 def _constant(value: Any, kind: str) -> np.ndarray[Any, Any] | None:

@@ -70,6 +70,8 @@ def model_from_bytes(data: bytes, name: str, folder: Path, limits: Limits) -> Lo
     load_external_data(tensors, folder, len(data), limits)
     for tensor in tensors:
         _check_tensor(tensor, limits)
+    for sparse in _sparse_tensors(model):
+        limits.check_shape(sparse.dims, f"the sparse tensor {sparse.values.name or '(unnamed)'} of shape {list(sparse.dims)}")
     if model.functions:
         model = _inline(model)
         opsets = _opsets(model, name)
@@ -206,6 +208,24 @@ def _node_tensors(nodes: Iterable[Any]) -> Iterator[Any]:
             yield from attribute.tensors
         for graph in subgraphs(node):
             yield from _graph_tensors(graph)
+
+
+def _sparse_tensors(model: Any) -> Iterator[Any]:
+    """Every SparseTensorProto: a few stored values may stand for any size."""
+    for nodes in (model.graph.node, *(function.node for function in model.functions)):
+        yield from _sparse_attributes(nodes)
+    yield from model.graph.sparse_initializer
+
+
+def _sparse_attributes(nodes: Iterable[Any]) -> Iterator[Any]:
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("sparse_tensor"):
+                yield attribute.sparse_tensor
+            yield from attribute.sparse_tensors
+        for graph in subgraphs(node):
+            yield from graph.sparse_initializer
+            yield from _sparse_attributes(graph.node)
 
 
 def _check_tensor(tensor: Any, limits: Limits) -> None:
