@@ -134,7 +134,10 @@ def _with_temporaries_as_arguments(function: Any) -> Kernel:
         if isinstance(statement, tirx.AllocBuffer):
             buffer = statement.buffer
             pointers.append(_pointer(f"{buffer.name}_temporary", str(buffer.dtype)))
-            temporaries.append((tuple(int(size) for size in buffer.shape), str(buffer.dtype)))
+            # Buffers that are only accessed in vectors have become buffers of vectors (`float32x16`).
+            element, _, lanes = str(buffer.dtype).partition("x")
+            shape = tuple(int(size) for size in buffer.shape)
+            temporaries.append(((*shape, int(lanes)) if lanes else shape, element))
             statement = tirx.DeclBuffer(buffer, data=pointers[-1])
         body.append(statement)
     if body:

@@ -8,10 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from effc.lowering.kernels.elementwise import spread
-from effc.lowering.kernels.generic import reduce_rows
-from effc.lowering.kernels.nest import Nest, inline_producers, nests, parallel_outer, work
-from effc.lowering.kernels.tiling import choose, epilogue, lanes_of, tile
+from effc.lowering.kernels.generic import rest
+from effc.lowering.kernels.nest import Nest, inline_producers, nests
+from effc.lowering.kernels.tiling import choose, epilogue, lanes_of, pack, tile
 from effc.targets import Target
 
 __all__ = ["Convolution", "apply", "find"]
@@ -41,7 +40,7 @@ class Convolution:
 
 
 def find(sch: Any) -> Convolution | None:
-    """The one convolution of a function: every weight index is a plain variable, the first the output channel, the others all reductions."""
+    """The one convolution of a function: its weight is indexed by the output channel, then by the reductions in order."""
     found = [convolution for nest in nests(sch) if (convolution := _convolution(nest)) is not None]
     return found[0] if len(found) == 1 else None
 
@@ -77,31 +76,7 @@ def apply(sch: Any, target: Target) -> bool:
     if shape is None or convolution.outputs % shape.lanes:
         return False
     packed = sch.cache_read(main.handle, convolution.weight, "global")
-    width = shape.lanes
-    sch.transform_layout(packed, ("write", 0), lambda f, *rest: (f // width, *rest, f % width))
-    store = epilogue(sch, main)
-    tile(sch, main, store, lane=1, row=main.kinds.count("S") - 1, shape=shape)
-    _pack(sch, packed, width)
-    rest(
-        sch, target, {main.name, f"{main.name}_init", f"{main.name}_update", str(sch.get(store).name_hint), str(sch.get(packed).name_hint)}
-    )
+    pack(sch, packed, axis=0, width=shape.lanes)
+    tile(sch, main, epilogue(sch, main), lane=1, row=main.kinds.count("S") - 1, shape=shape)
+    rest(sch, target)
     return True
-
-
-def rest(sch: Any, target: Target, done: set[str]) -> None:
-    """Schedule the other blocks (padding, per-channel terms, what could not be joined) by themselves."""
-    for nest in nests(sch):
-        if nest.name in done or len(sch.get_loops(nest.handle)) != len(nest.kinds):
-            continue
-        if nest.spatial:
-            spread(sch, nest, target)
-        elif "O" not in nest.kinds:
-            reduce_rows(sch, nest, target)
-
-
-def _pack(sch: Any, packed: Any, width: int) -> None:
-    nest = next(nest for nest in nests(sch) if nest.name == str(sch.get(packed).name_hint))
-    first, *others = sch.get_loops(packed)
-    outer, lane = sch.split(first, [None, width])
-    sch.reorder(outer, *others, lane)
-    parallel_outer(sch, [outer, others[0]], work(nest))

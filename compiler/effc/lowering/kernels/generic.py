@@ -5,19 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 from effc.lowering.kernels.elementwise import spread
-from effc.lowering.kernels.nest import Nest, inline_producers, nests, parallel_outer, split_lanes, work
+from effc.lowering.kernels.nest import Nest, inline_producers, nests, parallel_outer, plain, split_lanes, work
 from effc.targets import Target
 
-__all__ = ["apply", "reduce_rows"]
+__all__ = ["apply", "reduce_rows", "rest"]
 
 
 def apply(sch: Any, target: Target) -> bool:
     """Schedule anything; blocks that are neither spatial nor a reduction stay as they are."""
+    inline_producers(sch)
+    rest(sch, target)
+    return True
+
+
+def rest(sch: Any, target: Target) -> None:
+    """Schedule the blocks that still have their own plain loops, each by itself; the others were scheduled before."""
     from tvm.s_tir import ScheduleError
 
-    inline_producers(sch)
     for nest in nests(sch):
-        if "O" in nest.kinds or 0 in nest.extents or not nest.kinds or len(sch.get_loops(nest.handle)) != len(nest.kinds):
+        if "O" in nest.kinds or 0 in nest.extents or not nest.kinds or not plain(sch, nest):
             continue
         try:
             if nest.spatial:
@@ -26,7 +32,6 @@ def apply(sch: Any, target: Target) -> bool:
                 reduce_rows(sch, nest, target)
         except ScheduleError:  # such a block keeps its plain loops, which are correct
             continue
-    return True
 
 
 def reduce_rows(sch: Any, nest: Nest, target: Target) -> None:

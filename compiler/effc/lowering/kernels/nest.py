@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Nest", "inline_producers", "nests", "parallel_outer", "split_lanes", "work"]
+__all__ = ["Nest", "inline_producers", "named", "nests", "parallel_outer", "plain", "split_lanes", "work"]
 
 # Below this many scalar operations a parallel loop costs more than it saves (a launch takes a few microseconds).
 PARALLEL_WORK = 1 << 16
@@ -51,6 +51,24 @@ def nests(sch: Any) -> list[Nest]:
         extents = tuple(int(axis.dom.extent) if isinstance(axis.dom.extent, tirx.IntImm) else 0 for axis in block.iter_vars)
         found.append(Nest(handle, block, str(block.name_hint), kinds, extents))
     return found
+
+
+def named(sch: Any, handle: Any) -> Nest:
+    """The nest of a block handle."""
+    name = str(sch.get(handle).name_hint)
+    return next(nest for nest in nests(sch) if nest.name == name)
+
+
+def plain(sch: Any, nest: Nest) -> bool:
+    """Whether a block still has one serial loop for each of its axes, shared with no other block."""
+    from tvm import tirx
+
+    loops = [sch.get(loop) for loop in sch.get_loops(nest.handle)]
+    if len(loops) != len(nest.kinds) or any(loop.kind != tirx.ForKind.SERIAL for loop in loops):
+        return False
+    if any(int(loop.extent) != extent for loop, extent in zip(loops, nest.extents, strict=True)):
+        return False
+    return len(sch.get_child_blocks(sch.get_loops(nest.handle)[0])) == 1
 
 
 def work(nest: Nest) -> int:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from effc.lowering.kernels.nest import PARALLEL_WORK, Nest, nests, work
+from effc.lowering.kernels.nest import PARALLEL_WORK, Nest, named, parallel_outer, plain, work
 from effc.targets import Target
 
-__all__ = ["Tile", "choose", "divisors", "epilogue", "lanes_of", "tile"]
+__all__ = ["Tile", "choose", "divisors", "epilogue", "lanes_of", "pack", "tile"]
 
 # Registers that are left for loaded operands.
 RESERVED = 4
@@ -62,8 +62,9 @@ def epilogue(sch: Any, main: Nest) -> Any:
     consumers = sch.get_consumers(main.handle)
     written = main.block.writes[0].source
     if len(consumers) == 1:
-        reader = next(nest for nest in nests(sch) if nest.name == str(sch.get(consumers[0]).name_hint))
-        if reader.spatial and reader.extents == tuple(int(size) for size in written.shape) and _at_own_position(reader, written):
+        reader = named(sch, consumers[0])
+        fits = all(own <= int(size) for own, size in zip(reader.extents, written.shape, strict=False))
+        if reader.spatial and fits and plain(sch, reader) and _at_own_position(reader, written):
             sch.set_scope(main.handle, 0, "local")
             return consumers[0]
     return sch.cache_write(main.handle, 0, "local")
@@ -72,16 +73,37 @@ def epilogue(sch: Any, main: Nest) -> Any:
 def _at_own_position(reader: Nest, buffer: Any) -> bool:
     """Whether the block reads the buffer, and writes its result, only where the block itself stands."""
     reads = [region for region in reader.block.reads if region.source.same_as(buffer)]
-    places = [*reads, *reader.block.writes]
-    return all(
-        len(region.region) == len(reader.extents)
-        and all(_is_here(place, axis) for place, axis in zip(region.region, reader.block.iter_vars, strict=True))
-        for region in places
-    )
+    places = [list(region.region) for region in (*reads, *reader.block.writes)]
+    axes = reader.block.iter_vars
+    return all(len(place) == len(axes) and all(map(_is_here, place, axes)) for place in places)
 
 
 def _is_here(place: Any, axis: Any) -> bool:
     return bool(place.min.same_as(axis.var)) or (int(axis.dom.extent) == 1 and str(place.min) in ("0", "T.int64(0)"))
+
+
+def pack(sch: Any, copy: Any, axis: int, width: int) -> None:
+    """Lay a cached copy out as `[axis / width][all other axes][width]`: the elements of a vector side by side.
+
+    Axes in front of `axis` that are followed by exactly one other axis (batches of a matrix product) stay in front.
+    """
+    nest = named(sch, copy)
+    rank = len(nest.extents)
+    position = axis % rank
+    front = rank - 2 if position >= rank - 2 and rank > 2 and axis < 0 else 0
+
+    def layout(*index: Any) -> tuple[Any, ...]:
+        others = [place for number, place in enumerate(index) if number >= front and number != position]
+        return (*index[:front], index[position] // width, *others, index[position] % width)
+
+    sch.transform_layout(copy, ("write", 0), layout)
+    loops = list(sch.get_loops(copy))
+    outer, lane = sch.split(loops[position], [None, width])
+    others = [loop for number, loop in enumerate(loops) if number >= front and number != position]
+    sch.reorder(*loops[:front], outer, *others, lane)
+    parallel_outer(sch, [*loops[:front], outer, *others[:1]], work(nest))
+    if position == rank - 1:
+        sch.vectorize(lane)
 
 
 def tile(sch: Any, main: Nest, store: Any, lane: int, row: int, shape: Tile) -> None:
@@ -99,7 +121,10 @@ def tile(sch: Any, main: Nest, store: Any, lane: int, row: int, shape: Tile) -> 
     loops = list(sch.get_loops(store))
     lane_outer, lane_inner = sch.split(loops[lane], [None, shape.lanes])
     row_outer, row_inner = sch.split(loops[row], [None, shape.rows])
-    loops[lane], loops[row] = lane_outer, row_outer
+    loops[row] = row_outer
+    del loops[lane]
+    # The lane axis outermost (after batch axes): its weights stay in the cache while the rows run.
+    loops.insert(min(lane, row), lane_outer)
     inner = [lane_inner, row_inner] if row > lane else [row_inner, lane_inner]
     sch.reorder(*loops, *inner)
     outer = sch.fuse(*loops)
