@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, fx
@@ -20,6 +20,9 @@ from torch.export.graph_signature import InputKind, OutputKind
 from effc.errors import DataError, Problem
 from effc.ir.facts import Facts
 from effc.ir.interface import BATCH, Batch, Interface, value_of
+
+if TYPE_CHECKING:
+    from effc.ir.training import TrainableProgram
 
 __all__ = ["Program", "Provenance", "set_source", "source_of"]
 
@@ -207,6 +210,20 @@ class Program:
             problems.append(Problem("inputs", f"batches {sorted(batches)}", "all inputs must have one batch size"))
         if problems:
             raise DataError("the inputs do not fit the program", sorted(problems, key=lambda problem: problem.where))
+
+    # ---- training ------------------------------------------------------------------------------------------------------------
+
+    def trainable(self, batch_norm: Literal["frozen", "train"] = "frozen") -> TrainableProgram:
+        """An nn.Module that trains; see `effc.ir.training`."""
+        from effc.ir.training import trainable
+
+        return trainable(self, batch_norm)
+
+    def with_parameters(self, state: Mapping[str, Tensor]) -> Program:
+        """This program with other values for its stored tensors, by source name; see `effc.ir.training`."""
+        from effc.ir.training import with_parameters
+
+        return with_parameters(self, state)
 
     # ---- deriving ------------------------------------------------------------------------------------------------------------
 
