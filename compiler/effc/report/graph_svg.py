@@ -28,8 +28,8 @@ def draw_graph(graph: Graph, label: str) -> str:
     shift = _MARGIN + room
     parts = [f'<g transform="translate({shift:.1f},{_MARGIN:.1f})">']
     parts += [_edge(points) for points in routes.values()]
-    parts += frames
     parts += [_box(box, places[box.name]) for box in boxes]
+    parts += frames
     parts.append("</g>")
     return document(parts, width + 2 * shift, height + 2 * _MARGIN, label, "graph")
 

@@ -35,9 +35,7 @@ def layered(
     Returns:
         places by name; for every edge (from, to) the points it passes through; width; height.
     """
-    depth: dict[str, int] = {}
-    for name in names:
-        depth[name] = max((depth[one] + 1 for one in inputs[name]), default=0)
+    depth = _depths(names, inputs)
     rows: list[list[str]] = [[] for _ in range(max(depth.values(), default=-1) + 1)]
     size, chain, parents = dict(sizes), {}, {name: list(inputs[name]) for name in names}
     for name in names:
@@ -71,6 +69,18 @@ def layered(
         routes[source, target] = points
     width = max((centre[name] + size[name][0] / 2 - left for row in rows for name in row), default=0.0)
     return places, routes, width, max(0.0, top - _GAP_Y)
+
+
+def _depths(names: Sequence[str], inputs: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """The layer of each box: below all of its inputs; a box without inputs right above the first that reads it."""
+    depth: dict[str, int] = {}
+    for name in names:
+        depth[name] = max((depth[one] + 1 for one in inputs[name]), default=0)
+    nearest: dict[str, int] = {}
+    for name in names:
+        for source in inputs[name]:
+            nearest[source] = min(nearest.get(source, depth[name]), depth[name])
+    return {name: layer if inputs[name] or name not in nearest else nearest[name] - 1 for name, layer in depth.items()}
 
 
 def _order(rows: list[list[str]], parents: Mapping[str, Sequence[str]]) -> None:

@@ -14,9 +14,10 @@ def text(x: float, y: float, content: str, css: str = "", anchor: str = "start",
 
 
 def document(parts: list[str], width: float, height: float, label: str, css: str = "") -> str:
-    """A whole drawing with its own size in pixels; `label` is what a screen reader says."""
+    """A whole drawing with its own size in pixels, which the page may shrink (`--wide`); `label` is what a screen reader says."""
     frame = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}"'
-    return f'{frame} role="img" aria-label="{html.escape(label)}" class="{css}">{"".join(parts)}</svg>'
+    look = f'role="img" aria-label="{html.escape(label)}" class="{css}" style="--wide:{width:.0f}px"'
+    return f"{frame} {look}>{''.join(parts)}</svg>"
 
 
 def shortened(content: str, length: int) -> str:

@@ -143,3 +143,10 @@ def test_the_page_is_whole_and_what_models_say_stays_text() -> None:
     assert "script" not in page.tags
     assert "http" not in text.replace('xmlns="http://www.w3.org/2000/svg"', "").replace('http-equiv="', "")
     assert "prefers-color-scheme: dark" in text
+
+
+def test_a_constant_stands_right_above_its_reader() -> None:
+    """At the top it would draw a line past the whole network."""
+    inputs = {"x": (), "a": ("x",), "b": ("a",), "constant": (), "sum": ("b", "constant")}
+    places, _, _, _ = layered(list(inputs), inputs, dict.fromkeys(inputs, (50.0, 20.0)))
+    assert places["constant"].layer == places["sum"].layer - 1
