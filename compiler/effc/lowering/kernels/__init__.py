@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from effc.lowering.kernels import conv2d, elementwise, generic, matmul
+from effc.lowering.kernels import conv2d, depthwise, elementwise, generic, matmul
 from effc.targets import Target
 
 __all__ = ["RULES", "schedule"]
@@ -20,6 +20,7 @@ Rule = Callable[[Any, Target], bool]
 RULES: tuple[tuple[str, Rule], ...] = (
     ("elementwise", elementwise.apply),
     ("conv2d", conv2d.apply),
+    ("depthwise", depthwise.apply),
     ("matmul", matmul.apply),
     ("generic", generic.apply),
 )

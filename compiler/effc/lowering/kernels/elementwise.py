@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from effc.lowering.kernels.nest import Nest, inline_producers, nests, parallel_outer, split_lanes, work
+from effc.lowering.kernels.nest import Nest, inline_producers, is_constant, nests, parallel_outer, split_lanes, work
 from effc.targets import Target
 
 __all__ = ["apply", "spread"]
@@ -54,14 +54,8 @@ def _same_everywhere(nest: Nest) -> bool:
         if len(region.region) != len(variables):
             return False
         for place, variable, extent, size in zip(region.region, variables, nest.extents, region.source.shape, strict=True):
-            if int(size) != extent or not _is(place.extent, 1):
+            if int(size) != extent or not is_constant(place.extent, 1):
                 return False
-            if not place.min.same_as(variable) and not (extent == 1 and _is(place.min, 0)):
+            if not place.min.same_as(variable) and not (extent == 1 and is_constant(place.min, 0)):
                 return False
     return True
-
-
-def _is(expression: Any, value: int) -> bool:
-    from tvm import tirx
-
-    return isinstance(expression, tirx.IntImm) and int(expression) == value

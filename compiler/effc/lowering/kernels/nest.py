@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Nest", "inline_producers", "named", "nests", "parallel_outer", "plain", "split_lanes", "work"]
+__all__ = ["Nest", "inline_producers", "is_constant", "named", "nests", "parallel_outer", "plain", "split_lanes", "work"]
 
 # Below this many scalar operations a parallel loop costs more than it saves (a launch takes a few microseconds).
 PARALLEL_WORK = 1 << 16
@@ -51,6 +51,12 @@ def nests(sch: Any) -> list[Nest]:
         extents = tuple(int(axis.dom.extent) if isinstance(axis.dom.extent, tirx.IntImm) else 0 for axis in block.iter_vars)
         found.append(Nest(handle, block, str(block.name_hint), kinds, extents))
     return found
+
+
+def is_constant(expression: Any, value: int) -> bool:
+    from tvm import tirx
+
+    return isinstance(expression, tirx.IntImm) and int(expression) == value
 
 
 def named(sch: Any, handle: Any) -> Nest:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from effc.lowering.kernels.nest import PARALLEL_WORK, Nest, named, parallel_outer, plain, work
+from effc.lowering.kernels.nest import PARALLEL_WORK, Nest, is_constant, named, parallel_outer, plain, work
 from effc.targets import Target
 
 __all__ = ["Tile", "choose", "divisors", "epilogue", "lanes_of", "pack", "tile"]
@@ -79,7 +79,7 @@ def _at_own_position(reader: Nest, buffer: Any) -> bool:
 
 
 def _is_here(place: Any, axis: Any) -> bool:
-    return bool(place.min.same_as(axis.var)) or (int(axis.dom.extent) == 1 and str(place.min) in ("0", "T.int64(0)"))
+    return bool(place.min.same_as(axis.var)) or (int(axis.dom.extent) == 1 and is_constant(place.min, 0))
 
 
 def pack(sch: Any, copy: Any, axis: int, width: int) -> None:
