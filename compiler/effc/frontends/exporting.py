@@ -169,10 +169,18 @@ def _strip(graph: fx.Graph) -> None:
         name = getattr(getattr(node.target, "_schema", None), "name", "").removeprefix("aten::")
         if name in _ASSERTIONS:
             graph.erase_node(node)
-        elif node.target in _NOISE:
+        elif node.target in _NOISE or _converts_nothing(node):
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
     _erase_unused_arithmetic(graph)
+
+
+def _converts_nothing(node: fx.Node) -> bool:
+    """A conversion to the type that the value has already, which tracing a constant leaves behind (everything is on the CPU)."""
+    if node.target not in (_aten.to.device, _aten.to.dtype) or not isinstance(node.args[0], fx.Node):
+        return False
+    before, after = node.args[0].meta.get("val"), node.meta.get("val")
+    return isinstance(before, torch.Tensor) and isinstance(after, torch.Tensor) and before.dtype == after.dtype
 
 
 def _erase_unused_arithmetic(graph: fx.Graph) -> None:
