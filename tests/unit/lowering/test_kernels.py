@@ -1,15 +1,15 @@
 """Schedules change speed, never results: every family scheduled against its plain loops, on shapes at the edges of the rules."""
 
-import ctypes
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import tvm
+from tvm import te, topi
+
 from effc.lowering.kernels import schedule
 from effc.targets import Target, find_target
-from tvm import te, topi
 
 TARGET = tvm.target.Target({"kind": "llvm", "mcpu": str(tvm.get_global_func("target.llvm_get_system_cpu")())})
 
@@ -131,8 +131,8 @@ def test_matrix_product(rows: int, inner: int, columns: int, batch: tuple[int, .
 
 
 def test_matrix_product_with_transposed_right_operand() -> None:
-    check(function(lambda a, b: topi.nn.dense(a, b), (37, 20), (48, 20)), "matmul")
-    check(function(lambda a, b: topi.nn.batch_matmul(a, b), (3, 10, 21), (3, 33, 21)), "matmul")
+    check(function(topi.nn.dense, (37, 20), (48, 20)), "matmul")
+    check(function(topi.nn.batch_matmul, (3, 10, 21), (3, 33, 21)), "matmul")
 
 
 @pytest.mark.parametrize("kind", ["max", "avg"])
@@ -170,7 +170,7 @@ def test_small_work_starts_no_threads() -> None:
         return "T.parallel" in check(prim).script()
 
     assert not parallel(conv2d(1, 1, (8, 8), 16, 3, 1, 1, 1, 1))
-    assert not parallel(function(lambda x: topi.nn.relu(x), (1, 1000)))
+    assert not parallel(function(topi.nn.relu, (1, 1000)))
     assert parallel(conv2d(1, 64, (28, 28), 64, 3, 1, 1, 1, 1))
 
 
@@ -179,7 +179,7 @@ def test_equal_functions_are_scheduled_once(monkeypatch: pytest.MonkeyPatch) -> 
 
     calls = []
     monkeypatch.setattr(kernels, "RULES", (("counted", lambda sch, target: bool(calls.append(1)) or True),))
-    first, second = (function(lambda x: topi.nn.relu(x), (4, 4)).with_attr("global_symbol", name) for name in ("a", "b"))
+    first, second = (function(topi.nn.relu, (4, 4)).with_attr("global_symbol", name) for name in ("a", "b"))
     scheduled = schedule(tvm.IRModule({"a": first, "b": second}), find_target("cpu"))
     assert len(calls) == 1
     assert [str(scheduled[name].attrs["global_symbol"]) for name in ("a", "b")] == ["a", "b"]
@@ -189,4 +189,4 @@ def test_narrow_vectors() -> None:
     """The rules read the target: eight lanes and sixteen registers give other tiles, with the same results."""
     narrow = find_target("x86-64-v3")
     check(conv2d(1, 3, (9, 14), 16, 3, 1, 1, 1, 1), "conv2d", narrow)
-    check(function(lambda a, b: topi.matmul(a, b), (17, 33), (33, 40)), "matmul", narrow)
+    check(function(topi.matmul, (17, 33), (33, 40)), "matmul", narrow)
