@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from effc.lowering.kernels import conv2d, depthwise, elementwise, generic, matmul
+from effc.lowering.kernels import conv2d, depthwise, elementwise, generic, matmul, pool
 from effc.targets import Target
 
 __all__ = ["RULES", "schedule"]
@@ -22,6 +22,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     ("conv2d", conv2d.apply),
     ("depthwise", depthwise.apply),
     ("matmul", matmul.apply),
+    ("pool", pool.apply),
     ("generic", generic.apply),
 )
 
