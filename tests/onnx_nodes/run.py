@@ -110,7 +110,8 @@ def declare(results: dict[str, dict[str, tuple[str, str]]]) -> None:
         for name, why in refused.items():
             reasons[why].append(name)
         for why, names in sorted(reasons.items()):
-            lines += [f"[[{engine}]]", f"why = {json.dumps(why)}", "cases = [", *(f"  {json.dumps(name)}," for name in sorted(names)), "]", ""]
+            rows = [f"  {json.dumps(name)}," for name in sorted(names)]
+            lines += [f"[[{engine}]]", f"why = {json.dumps(why)}", "cases = [", *rows, "]", ""]
     DECLARED.write_text("\n".join(lines))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import fx
 
-from effc.lowering.relax_converters import division, extremum, full, select, shift, sort
+from effc.lowering.relax_converters import division, extremum, full, grid_sample, select, shift, sort
 
 __all__ = ["CONVERTERS"]
 
@@ -23,6 +23,7 @@ CONVERTERS: dict[str, Callable[[fx.Node, Any], Any]] = {
     "amin.default": extremum.amin,
     "div.Tensor_mode": division.convert,
     "full.default": full.convert,
+    "grid_sampler_2d.default": grid_sample.convert,
     "prod.dim_int": extremum.product,
     "select.int": select.convert,
     "sort.stable": sort.convert,

@@ -108,9 +108,8 @@ def clip(node: Node, x: Value, low: Value = None, high: Value = None) -> Tensor:
         return _clamp(x, node.get("min"), node.get("max"))
     if (low is None or is_constant(low)) and (high is None or is_constant(high)):
         return _clamp(x, None if low is None else number(low, "min"), None if high is None else number(high, "max"))
-    lower = None if low is None else tensor(low)
-    upper = None if high is None else tensor(high)
-    return torch.clamp(x, lower, upper)
+    x = x if low is None else torch.maximum(x, tensor(low))
+    return x if high is None else torch.minimum(x, tensor(high))
 
 
 def _clamp(x: Tensor, low: Any, high: Any) -> Tensor:
@@ -120,6 +119,9 @@ def _clamp(x: Tensor, low: Any, high: Any) -> Tensor:
         return torch.relu(x)
     if low == 0 and high == 6 and x.is_floating_point():
         return F.relu6(x)
+    if not x.is_floating_point():  # both bounds: an absent one is infinite, which no integer is
+        limits = torch.iinfo(x.dtype)
+        low, high = limits.min if low is None else low, limits.max if high is None else high
     return torch.clamp(x, low, high)
 
 
