@@ -75,6 +75,7 @@ def _document(result: CompileResult) -> dict[str, Any]:
         "notes": report["notes"],
         "facts": dict(result.report.facts),
         "verification": None if result.trial is None else result.trial.verification.as_json(),
+        "self_test": None if result.emulated is None else {"emulator": result.emulated.emulator, "output": result.emulated.text},
         "call_ns": None if result.trial is None else result.trial.call,
     }
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from effc.compiler import dumping, gate, summary
+from effc.compiler import crosscheck, dumping, gate, summary
 from effc.compiler.contents import artifact_files, manifest_fields
+from effc.compiler.crosscheck import SelfTestRun
 from effc.compiler.golden import Checks, golden_inputs
 from effc.compiler.inputs import Inputs, read_inputs
 from effc.compiler.settings import Settings, settings_of
@@ -39,6 +40,7 @@ class CompileResult:
         decisions: what every pass did, or why not, site by site.
         quality: the metric before and after; None without evaluation data.
         trial: how the compiled code did on the golden inputs; None where it cannot run on this machine.
+        emulated: what the static self-test said under an emulator; None for this machine's own code, and without the emulator.
         report: what `report.html` shows.
     """
 
@@ -48,6 +50,7 @@ class CompileResult:
     decisions: tuple[Decision, ...]
     quality: Quality | None
     trial: Trial | None
+    emulated: SelfTestRun | None
     report: Report
 
 
@@ -147,15 +150,22 @@ def compile_with(
     lowered = lower(rewritten.program, target, batch=settings.batch, progress=progress)
     files = artifact_files(rewritten.program, lowered, checks, settings)
     fields = manifest_fields(rewritten.program, lowered, target, given)
-    trial = None
+    trial = emulated = None
     if target.runs_here:
         with progress("checking the compiled code", 1) as advance:
             trial = try_out(files, fields)
             advance(1)
-    report = summary.make_report(original, rewritten.program, rewritten.log, quality, lowered, trial, target)
+    else:
+        with progress("building and running the self-test", 1) as advance:
+            executable = crosscheck.build(rewritten.program, lowered, checks, target)
+            if executable is not None:
+                files[crosscheck.SELF_TEST] = executable
+                emulated = crosscheck.run_emulated(executable, target)
+            advance(1)
+    report = summary.make_report(original, rewritten.program, rewritten.log, quality, lowered, trial, emulated, target)
     measurements = {"measurements.json": summary.measurements(trial), "report.json": summary.as_json(report), "report.html": render(report)}
     manifest = write_artifact(out, files, fields, measurements, force)
-    return CompileResult(Path(out), manifest, rewritten.program, rewritten.decisions, quality, trial, report)
+    return CompileResult(Path(out), manifest, rewritten.program, rewritten.decisions, quality, trial, emulated, report)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from effc.compiler.crosscheck import SelfTestRun
 from effc.compiler.trial import Trial
 from effc.ir import Program, source_of
 from effc.lowering import Lowered
@@ -40,13 +41,14 @@ def make_report(
     quality: Quality | None,
     lowered: Lowered,
     trial: Trial | None,
+    emulated: SelfTestRun | None,
     target: Target,
 ) -> Report:
     """The report of one compile."""
     before, after = graphs_of(original, final)
     return Report(
         title=original.provenance.source,
-        facts=tuple(_facts(original, lowered, trial, target)),
+        facts=tuple(_facts(original, lowered, trial, emulated, target)),
         before=before,
         after=after,
         quality=quality,
@@ -54,7 +56,7 @@ def make_report(
         layers=_layers(lowered, trial),
         memory=_memory(lowered),
         ranges=_ranges(final),
-        notes=tuple(_notes(original, lowered, trial, target)),
+        notes=tuple(_notes(original, lowered, trial, emulated, target)),
     )
 
 
@@ -75,7 +77,7 @@ def _json(document: Any) -> bytes:
     return (json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def _facts(original: Program, lowered: Lowered, trial: Trial | None, target: Target) -> list[tuple[str, str]]:
+def _facts(original: Program, lowered: Lowered, trial: Trial | None, emulated: SelfTestRun | None, target: Target) -> list[tuple[str, str]]:
     origin, batch = original.provenance, original.interface.batch
     facts = [
         ("source", f"{origin.source} ({origin.format}, {origin.sha256[:12]})"),
@@ -90,13 +92,16 @@ def _facts(original: Program, lowered: Lowered, trial: Trial | None, target: Tar
     if trial is not None:
         facts.append(("one call", f"{trial.call / 1000:,.1f} µs with {trial.threads} threads"))
         facts.append(("differs from the program by", f"{trial.verification.worst:.1e} of the largest magnitude"))
+    if emulated is not None:
+        facts.append((f"self-test under {emulated.emulator}", emulated.text))
     return facts
 
 
-def _notes(original: Program, lowered: Lowered, trial: Trial | None, target: Target) -> list[str]:
+def _notes(original: Program, lowered: Lowered, trial: Trial | None, emulated: SelfTestRun | None, target: Target) -> list[str]:
     notes = list(lowered.notes)
-    if trial is None:
-        notes.append(f"The code is for {target.name} and was not run on this machine; golden.npz holds vectors to test it with.")
+    if trial is None and emulated is None:
+        how = "copy `selftest` there and run it" if lowered.plan is not None else "golden.npz holds vectors to test it with"
+        notes.append(f"The code is for {target.name} and was not run on this machine: {how}.")
     if not original.interface.batch.symbolic:
         notes.append(f"The batch is fixed: {original.interface.batch.reason}.")
     return notes

@@ -37,7 +37,7 @@ def link_static(objects: bytes, sources: Sequence[Path], files: Mapping[str, str
             Path(folder, name).write_bytes(content.encode() if isinstance(content, str) else content)
         for source in sources:
             shutil.copy(source, folder)
-        flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-I."]
+        flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-s", "-Wl,--build-id=none", "-I."]
         names = [source.name for source in sources]
         _run([*compiler_for(target, static=True), *flags, *names, "model.o", "-o", "selftest", "-lm", "-lpthread"], folder)
         return Path(folder, "selftest").read_bytes()

@@ -1,0 +1,82 @@
+"""Code for another machine checks itself: a static program with the golden vectors inside, run under an emulator where there is one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from effc.compiler.golden import Checks
+from effc.errors import VerificationError
+from effc.ir import Interface, Program
+from effc.lowering import Lowered
+from effc.lowering.toolchain import link_static
+from effc.runtime.selftest import BLOB, HEADER, SOURCES, self_test
+from effc.runtime.tensors import Array
+from effc.targets import Target
+
+__all__ = ["SELF_TEST", "SelfTestRun", "build", "run_emulated"]
+
+SELF_TEST = "selftest"
+_TIMEOUT = 600  # seconds; an emulator is some hundred times slower than the machine
+
+
+@dataclass(frozen=True)
+class SelfTestRun:
+    """What the static self-test said.
+
+    Attributes:
+        emulator: the program that ran it.
+        text: its output, such as `PASS logits 1.6e-07`.
+    """
+
+    emulator: str
+    text: str
+
+
+def build(program: Program, lowered: Lowered, checks: Checks, target: Target) -> bytes | None:
+    """The executable; None for code that runs on TVM's virtual machine, which is not on the target."""
+    if lowered.plan is None:
+        return None
+    inputs = _one_call(checks.inputs, program.interface, lowered.batch)
+    expected = _one_call(checks.outputs, program.interface, lowered.batch)
+    described = self_test(lowered.plan, lowered.parameters, inputs, expected)
+    return link_static(lowered.objects, SOURCES, {HEADER: described.header, BLOB: described.blob}, target)
+
+
+def run_emulated(executable: bytes, target: Target) -> SelfTestRun | None:
+    """Run it; None where the target's emulator is not installed.
+
+    Raises:
+        VerificationError: it ran and failed.
+    """
+    names = (f"{target.emulator}-static", target.emulator) if target.emulator else ()
+    emulator = next((name for name in names if shutil.which(name)), None)
+    if emulator is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / SELF_TEST
+        path.write_bytes(executable)
+        os.chmod(path, 0o755)
+        try:
+            done = subprocess.run([emulator, str(path)], capture_output=True, text=True, check=False, timeout=_TIMEOUT)
+        except subprocess.TimeoutExpired as error:
+            raise VerificationError(f"the self-test under {emulator} did not end within {_TIMEOUT} s") from error
+    text = " ".join((done.stdout + done.stderr).split())
+    if done.returncode != 0:
+        raise VerificationError(f"the self-test for {target.name} failed under {emulator} with code {done.returncode}: {text}")
+    return SelfTestRun(emulator, text)
+
+
+def _one_call(arrays: Mapping[str, Array], interface: Interface, batch: int) -> dict[str, Array]:
+    """The golden vectors of one call: the first `batch` samples, repeated where there are fewer."""
+    if not interface.batch.symbolic:
+        return dict(arrays)
+    batched = {value.name for value in (*interface.inputs, *interface.outputs) if value.shape and isinstance(value.shape[0], str)}
+    return {name: np.resize(array, (batch, *array.shape[1:])) if name in batched else array for name, array in arrays.items()}
