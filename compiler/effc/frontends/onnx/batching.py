@@ -84,6 +84,8 @@ def _attempt(module: OnnxModule, inputs: Sequence[Input], carriers: Sequence[boo
     try:
         own = inputs[list(carriers).index(True)].shape[0]
         why = unproved(exported, inputs_at, carriers, original=module, own_batch=own)
+    except (RuntimeError, IndexError) as error:  # the data itself is at fault: a division of integers by a random zero, an index
+        why = f"it cannot run on random inputs: {_brief(error)}"
     finally:
         module.adapt = rewriter
     return (None, why) if why else (exported, "")
