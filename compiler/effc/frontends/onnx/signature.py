@@ -57,7 +57,7 @@ def input_signature(graph: Any, given: Mapping[str, Sequence[int]] | None = None
             problems.append(_unresolved(value.name, dims[value.name], settled))
             continue
         known = dims[value.name]
-        open_batch = bool(known) and isinstance(known[0], str)  # type: ignore[index]
+        open_batch = bool(known) and isinstance(known[0], str) and settled[0] != 0  # type: ignore[index]
         inputs.append(Input(value.name, tuple(int(size) for size in settled), DTYPES[value.type.tensor_type.elem_type], open_batch))
     if problems:
         raise ConfigError("the model leaves sizes open that effc must know", problems)
