@@ -12,6 +12,7 @@ import numpy as np
 from effc.errors import InternalError
 from effc.ir import Program
 from effc.lowering.arena import Lifetime, align, place
+from effc.lowering.batch_norm import multiply_add
 from effc.lowering.emit import Kernel, kernels, object_code
 from effc.lowering.fix_batch import fix_batch
 from effc.lowering.kernels import schedule
@@ -74,7 +75,7 @@ def lower(program: Program, target: Target, *, batch: int = 1, progress: Progres
     chip = tvm_target(target)
     with (progress or _silent)("lowering", 5) as advance:
         concrete = fix_batch(program, batch)
-        core = normalise(_decomposed(concrete))
+        core = multiply_add(normalise(_decomposed(concrete)))
         core, sources = fold_parameters(core)
         advance(1)
         relax_module = to_relax(core)
@@ -180,7 +181,7 @@ def _step(call: Call, temporaries: list[str], slots: Mapping[str, Slot], family:
         reads=call.reads,
         writes=(*call.writes, *temporaries),
         sources=tuple(dict.fromkeys(part.origin.source for part in call.parts if part.origin.source)),
-        ops=tuple(dict.fromkeys(part.operator for part in call.parts)) or ("copy",),
+        ops=tuple(dict.fromkeys(part.origin.op or part.operator for part in call.parts)) or ("copy",),
         macs=sum(part.macs for part in call.parts),
         bytes=sum(slots[name].size for name in dict.fromkeys((*call.reads, *call.writes))),
     )

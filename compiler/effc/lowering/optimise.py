@@ -46,8 +46,7 @@ def optimise(relax_module: RelaxModule, target: Any) -> Fused:
 
     transform = relax.transform
     with target:
-        module = tvm.transform.Sequential([transform.DecomposeOpsForInference(), transform.CanonicalizeBindings()])(relax_module.module)
-        module = _checked_takes(module)
+        module = _checked_takes(relax_module.module)
         work = _multiply_accumulates(module)
         module = transform.LegalizeOps(skip_ops=list(VIEWS))(module)
         module, single = _one_function_per_call(module, relax_module.origins, work)

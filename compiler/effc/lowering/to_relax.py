@@ -7,18 +7,16 @@ failing node is replaced by zeros of its shape, only to let the conversion reach
 
 from __future__ import annotations
 
-import copy
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, fx
-from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind, InputSpec
 
 from effc.errors import Problem, UnsupportedModelError
 from effc.ir import Program, source_of
+from effc.ir.flat import weights_as_inputs
 from effc.lowering.ops import OP_KERNELS
 from effc.lowering.relax_converters import CONVERTERS
 
@@ -68,17 +66,15 @@ def to_relax(program: Program) -> RelaxModule:
     ]
     if problems:
         raise UnsupportedModelError("parts of the program cannot be lowered", problems)
-    exported = _weights_as_inputs(program)
+    exported, parameters = weights_as_inputs(program)
     module = importer.from_exported_program(exported, True, False, False, recorder.converters())
     if recorder.problems:
         raise UnsupportedModelError("parts of the program cannot be lowered", recorder.problems)
-    names = [spec.arg.name for spec in exported.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT]
-    inputs = tuple(node.name for node in program.input_nodes.values())
     return RelaxModule(
         module=module,
         origins=recorder.origins(module),
-        parameters=tuple(name for name in names if name not in inputs),
-        inputs=inputs,
+        parameters=parameters,
+        inputs=tuple(node.name for node in program.input_nodes.values()),
     )
 
 
@@ -96,11 +92,12 @@ def _bind(convert: Callable[[fx.Node, Any], Any], importer: Any) -> Callable[[fx
 
 
 class _Recorder:
-    """Wraps every converter: remembers which variable a node ended in, and collects failures."""
+    """Wraps every converter: names what a node emits after the node, and collects failures."""
 
     def __init__(self, importer: Any) -> None:
         self._importer = importer
-        self._ends: list[tuple[str, Origin]] = []
+        self._origins: list[Origin] = []
+        self._builder: Any = None
         self.problems: list[Problem] = []
 
     def converters(self) -> dict[str, Callable[[fx.Node, Any], Any]]:
@@ -108,37 +105,30 @@ class _Recorder:
 
     def _wrap(self, convert: Callable[[fx.Node], Any]) -> Callable[[fx.Node, Any], Any]:
         def converted(node: fx.Node, importer: Any) -> Any:
+            self._name_after_nodes(importer)
+            self._origins.append(Origin(source_of(node), str(node.target).removeprefix("aten.").removesuffix(".default"), node.name))
             try:
-                result = convert(node)
+                return convert(node)
             except Exception as error:  # noqa: BLE001 - importers raise anything; each failure is reported with its node
                 why = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
                 self.problems.append(Problem(source_of(node), str(node.target), f"TVM's importer refuses it: {why}"))
-                result = _zeros(node.meta["val"], importer)
-            origin = Origin(source_of(node), str(node.target).removeprefix("aten.").removesuffix(".default"), node.name)
-            last = result[-1] if isinstance(result, (list, tuple)) and result else result
-            if hasattr(last, "name"):
-                self._ends.append((str(last.name), origin))
-            return result
+                return _zeros(node.meta["val"], importer)
 
         return converted
 
+    def _name_after_nodes(self, importer: Any) -> None:
+        """Variables are called n<index of the node>_; what later passes add is called otherwise."""
+        if importer.block_builder is self._builder:
+            return
+        self._builder = importer.block_builder
+        emit = self._builder.emit
+        self._builder.emit = lambda value, name_hint="": emit(value, name_hint or f"n{len(self._origins) - 1}_")
+
     def origins(self, module: Any) -> dict[str, Origin]:
-        """Bindings are emitted in order, so each one belongs to the first node that ends at it or after it."""
+        """The origin of every variable that a converter emitted, by name."""
         names = [str(binding.var.name) for block in module["main"].body.blocks for binding in block.bindings]
-        position = {name: index for index, name in enumerate(names)}
-        ends = sorted((position[name], origin) for name, origin in _first(self._ends) if name in position)
-        found: dict[str, Origin] = {}
-        start = 0
-        for end, origin in ends:
-            for index in range(start, end + 1):
-                found[names[index]] = origin
-            start = max(start, end + 1)
-        return found
-
-
-def _first(ends: list[tuple[str, Origin]]) -> list[tuple[str, Origin]]:
-    """A variable that several nodes end in (an alias) belongs to the first of them."""
-    return list(dict(reversed(ends)).items())
+        numbers = {name: match for name in names if (match := re.fullmatch(r"n(\d+)_\d*", name))}
+        return {name: self._origins[int(match[1])] for name, match in numbers.items()}
 
 
 def _zeros(fake: Any, importer: Any) -> Any:
@@ -148,25 +138,3 @@ def _zeros(fake: Any, importer: Any) -> Any:
         return tuple(_zeros(item, importer) for item in fake) if isinstance(fake, (list, tuple)) else fake
     shape = [int(size) if isinstance(size, int) else 1 for size in fake.shape]
     return importer.block_builder.emit(relax.op.zeros(shape, str(fake.dtype).removeprefix("torch.")))
-
-
-def _weights_as_inputs(program: Program) -> ExportedProgram:
-    """The same graph with parameters and buffers declared as plain inputs: the importer then embeds no data."""
-    exported = program.exported
-    signature = copy.copy(exported.graph_signature)
-    signature.input_specs = [
-        InputSpec(kind=InputKind.USER_INPUT, arg=spec.arg, target=None)
-        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
-        else spec
-        for spec in signature.input_specs
-    ]
-    return ExportedProgram(
-        root=exported.graph_module,
-        graph=exported.graph,
-        graph_signature=signature,
-        state_dict={},
-        range_constraints={},
-        module_call_graph=exported.module_call_graph,
-        example_inputs=None,
-        constants={name: value for name, value in exported.constants.items() if not isinstance(value, torch.Tensor)},
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from effc.lowering.kernels.nest import Nest, inline_producers, is_constant, nests, parallel_outer, split_lanes, work
+from effc.lowering.kernels.nest import Nest, calls, inline_producers, is_constant, nests, parallel_outer, split_lanes, work
 from effc.targets import Target
 
 __all__ = ["apply", "spread"]
@@ -26,6 +26,8 @@ def spread(sch: Any, nest: Nest, target: Target) -> None:
     if not loops:
         return
     amount = work(nest)
+    # Branches and calls of the mathematics library have no vector form here: their loops are better left to LLVM.
+    lanes = 0 if calls(nest) else target.lanes
     if len(loops) == 1 or _same_everywhere(nest):
         # One long row: threads take blocks of vectors.
         row = sch.fuse(*loops) if len(loops) > 1 else loops[0]
@@ -34,12 +36,12 @@ def spread(sch: Any, nest: Nest, target: Target) -> None:
         if width:
             outer, inner = sch.split(row, [None, width])
             parallel_outer(sch, [outer], amount)
-            split_lanes(sch, inner, target.lanes)
+            split_lanes(sch, inner, lanes)
         else:
             parallel_outer(sch, [row], amount)
         return
     parallel_outer(sch, loops[:-1], amount)
-    split_lanes(sch, loops[-1], target.lanes)
+    split_lanes(sch, loops[-1], lanes)
 
 
 def _row(extent: int, target: Target) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Nest", "inline_producers", "is_constant", "named", "nests", "parallel_outer", "plain", "split_lanes", "work"]
+__all__ = ["Nest", "calls", "inline_producers", "is_constant", "named", "nests", "parallel_outer", "plain", "split_lanes", "work"]
 
 # Below this many scalar operations a parallel loop costs more than it saves (a launch takes a few microseconds).
 PARALLEL_WORK = 1 << 16
@@ -82,14 +83,31 @@ def work(nest: Nest) -> int:
     return nest.iterations * _cost(getattr(nest.block.body, "value", None))
 
 
+def calls(nest: Nest) -> bool:
+    """Whether computing an element calls a function or takes a branch."""
+    from tvm.ir import Call
+
+    return any(isinstance(node, Call) for node in _nodes(getattr(nest.block.body, "value", None)))
+
+
 def _cost(expression: Any) -> int:
     from tvm.ir import Call
 
-    if isinstance(expression, Call):
-        branch = str(getattr(expression.op, "name", "")) in ("tirx.if_then_else", "tirx.likely")
-        return (1 if branch else CALL_COST) + sum(_cost(argument) for argument in expression.args)
-    parts = (getattr(expression, name, None) for name in ("a", "b", "value", "condition", "true_value", "false_value"))
-    return 1 + sum(_cost(part) for part in parts if part is not None and not isinstance(part, (int, float, bool)))
+    branches = ("tirx.if_then_else", "tirx.likely")
+    return sum(
+        CALL_COST if isinstance(node, Call) and str(getattr(node.op, "name", "")) not in branches else 1 for node in _nodes(expression)
+    )
+
+
+def _nodes(expression: Any) -> Iterator[Any]:
+    """An expression and what it is made of, except for the indices of what it loads."""
+    if expression is None or isinstance(expression, (int, float, bool, str)):
+        return
+    yield expression
+    for name in ("a", "b", "value", "condition", "true_value", "false_value"):
+        yield from _nodes(getattr(expression, name, None))
+    for argument in getattr(expression, "args", ()):
+        yield from _nodes(argument)
 
 
 def inline_producers(sch: Any) -> None:
@@ -141,6 +159,8 @@ def parallel_outer(sch: Any, loops: list[Any], amount: int) -> Any:
 def split_lanes(sch: Any, loop: Any, lanes: int) -> None:
     """Vectorise a loop whose extent the vector divides; others are left to LLVM, which handles the rest of a row."""
     extent = int(sch.get(loop).extent)
+    if lanes < 2:
+        return
     if extent == lanes:
         sch.vectorize(loop)
     elif extent > lanes and extent % lanes == 0:

@@ -49,12 +49,20 @@ def rows(sch: Any, main: Nest, target: Target) -> None:
     own = sch.get_loops(main.handle)[1:]
     positions, reduction = own[row], own[row + 1 :]
     sch.reorder(*own[:row], *reduction, positions)
-    if stretch > 1:
+    if stretch > 1 and not _strided(main):
         sch.vectorize(positions)
     for window in reduction[-2:]:
         if len(reduction) > 1 and int(sch.get(window).extent) <= 3:
             sch.unroll(window)
     sch.decompose_reduction(main.handle, reduction[0])
+
+
+def _strided(main: Nest) -> bool:
+    """Whether positions of a row read every second (third, ...) element: LLVM shuffles vectors for that, a gather would be slower."""
+    from tvm import tirx
+
+    places = [region.region[-1].min for region in main.block.reads]
+    return any(isinstance(place, tirx.Add) and isinstance(place.a, tirx.Mul) for place in places)
 
 
 def _slides(nest: Nest) -> bool:
