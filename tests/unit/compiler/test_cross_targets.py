@@ -1,0 +1,64 @@
+"""Code for other machines: its static self-test passes under an emulator, and a missing linker is one clear error."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from effc.compiler import compile_model
+from effc.compiler.crosscheck import SELF_TEST, run_emulated
+from effc.errors import MissingDependencyError, VerificationError
+from effc.targets import find_target
+
+OTHERS = ["aarch64", "riscv64"]
+
+
+def needs_tools(name: str) -> None:
+    """Skip where this machine cannot link for, or emulate, the target."""
+    target = find_target(name)
+    if target.runs_here:
+        pytest.skip(f"this machine is {name} itself")
+    if importlib.util.find_spec("ziglang") is None and not shutil.which(f"{target.architecture}-linux-gnu-gcc"):
+        pytest.skip(f"no linker for {name}: pip install ziglang")
+    if not shutil.which(target.emulator) and not shutil.which(f"{target.emulator}-static"):
+        pytest.skip(f"{target.emulator} is not installed: apt install qemu-user-static")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_self_test_passes_under_an_emulator_and_notices_a_wrong_weight(name: str, tmp_path: Path) -> None:
+    needs_tools(name)
+    result = compile_model("examples/digits.onnx", tmp_path / "out", passes="fold-batch-norm", target=name)
+    assert result.trial is None
+    assert result.emulated is not None
+    assert "PASS" in result.emulated.text
+    executable = (tmp_path / "out" / SELF_TEST).read_bytes()
+    again = compile_model("examples/digits.onnx", tmp_path / "again", passes="fold-batch-norm", target=name)
+    assert (tmp_path / "again" / SELF_TEST).read_bytes() == executable
+    assert again.manifest.digest == result.manifest.digest
+    weight = next(array for array in _weights(tmp_path / "out").values() if array.ndim == 4)
+    raw = weight.tobytes()[:64]
+    assert executable.count(raw) == 1
+    damaged = executable.replace(raw, (weight.reshape(-1)[:16] + np.float32(1)).tobytes())
+    with pytest.raises(VerificationError, match="self-test"):
+        run_emulated(damaged, find_target(name))
+
+
+def _weights(artifact: Path) -> dict[str, np.ndarray]:
+    from effc.runtime.artifact import open_artifact
+
+    return open_artifact(artifact).parameters()
+
+
+def test_without_any_linker_there_is_one_error_and_no_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = next(name for name in OTHERS if not find_target(name).runs_here)
+    monkeypatch.setattr("effc.lowering.toolchain.shutil.which", lambda name: None)
+    monkeypatch.setattr("effc.lowering.toolchain.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match=r"effc\[cross\]") as caught:
+        compile_model("examples/digits.onnx", tmp_path / "out", target=other)
+    assert caught.value.exit_code == 6
+    assert list(tmp_path.iterdir()) == []
