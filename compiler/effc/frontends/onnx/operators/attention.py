@@ -46,7 +46,8 @@ def attention(node: Node, q: Value, k: Value, v: Value, *more: Value) -> Any:
     wide = biased if node.get("softmax_precision") is None else biased.to(dtype_of(int(node.get("softmax_precision"))))
     weights = torch.softmax(wide, -1)
     if bias is not None:
-        empty = torch.amax(bias, -1, keepdim=True) == float("-inf")
+        # counted, not by the maximum: TVM's maximum of nothing but -inf is the lowest finite number
+        empty = torch.sum((bias != float("-inf")).to(torch.int32), -1, keepdim=True, dtype=torch.int32) == 0
         weights = torch.where(empty, torch.zeros((), dtype=weights.dtype), weights)
     weights = weights.to(query.dtype)
     y = torch.matmul(weights, value)
