@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import REPOSITORY, data_file
-from effc.errors import MissingDependencyError
 from effc.runtime import Session, TensorSpec, load
 
 __all__ = ["DIGITS", "FLOAT_MODELS", "INT8_MODELS", "TORCHVISION", "compiled", "module_from", "random_inputs", "torchvision_model"]
@@ -50,9 +49,19 @@ def torchvision_model(name: str) -> Any:
     """A torchvision classifier with random weights (seed 0), in eval mode. Raises MissingDependencyError."""
     import torch
 
-    models = _torchvision_models()
+    from effc.ir.torch_compat import import_torchvision
+
+    try:
+        models = import_torchvision().models
+    except ImportError as error:
+        raise MissingDependencyError(f"torchvision does not work here: {error}; pip install 'effc[vision]'") from error
     torch.manual_seed(0)  # torchvision's initialisers take no generator
-    return getattr(models, name)(weights=None).eval()
+    network = getattr(models, name)(weights=None).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if not parameter.any():  # a head of zeros (ViT's) would make every output zero, and any compiler right
+                torch.nn.init.normal_(parameter, std=0.02)
+    return network
 
 
 def module_from(name: str) -> ModuleType | None:
@@ -66,25 +75,3 @@ def module_from(name: str) -> ModuleType | None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def _torchvision_models() -> ModuleType:
-    import torch
-
-    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-    try:
-        if importlib.util.find_spec("torchvision") is None:
-            raise MissingDependencyError("torchvision is not installed: pip install 'effc[vision]'")
-        for operator in ("nms", "qnms"):
-            # A torchvision wheel of another index than torch's cannot load its C++ operators. Detectors need them; classifiers do not,
-            # but the import fails unless the operators are declared.
-            if not hasattr(torch.ops.torchvision, operator):
-                library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
-        return importlib.import_module("torchvision.models")
-    except (ImportError, RuntimeError) as error:
-        raise MissingDependencyError(f"torchvision does not work here: {error}; pip install 'effc[vision]'") from error
-    finally:
-        _LIBRARIES.append(library)
-
-
-_LIBRARIES: list[Any] = []  # the declarations last as long as the object
