@@ -36,6 +36,7 @@ __all__ = ["measure"]
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 SAMPLES = 3  # random inputs per network
+INT8_SAMPLES = 16  # of the small int8 ones
 CIFAR = ("cifar10/resnet_cifar.py", "cifar10/resnet20-12fca82f.th", "cifar10/cifar10_test1017.npz")
 
 
@@ -57,6 +58,12 @@ def measure(options: Options) -> Outcome:
             continue
         _network(outcome, name, module, "eager torch", partial(_eager, module), options)
         gc.collect()
+    for name in INT8_MODELS[:1] if options.quick else INT8_MODELS:
+        path = data_file(f"onnx/{name}.onnx")
+        if path is None:
+            outcome.skip(name, f"$EFFC_DATA/onnx/{name}.onnx is missing")
+        else:
+            _integer_network(outcome, name, path, options)
     _cifar(outcome, options)
     _symbolic_batches(outcome, options)
     return outcome
@@ -95,6 +102,49 @@ def _errors(session: Session, reference: Callable[[Arrays], Arrays]) -> tuple[li
         errors.append(compare(session.run(inputs), expected).worst)
         zeros.append(compare({name: np.zeros_like(array) for name, array in expected.items()}, expected).worst)
     return errors, zeros
+
+
+def _integer_network(outcome: Outcome, name: str, path: Path, options: Options) -> None:
+    """An int8 network in units of its output step: the scale of its last quantiser."""
+    step, softmax = _output_step(path)
+    reference = _onnxruntime(path)
+    worst, zeros, other = 0.0, np.inf, 0
+    with tempfile.TemporaryDirectory() as folder:
+        session = compiled(path, Path(folder, "artifact"), threads=options.threads)
+        for seed in range(INT8_SAMPLES):
+            inputs = random_inputs(session.inputs, seed)
+            (want,) = reference(inputs).values()
+            (got,) = session.run(inputs).values()
+            worst = max(worst, _steps(got, want, step, softmax))
+            zeros = min(zeros, _steps(np.full_like(want, 1 / want.size if softmax else 0), want, step, softmax))
+            other += int(got.argmax() != want.argmax())
+    row = {"model": name, "reference": "onnxruntime", "samples": INT8_SAMPLES, "output steps": worst, "steps of zeros": zeros}
+    outcome.rows.append(row | {"other top-1": other})
+    outcome.claims.append(Claim(f"{name}: output steps from onnxruntime without optimisations", worst, 1.0, "at most"))
+    outcome.claims.append(Claim(f"{name}: inputs with another top-1", other, 0, "at most"))
+
+
+def _output_step(path: Path) -> tuple[float, bool]:
+    """The scale of the output's quantiser, and whether a softmax stands behind it."""
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load(path).graph
+    makers = {name: node for node in graph.node for name in node.output}
+    last = makers[graph.output[0].name]
+    softmax = last.op_type == "Softmax"
+    quantiser = makers[last.input[0]] if softmax else last
+    scales = {one.name: one for one in graph.initializer}
+    return float(numpy_helper.to_array(scales[quantiser.input[1]])), softmax
+
+
+def _steps(got: np.ndarray[Any, Any], want: np.ndarray[Any, Any], step: float, softmax: bool) -> float:
+    """The largest difference in steps; behind a softmax that of the logits, which are its logarithms up to one constant."""
+    if not softmax:
+        return round(float(np.abs(got - want).max()) / step, 3)
+    seen = (want > 1e-5) & (got > 1e-5)  # float32 has no digits left for the others
+    difference = (np.log(got[seen]) - np.log(want[seen])) / step
+    return round(float(np.abs(difference - np.median(difference)).max()), 3)
 
 
 def _onnxruntime(path: Path) -> Callable[[Arrays], Arrays]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import REPOSITORY, data_file
+from effc.errors import MissingDependencyError
 from effc.runtime import Session, TensorSpec, load
 
 __all__ = ["DIGITS", "FLOAT_MODELS", "INT8_MODELS", "TORCHVISION", "compiled", "module_from", "random_inputs", "torchvision_model"]
