@@ -24,6 +24,7 @@ from effc.lowering.to_relax import to_relax
 from effc.lowering.toolchain import link_shared
 from effc.lowering.virtual_machine import FUNCTION, virtual_machine_code
 from effc.runtime.plan import Buffer, Plan, Step
+from effc.runtime.tensors import dtype_named
 from effc.targets import Target
 
 __all__ = ["Lowered", "lower", "tvm_target"]
@@ -131,7 +132,13 @@ def _decomposed(program: Program) -> Program:
 
 
 def _array(tensor: Any) -> np.ndarray[Any, Any]:
-    array: np.ndarray[Any, Any] = tensor.detach().contiguous().numpy()
+    import torch
+
+    tensor = tensor.detach().contiguous()
+    if tensor.dtype == torch.bfloat16:  # which numpy knows only through ml_dtypes
+        bits: np.ndarray[Any, Any] = tensor.view(torch.int16).numpy()
+        return bits.view(dtype_named("bfloat16"))
+    array: np.ndarray[Any, Any] = tensor.numpy()
     return array
 
 

@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from effc.errors import InternalError
 from effc.ir import Interface
 from effc.lowering.optimise import VIEWS, Fused, Part
 from effc.runtime.plan import Room
+from effc.runtime.tensors import dtype_named
 
 __all__ = ["Call", "Draft", "NotPlannableError", "Slot", "draft"]
 
@@ -37,7 +39,7 @@ class Slot:
     @property
     def size(self) -> int:
         """Bytes; one where the tensor has no elements, so that every buffer has a place."""
-        return max(1, math.prod(self.shape) * np.dtype(self.dtype).itemsize if self.dtype != "bfloat16" else math.prod(self.shape) * 2)
+        return max(1, math.prod(self.shape) * dtype_named(self.dtype).itemsize)
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,9 @@ class _Drafter:
         renamed: dict[str, str] = {}
         for value, result in zip(self._interface.outputs, results, strict=True):
             slot = self._draft.slots[result]
-            shape = value.at_batch(1) if not self._interface.batch.symbolic else slot.shape
+            shape = value.at_batch(1)  # the buffer may carry another shape of the same elements: views vanish
+            if math.prod(slot.shape) != math.prod(shape) or slot.dtype != value.dtype:
+                raise InternalError(f"output {value.name} is lowered to {slot.dtype}{list(slot.shape)}, declared is {value}")
             if value.name in self._inputs.values():
                 raise NotPlannableError(f"the name {value.name!r} is both an input and an output")
             self._draft.slots[value.name] = Slot(value.name, "output", shape, slot.dtype)

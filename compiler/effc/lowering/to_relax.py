@@ -108,7 +108,7 @@ class _Recorder:
             self._name_after_nodes(importer)
             self._origins.append(Origin(source_of(node), str(node.target).removeprefix("aten.").removesuffix(".default"), node.name))
             try:
-                return convert(node)
+                return _as_torch_says(convert(node), node.meta.get("val"), importer)
             except Exception as error:  # noqa: BLE001 - importers raise anything; each failure is reported with its node
                 why = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
                 self.problems.append(Problem(source_of(node), str(node.target), f"TVM's importer refuses it: {why}"))
@@ -129,6 +129,31 @@ class _Recorder:
         names = [str(binding.var.name) for block in module["main"].body.blocks for binding in block.bindings]
         numbers = {name: match for name in names if (match := re.fullmatch(r"n(\d+)_\d*", name))}
         return {name: self._origins[int(match[1])] for name, match in numbers.items()}
+
+
+def _as_torch_says(result: Any, fake: Any, importer: Any) -> Any:
+    """The result in torch's dtype. Raises ValueError for another shape: buffers are sized by what torch says."""
+    from tvm import relax
+
+    if isinstance(fake, (list, tuple)) and isinstance(result, (list, tuple)) and len(fake) == len(result):
+        return type(result)(_as_torch_says(one, other, importer) for one, other in zip(result, fake, strict=True))
+    if not isinstance(fake, Tensor) or not isinstance(result, relax.Expr) or not isinstance(result.ty, relax.TensorType):
+        return result
+    given, wanted = _known_sizes(result.ty.shape), _known_sizes(fake.shape)
+    if given is not None and wanted is not None and given != wanted:
+        raise ValueError(f"gives shape {given} where torch gives {wanted}")
+    dtype = str(fake.dtype).removeprefix("torch.")
+    if str(result.ty.dtype) != dtype:  # attention in float16 comes back as float32
+        return importer.block_builder.emit(relax.op.astype(result, dtype))
+    return result
+
+
+def _known_sizes(shape: Any) -> list[int] | None:
+    """The sizes; None where one is symbolic or the rank is open."""
+    try:
+        return [int(size) for size in shape]
+    except TypeError:
+        return None
 
 
 def _zeros(fake: Any, importer: Any) -> Any:

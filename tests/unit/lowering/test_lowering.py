@@ -134,3 +134,26 @@ def test_buffers_that_live_together_lie_apart(items: list[tuple[int, int, int]])
                 assert offsets[one.name] + one.size <= offsets[other.name] or offsets[other.name] + other.size <= offsets[one.name]
     crowded = max(sum(one.size for one in lifetimes if one.first <= step <= one.last) for step in range(26))
     assert crowded <= total <= sum(-(-one.size // 64) * 64 for one in lifetimes)
+
+
+def test_results_have_the_dtype_that_torch_gives() -> None:
+    """TVM's importer computes half-precision attention in float32 and says nothing: the result would overrun its buffer."""
+
+    def attention(x: Tensor) -> Tensor:
+        return nn.functional.scaled_dot_product_attention(x, x, x)
+
+    lowered_equals_torch(Function(attention), torch.randn(2, 3, 4, 8).half(), tolerance=2e-3)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_extremes_of_infinities_and_nan(keep: bool) -> None:
+    inf, nan = float("inf"), float("nan")
+    x = torch.tensor([[[-inf, -inf], [1.0, nan]], [[inf, 2.0], [-inf, 3.0]]])
+
+    def extremes(x: Tensor) -> tuple[Tensor, ...]:
+        return x.amax(-1, keepdim=keep), x.amin((0, 2), keepdim=keep), x[:, 0].amax()
+
+    program = program_of(Function(extremes), x)
+    outputs = run_lowered(lower(program, find_target("cpu")), program, {program.interface.inputs[0].name: x.numpy()})
+    for name, expected in program.run({program.interface.inputs[0].name: x}).items():
+        np.testing.assert_array_equal(outputs[name], expected.numpy())

@@ -1,4 +1,8 @@
-"""Reductions that TVM's importer lacks: `amax`, `amin` and the product along one axis."""
+"""Reductions that TVM's importer lacks or gets wrong: `amax`, `amin` and the product along one axis.
+
+TVM's own maximum starts at the lowest finite number, so that of nothing but minus infinity comes out finite, and it skips NaN; torch's
+starts at minus infinity and hands NaN on.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +32,50 @@ def _all(rank: int) -> list[int]:
     return list(range(rank))
 
 
-amax = _reduction("max", _all)
-amin = _reduction("min", _all)
+def _floating(name: str) -> Callable[[fx.Node, Any], Any]:
+    """The extreme over axes with the right neutral element, NaN included; integers go TVM's way."""
+    integers = _reduction(name, _all)
+
+    def convert(node: fx.Node, importer: Any) -> Any:
+        from tvm import te, tirx
+
+        source = node.args[0].meta["val"]  # type: ignore[union-attr]
+        if not source.dtype.is_floating_point or source.ndim == 0:
+            return integers(node, importer)
+        given: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", ())
+        axes = sorted({axis % source.ndim for axis in ([given] if isinstance(given, int) else list(given) or _all(source.ndim))})
+        shape = [int(size) for size in node.meta["val"].shape]
+        keep = len(shape) == source.ndim
+
+        def combined(a: Any, b: Any) -> Any:
+            ahead = a >= b if name == "max" else a <= b
+            return tirx.Select(tirx.any(ahead, tirx.isnan(a)), a, b)
+
+        def reduced(x: Any) -> Any:
+            along = [te.reduce_axis((0, int(source.shape[axis])), name=f"k{axis}") for axis in axes]
+            bound = float("-inf") if name == "max" else float("inf")
+            reducer = te.comm_reducer(combined, lambda dtype: tirx.const(bound, dtype), name=name)
+
+            def element(*outer: Any) -> Any:
+                left = iter(outer)
+                inner = iter(along)
+                index = []
+                for axis in range(source.ndim):
+                    if axis in axes:
+                        index.append(next(inner).var)
+                        if keep:
+                            next(left)
+                    else:
+                        index.append(next(left))
+                return reducer(x[tuple(index)], axis=along)
+
+            return te.compute(shape, element, name=f"a{name}")
+
+        return importer.block_builder.emit_te(reduced, importer.env[node.args[0]], primfunc_name_hint=f"a{name}")
+
+    return convert
+
+
+amax = _floating("max")
+amin = _floating("min")
 product = _reduction("prod", _all)
