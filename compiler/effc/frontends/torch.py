@@ -91,15 +91,14 @@ def _export(module: torch.nn.Module, examples: Sequence[Tensor]) -> tuple[Export
     reason = "" if any(batched) else "the first example input has no leading dimension that could be a batch"
     if any(batched):
         try:
-            exported = trace(module, tuple(_at_batch(examples, batched, _EXAMPLE)), _dynamic(module, batched))
+            exported = trace(module, tuple(_at_batch(examples, batched, _EXAMPLE, _EXAMPLE)), _dynamic(module, batched))
         except EffcError:
             raise
         except Exception as error:  # noqa: BLE001 - the tracer raises many kinds; each is a reason why the batch stays fixed
             reason = _brief(error)
         else:
-            reason = unproved(
-                exported, lambda batch: _at_batch(examples, batched, batch), batched, module, own_batch=int(examples[0].shape[0])
-            )
+            own = int(examples[0].shape[0])
+            reason = unproved(exported, lambda batch, seed: _at_batch(examples, batched, batch, seed), batched, module, own_batch=own)
             if not reason:
                 return exported, Batch(True)
     try:
@@ -121,9 +120,9 @@ def _dynamic(module: torch.nn.Module, batched: Sequence[bool]) -> tuple[Any, ...
     return (*specs[:named], tuple(specs[named:]))
 
 
-def _at_batch(examples: Sequence[Tensor], batched: Sequence[bool], batch: int) -> list[Tensor]:
+def _at_batch(examples: Sequence[Tensor], batched: Sequence[bool], batch: int, seed: int) -> list[Tensor]:
     """Seeded inputs like the examples at another batch: normal floats; for integers, values that the example has (they may be indices)."""
-    generator = torch.Generator().manual_seed(batch)
+    generator = torch.Generator().manual_seed(seed)
     made = []
     for value, carries in zip(examples, batched, strict=True):
         shape = (batch, *value.shape[1:]) if carries else tuple(value.shape)
@@ -204,7 +203,7 @@ def _batch_of(exported: ExportedProgram, fakes: dict[str, Any]) -> Batch:
     carriers = [bool(fake.ndim) and not isinstance(fake.shape[0], int) for fake in fakes.values()]
     examples = [torch.zeros([int(s) if isinstance(s, int) else 1 for s in fake.shape], dtype=fake.dtype) for fake in fakes.values()]
     try:
-        why = unproved(exported, lambda batch: _at_batch(examples, carriers, batch), carriers, None, own_batch=1)
+        why = unproved(exported, lambda batch, seed: _at_batch(examples, carriers, batch, seed), carriers, None, own_batch=1)
     except Exception as error:  # noqa: BLE001 - a guard or an operator that refuses some batch sizes
         why = _brief(error)
     if why:

@@ -37,21 +37,28 @@ def kernels(functions: Mapping[str, Any]) -> dict[str, Kernel]:
     return {variable.name_hint: _with_temporaries_as_arguments(function) for variable, function in flat.functions.items()}
 
 
-def object_code(compiled: Mapping[str, Kernel], plan: Plan, target: Any) -> bytes:
-    """The object file of the kernels that the plan calls and of its entry.
+def object_code(compiled: Mapping[str, Kernel], plan: Plan, target: Any) -> tuple[bytes, bytes]:
+    """Two object files: the kernels that the plan calls, and its entry.
+
+    They are compiled apart because the code generator tells LLVM that different buffers never share memory. That holds inside a kernel, but
+    not between kernels: the arena is used again and again. Were kernels inlined into the entry, LLVM would reorder their accesses.
 
     Args:
         compiled: kernels by symbol.
         plan: with all addresses; each step's writes end with the kernel's temporaries.
         target: a tvm.target.Target.
     """
+    functions = {step.kernel: compiled[step.kernel].function for step in plan.steps}
+    return _compiled(functions, target), _compiled({plan.entry: _entry(plan)}, target)
+
+
+def _compiled(functions: Mapping[str, Any], target: Any) -> bytes:
     import tvm
     from tvm import tirx
 
-    functions = {step.kernel: compiled[step.kernel].function for step in plan.steps}
-    functions[plan.entry] = _entry(plan)
     passes = tirx.transform
-    module = tvm.transform.Sequential([passes.BindTarget(target), passes.LowerTVMBuiltin(), passes.LowerIntrin()])(tvm.IRModule(functions))
+    lowering = tvm.transform.Sequential([passes.BindTarget(target), passes.LowerTVMBuiltin(), passes.LowerIntrin()])
+    module = lowering(tvm.IRModule(dict(functions)))
     built = tvm.get_global_func("target.build.llvm")(module, target)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.o"

@@ -41,7 +41,7 @@ class Lowered:
         plan: None where the program runs on TVM's virtual machine.
         vm: for the virtual machine: `{"function": name, "parameters": [stored names in argument order]}`; else None.
         code: a shared library for the target.
-        objects: the same code as an unlinked object file; empty for the virtual machine.
+        objects: the same code as unlinked object files; none for the virtual machine.
         parameters: stored tensors by name, as the kernels read them.
         sources: where each stored tensor came from.
         batch: samples of one call.
@@ -52,7 +52,7 @@ class Lowered:
     plan: Plan | None
     vm: Mapping[str, Any] | None
     code: bytes
-    objects: bytes
+    objects: tuple[bytes, ...]
     parameters: Mapping[str, np.ndarray[Any, Any]]
     sources: Mapping[str, ParameterSource]
     batch: int
@@ -93,7 +93,7 @@ def lower(program: Program, target: Target, *, batch: int = 1, progress: Progres
             code = virtual_machine_code(relax_module, target, chip)
             vm = {"function": FUNCTION, "parameters": list(tensors)}
             note = f"runs on TVM's virtual machine, not from a plan: {error}"
-            return Lowered(None, vm, code, b"", tensors, origin, size, cpu, (note,))
+            return Lowered(None, vm, code, (), tensors, origin, size, cpu, (note,))
         advance(1)
         families, compiled = _kernels(drafted, target)
         advance(1)

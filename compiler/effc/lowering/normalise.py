@@ -1,6 +1,7 @@
 """Cures, on the ATen graph, for what TVM's importer gets wrong without an error.
 
 - `aten.select.int` with a negative index reads foreign memory: the dimension's size is added.
+- `x != x`, which torch makes of isnan, is simplified to false: isnan goes in its place.
 - Index tensors that may hold negative values (`aten.index.Tensor`, `index_put`, `take`) do the same: `where(i < 0, i + n, i)` goes in
   front, unless their dtype is bool or unsigned, or their data are known and never negative.
 """
@@ -27,6 +28,9 @@ def normalise(program: Program) -> Program:
     for node in edit.nodes:
         if node.target == _aten.select.int:
             _select(node)
+        elif node.target == _aten.ne.Tensor and node.args[0] is node.args[1]:
+            # How torch spells isnan. TVM simplifies x != x to false.
+            node.target, node.args = _aten.isnan.default, (node.args[0],)
         elif node.target in _INDEXED:
             shape = node.args[0].meta["val"].shape  # type: ignore[union-attr]
             indices = list(node.args[1])  # type: ignore[arg-type]

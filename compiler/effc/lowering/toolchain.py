@@ -19,28 +19,34 @@ __all__ = ["compiler_for", "link_shared", "link_static"]
 _ZIG = {"x86_64": "x86_64-linux", "aarch64": "aarch64-linux", "riscv64": "riscv64-linux"}
 
 
-def link_shared(objects: bytes, target: Target) -> bytes:
-    """A shared library from one object file. Same input, same bytes. Raises MissingDependencyError without a linker."""
+def link_shared(objects: Sequence[bytes], target: Target) -> bytes:
+    """A shared library from object files. Same input, same bytes. Raises MissingDependencyError without a linker."""
     with tempfile.TemporaryDirectory() as folder:
-        source, result = Path(folder, "model.o"), Path(folder, "model.so")
-        source.write_bytes(objects)
+        sources, result = _write(objects, folder), Path(folder, "model.so")
         # A relative name and no build id: the folder's random name must not reach the bytes.
-        _run([*compiler_for(target, static=False), "-shared", "-Wl,--build-id=none", "-o", result.name, source.name, "-lm"], folder)
+        _run([*compiler_for(target, static=False), "-shared", "-Wl,--build-id=none", "-o", result.name, *sources, "-lm"], folder)
         return result.read_bytes()
 
 
-def link_static(objects: bytes, sources: Sequence[Path], files: Mapping[str, str | bytes], target: Target) -> bytes:
-    """A static executable of an object file, C sources and generated files that they include, for a machine without effc."""
+def link_static(objects: Sequence[bytes], sources: Sequence[Path], files: Mapping[str, str | bytes], target: Target) -> bytes:
+    """A static executable of object files, C sources and generated files that they include, for a machine without effc."""
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "model.o").write_bytes(objects)
+        names = _write(objects, folder)
         for name, content in files.items():
             Path(folder, name).write_bytes(content.encode() if isinstance(content, str) else content)
         for source in sources:
             shutil.copy(source, folder)
         flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-s", "-Wl,--build-id=none", "-I."]
-        names = [source.name for source in sources]
-        _run([*compiler_for(target, static=True), *flags, *names, "model.o", "-o", "selftest", "-lm", "-lpthread"], folder)
+        names += [source.name for source in sources]
+        _run([*compiler_for(target, static=True), *flags, *names, "-o", "selftest", "-lm", "-lpthread"], folder)
         return Path(folder, "selftest").read_bytes()
+
+
+def _write(objects: Sequence[bytes], folder: str) -> list[str]:
+    names = [f"model{index}.o" for index in range(len(objects))]
+    for name, content in zip(names, objects, strict=True):
+        Path(folder, name).write_bytes(content)
+    return names
 
 
 def compiler_for(target: Target, *, static: bool) -> list[str]:

@@ -157,3 +157,20 @@ def test_extremes_of_infinities_and_nan(keep: bool) -> None:
     outputs = run_lowered(lower(program, find_target("cpu")), program, {program.interface.inputs[0].name: x.numpy()})
     for name, expected in program.run({program.interface.inputs[0].name: x}).items():
         np.testing.assert_array_equal(outputs[name], expected.numpy())
+
+
+def test_not_a_number_is_found() -> None:
+    """TVM simplifies x != x, which is how torch spells isnan, to false."""
+    x = torch.tensor([1.0, float("nan"), float("inf")])
+    lowered_equals_torch(Function(lambda x: (torch.isnan(x).float(), (torch.isnan(x) | (x > 1)).int())), x)
+
+
+def test_kernels_that_share_memory_are_not_reordered() -> None:
+    """Inlined into the entry, these were: TVM tells LLVM that buffers never alias, but the arena is used again."""
+
+    def loss(x: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        return nn.functional.nll_loss(x, target, weight)
+
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.rand(3, 5, 2, generator=generator), torch.rand(5, generator=generator)
+    lowered_equals_torch(Function(loss), x, torch.tensor([[0, 1], [2, 3], [4, 0]]), weight)

@@ -68,14 +68,14 @@ def _candidates(inputs: Sequence[Input]) -> Iterator[list[bool]]:
 
 
 def _attempt(module: OnnxModule, inputs: Sequence[Input], carriers: Sequence[bool]) -> tuple[ExportedProgram | None, str]:
-    def inputs_at(batch: int) -> list[Tensor]:
+    def inputs_at(batch: int, seed: int) -> list[Tensor]:
         shapes = [(batch, *value.shape[1:]) if carries else value.shape for value, carries in zip(inputs, carriers, strict=True)]
-        return random_inputs(shapes, [value.dtype for value in inputs], seed=batch)
+        return random_inputs(shapes, [value.dtype for value in inputs], seed=seed)
 
     dim = Dim(BATCH, min=1)
     dynamic = tuple({0: dim} if carries else None for carries in carriers)
     try:
-        exported = trace(module, tuple(inputs_at(_EXAMPLE)), (dynamic,))
+        exported = trace(module, tuple(inputs_at(_EXAMPLE, _EXAMPLE)), (dynamic,))
     except EffcError:
         raise
     except Exception as error:  # noqa: BLE001 - the tracer raises many kinds; each is a reason why the batch stays fixed
