@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from effc.errors import InternalError
+from effc.errors import InternalError, Problem, UnsupportedModelError
 from effc.ir import Program
 from effc.lowering.arena import Lifetime, align, place
 from effc.lowering.batch_norm import multiply_add
@@ -87,7 +87,8 @@ def lower(program: Program, target: Target, *, batch: int = 1, progress: Progres
         size = batch if program.interface.batch.symbolic else 1
         cpu = str(chip.attrs.get("mcpu", ""))
         try:
-            fused = optimise(relax_module, chip)
+            with _tvm_refusals():
+                fused = optimise(relax_module, chip)
             drafted = draft(fused, concrete.interface, stored, relax_module.inputs)
         except NotPlannableError as error:
             code = virtual_machine_code(relax_module, target, chip)
@@ -95,7 +96,8 @@ def lower(program: Program, target: Target, *, batch: int = 1, progress: Progres
             note = f"runs on TVM's virtual machine, not from a plan: {error}"
             return Lowered(None, vm, code, (), tensors, origin, size, cpu, (note,))
         advance(1)
-        families, compiled = _kernels(drafted, target)
+        with _tvm_refusals():
+            families, compiled = _kernels(drafted, target)
         advance(1)
         plan = _addresses(drafted, compiled, families)
         objects = object_code(compiled, plan, chip)
@@ -120,6 +122,18 @@ def tvm_target(target: Target) -> Any:
     if target.features:
         fields["mattr"] = list(target.features)
     return tvm.target.Target(fields)
+
+
+@contextmanager
+def _tvm_refusals() -> Iterator[None]:
+    """What TVM cannot compile (integer powers, tensors without elements) is a limit of this compiler, not of the model."""
+    import tvm
+
+    try:
+        yield
+    except tvm.error.InternalError as error:
+        why = str(error).strip().splitlines()[-1].removeprefix("tvm.error.InternalError: ")
+        raise UnsupportedModelError("the program cannot be lowered", [Problem("TVM", "a kernel", why)]) from error
 
 
 def _silent(label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:

@@ -237,7 +237,9 @@ class _Drafter:
     def _copy(self, source: str, slot: Slot, to: str) -> None:
         from tvm import te
 
-        elements = max(1, math.prod(slot.shape))
+        elements = math.prod(slot.shape)
+        if elements == 0:
+            return
         read = te.placeholder((elements,), slot.dtype, name="x")
         written = te.compute((elements,), lambda i: read[i], name="copy")
         symbol = f"copy_{slot.dtype}_{elements}"

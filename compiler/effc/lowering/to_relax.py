@@ -7,6 +7,7 @@ failing node is replaced by zeros of its shape, only to let the conversion reach
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,6 +64,11 @@ def to_relax(program: Program) -> RelaxModule:
         Problem(source_of(node), str(node.target), "TVM's importer has no conversion for it")
         for node in program.nodes
         if getattr(node.target, "__name__", "") in missing
+    ]
+    problems += [
+        Problem(source_of(node), str(node.all_input_nodes[0].target), "TVM's importer does not compute the indices of maxima")
+        for node in program.nodes
+        if node.target is operator.getitem and "with_indices" in str(node.all_input_nodes[0].target) and node.args[1] == 1 and node.users
     ]
     if problems:
         raise UnsupportedModelError("parts of the program cannot be lowered", problems)
