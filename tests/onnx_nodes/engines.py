@@ -63,7 +63,7 @@ def load(case: Case) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"{case.name}.onnx")
         path.write_bytes(case.model.SerializeToString())
-        return load_program(path, input_shapes=shapes)
+        return load_program(path, input_shapes=shapes, check_import=False)  # the case has its own expected outputs
 
 
 def run_program(case: Case) -> Arrays:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from effc.cli.console import common_options, emit_json, heading, note, progress_bars, table
-from effc.cli.options import limit_option, shape_option
+from effc.cli.options import check_import_option, limit_option, shape_option
 from effc.cli.text import bytes_text
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ __all__ = ["command"]
 @click.option("--emit", multiple=True, metavar="onnx", help="Write the transformed model into the artifact, too.")
 @click.option("--seed", type=int, help="Root of all randomness.  [default: 0]")
 @limit_option
+@check_import_option
 @click.option("--config", type=click.Path(path_type=Path), help="A TOML file with these options; a flag beats the file.")
 @click.option("--force", is_flag=True, help="Replace a directory that holds files that are not effc's.")
 @click.option("--explain", is_flag=True, help="Show what every pass did at every site, or why not.")

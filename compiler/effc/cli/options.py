@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import click
 
-__all__ = ["limit_option", "shape_option"]
+__all__ = ["check_import_option", "limit_option", "shape_option"]
+
+check_import_option = click.option(
+    "--check-import/--no-check-import",
+    default=None,
+    help="Whether an ONNX import is compared with onnxruntime on random inputs.  [default: it is]",
+)
 
 shape_option = click.option(
     "--input-shape",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from effc.cli.console import common_options, emit_json, note, progress_bars, table
-from effc.cli.options import limit_option, shape_option
+from effc.cli.options import check_import_option, limit_option, shape_option
 
 if TYPE_CHECKING:
     from effc.compiler.verification import Finding
@@ -25,6 +25,7 @@ _DIFFERS = 5
 @click.option("--threads", type=click.IntRange(min=1), help="Worker threads; the processors of this process without it.")
 @shape_option
 @limit_option
+@check_import_option
 @common_options
 def command(
     artifact: Path,
@@ -33,6 +34,7 @@ def command(
     threads: int | None,
     input_shapes: tuple[str, ...],
     limits: tuple[str, ...],
+    check_import: bool | None,
     as_json: bool,
 ) -> int:
     """Compare ARTIFACT with its own final program, and with its source; exit code 5 when they differ and no lossy pass explains it."""
@@ -48,6 +50,7 @@ def command(
             input_shapes=parse_shapes(input_shapes) or None,
             limits=Limits(**parse_limits(limits)),
             threads=threads,
+            check_import=check_import is not False,
         )
     if as_json:
         emit_json(verdict.as_json())

@@ -69,6 +69,7 @@ def compile_model(
     batch: int = 1,
     seed: int = 0,
     limits: Mapping[str, int] | None = None,
+    check_import: bool = True,
     emit_onnx: bool = False,
     force: bool = False,
     dump_ir: str | Path | None = None,
@@ -91,6 +92,7 @@ def compile_model(
         batch: samples of one call of the compiled code.
         seed: the root of all randomness.
         limits: raised limits on untrusted models by name.
+        check_import: whether an ONNX import is compared with onnxruntime on random inputs.
         emit_onnx: write the transformed model into the artifact as `model.onnx`, too.
         force: replace a directory that holds other files.
         dump_ir: a folder for the program's text after each pass.
@@ -115,6 +117,7 @@ def compile_model(
             "batch": batch,
             "seed": seed,
             "limits": dict(limits or {}),
+            "check_import": check_import,
             "emit": ("onnx",) if emit_onnx else (),
         }
     )
@@ -140,7 +143,11 @@ def compile_with(
     pipeline = Pipeline(passes)
     with progress("reading the model", 1) as advance:
         original = load_program(
-            source, input_shapes=settings.input_shapes or None, limits=Limits(**settings.limits), example_inputs=example_inputs
+            source,
+            input_shapes=settings.input_shapes or None,
+            limits=Limits(**settings.limits),
+            example_inputs=example_inputs,
+            check_import=settings.check_import,
         )
         advance(1)
     given = read_inputs(settings, original)

@@ -43,6 +43,7 @@ class Settings(BaseModel):
         emit: further files to write into the artifact.
         seed: the root of all randomness.
         limits: raised limits on untrusted models by name.
+        check_import: whether an ONNX import is compared with onnxruntime.
     """
 
     model_config = ConfigDict(
@@ -60,6 +61,7 @@ class Settings(BaseModel):
     batch: Annotated[int, Field(ge=1)] = 1
     emit: tuple[Literal["onnx"], ...] = ()
     seed: Annotated[int, Field(ge=0)] = 0
+    check_import: bool = True
     limits: dict[Literal["model_bytes", "nodes", "tensor_elements", "folded_bytes", "nesting"], Annotated[int, Field(gt=0)]] = {}
 
     def as_toml(self) -> str:

@@ -81,6 +81,7 @@ def _facts(original: Program, lowered: Lowered, trial: Trial | None, emulated: S
     origin, batch = original.provenance, original.interface.batch
     facts = [
         ("source", f"{origin.source} ({origin.format}, {origin.sha256[:12]})"),
+        *([("import", origin.checked)] if origin.checked else []),
         ("target", f"{target.name} ({lowered.cpu})"),
         ("batch", f"{lowered.batch} a call, any number a run" if batch.symbolic else f"fixed: {batch.reason}"),
         ("weights", f"{sum(array.nbytes for array in lowered.parameters.values()) / 1000:,.1f} kB"),

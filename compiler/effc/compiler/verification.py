@@ -86,6 +86,7 @@ def verify_artifact(
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     limits: Limits | None = None,
     threads: int | None = None,
+    check_import: bool = True,
 ) -> Verdict:
     """Compare an artifact with its golden vectors and its own program, with its source where given, on data where given.
 
@@ -103,7 +104,9 @@ def verify_artifact(
         Finding("artifact against its golden outputs", verify_golden(session), count, None, True),
         Finding("artifact against its own program, golden inputs", compare(outputs, run_program(program, inputs)), count, None, True),
     ]
-    original = None if source is None else load_program(source, input_shapes=input_shapes, limits=limits)
+    original = None if source is None else load_program(
+        source, input_shapes=input_shapes, limits=limits, check_import=check_import
+    )
     diverging = ""
     if original is not None:
         expected = run_program(original, inputs)

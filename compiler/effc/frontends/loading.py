@@ -22,6 +22,7 @@ def load_program(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     limits: Limits | None = None,
     example_inputs: Sequence[Any] | None = None,
+    check_import: bool = True,
 ) -> Program:
     """A Program from a trained network. A symbolic batch is tried and proved (`program.interface.batch` says so, or why not).
 
@@ -30,15 +31,17 @@ def load_program(
         input_shapes: for ONNX files, sizes by input name where the file leaves more than the batch open.
         limits: bounds on untrusted files; the defaults of `Limits` where absent.
         example_inputs: for an nn.Module, the positional arguments of one call: tensors whose first dimension is the batch.
+        check_import: whether an ONNX import is compared with onnxruntime (`provenance.checked` says how that went).
 
     Raises:
         UsageError: no such file, an unknown kind of source, missing examples or shapes.
         UnsupportedModelError: parts of the model are beyond effc; all of them are listed.
         InputRejectedError: the file is broken or hostile; LimitError where it is over a limit.
+        VerificationError: an ONNX import computes something else than onnxruntime.
     """
     limits = limits or Limits()
     if isinstance(source, str | Path):
-        return _load_file(Path(source), input_shapes, limits)
+        return _load_file(Path(source), input_shapes, limits, check_import)
     if input_shapes:
         raise ConfigError("input shapes can only be given for ONNX files; a module takes them from its example inputs")
     from effc.frontends.torch import load_exported, load_module
@@ -50,12 +53,12 @@ def load_program(
     raise UsageError(f"a {type(source).__name__} is no model: give a path, an nn.Module with example_inputs, or an ExportedProgram")
 
 
-def _load_file(path: Path, input_shapes: Mapping[str, Sequence[int]] | None, limits: Limits) -> Program:
+def _load_file(path: Path, input_shapes: Mapping[str, Sequence[int]] | None, limits: Limits, check_import: bool) -> Program:
     suffix = path.suffix.lower()
     if suffix == ".onnx":
         from effc.frontends.onnx.importing import load_onnx
 
-        return load_onnx(path, input_shapes, limits)
+        return load_onnx(path, input_shapes, limits, check_import=check_import)
     if suffix == ".pt2":
         from effc.frontends.torch import load_pt2
 

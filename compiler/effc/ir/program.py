@@ -38,19 +38,21 @@ class Provenance:
         format: `onnx`, `torch` or `pt2`.
         sha256: hash of the source's bytes, in hex; of the exported program's bytes for an nn.Module.
         passes: the specs of the passes that ran, in order.
+        checked: how the import was compared with another reader of the same file; empty where it was not.
     """
 
     source: str
     format: str
     sha256: str
     passes: tuple[str, ...] = ()
+    checked: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        return {"source": self.source, "format": self.format, "sha256": self.sha256, "passes": list(self.passes)}
+        return {"source": self.source, "format": self.format, "sha256": self.sha256, "passes": list(self.passes), "checked": self.checked}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Provenance:
-        return cls(data["source"], data["format"], data["sha256"], tuple(data.get("passes", ())))
+        return cls(data["source"], data["format"], data["sha256"], tuple(data.get("passes", ())), data.get("checked", ""))
 
 
 def source_of(node: fx.Node) -> str:
