@@ -230,13 +230,14 @@ def test_a_weight_that_others_read_is_left_to_them() -> None:
 
 
 class Branches(nn.Module):
-    """Every kind of follower: max pool, padded average, concatenation, reshape; one concatenation that is only half bounded."""
+    """Every kind of follower: max pool, padded average, concatenation, reshape, transpose, upsampling; one concatenation that is only half bounded."""
 
     def forward(self, x: Tensor) -> Tensor:
         a, b = torch.relu(x) + 1, torch.tanh(x)
         pooled = torch.nn.functional.max_pool2d(torch.relu(x), 2)
         mean = torch.nn.functional.avg_pool2d(torch.sigmoid(x), 2, padding=1)[..., 1:, 1:]
-        joined = torch.cat([pooled, torch.nn.functional.max_pool2d(b, 2)], 1)
+        tall = torch.nn.functional.interpolate(torch.nn.functional.max_pool2d(b, 2).transpose(2, 3), scale_factor=1, mode="nearest")
+        joined = torch.cat([pooled, tall], 1)
         half = torch.cat([a, b], 1)
         return joined.flatten(1).sum(1, keepdim=True) + half.flatten(1).sum(1, keepdim=True) + mean.flatten(1).sum(1, keepdim=True)
 
@@ -246,8 +247,9 @@ def test_ranger_bounds_activations_and_what_follows_them() -> None:
     data = data_for(program, 32)
     result, context = apply("ranger", program, data)
     bounded = [node.args[0] for node in result.nodes if node.target == BOUND.overload]
+    moved = ("transpose", "upsample_nearest2d")
     kinds = sorted(str(node.target).split(".")[1] for node in bounded)
-    assert kinds == sorted(["relu", "tanh", "relu", "sigmoid", "max_pool2d", "max_pool2d", "avg_pool2d", "cat", "flatten"])
+    assert kinds == sorted(["relu", "tanh", "relu", "sigmoid", "max_pool2d", "max_pool2d", "avg_pool2d", "cat", "flatten", *moved])
     assert torch.equal(run(result, data), run(program, data))  # the profiled data are inside their own range
     bounds = {name: result.tensors[placeholder].item() for placeholder, name in result.tensor_names.items()}
     x = torch.from_numpy(data.inputs[program.interface.inputs[0].name])

@@ -3,7 +3,7 @@
 Every node runs its operator's torch function (`effc.frontends.onnx.operators`). A value is a torch tensor, or a numpy array where it is
 known while tracing: shapes, integers and what is computed from them, so that shape arithmetic folds away (`folding`). Floating-point
 initialisers are parameters, those of batch norm's statistics buffers, both under their source names (`naming`); the inputs that an
-operator must know while tracing (`_KNOWN_INPUTS`) and single numbers stay numpy.
+operator must know while tracing (`Operator.constants`) and single numbers stay numpy.
 """
 
 from __future__ import annotations
@@ -22,34 +22,12 @@ from effc.frontends.onnx.limits import Limits
 from effc.frontends.onnx.loader import LoadedModel, node_name, subgraphs
 from effc.frontends.onnx.naming import module_paths
 from effc.frontends.onnx.operators import find
-from effc.frontends.onnx.operators.base import Node, Unsupported, Value
+from effc.frontends.onnx.operators.base import Node, Operator, Unsupported, Value
 from effc.frontends.onnx.operators.values import tensor
 
 __all__ = ["Adapter", "OnnxModule", "graph_inputs", "unknown_operator"]
 
-# Inputs whose numbers (not only shapes) decide what is traced, by operator: kept numpy even where they are floating point.
-_KNOWN_INPUTS: Mapping[str, frozenset[int]] = {
-    "BlackmanWindow": frozenset({0}),
-    "Clip": frozenset({1, 2}),
-    "Dropout": frozenset({1, 2}),
-    "NonMaxSuppression": frozenset({2, 3, 4}),
-    "OneHot": frozenset({1, 2}),
-    "Pad": frozenset({1, 2, 3}),
-    "Range": frozenset({0, 1, 2}),
-    "Resize": frozenset({1, 2, 3}),
-    "Upsample": frozenset({1}),
-}
-_BUFFERS: Mapping[str, frozenset[int]] = {"BatchNormalization": frozenset({3, 4})}
-# Operators whose stored inputs are all buffers under their source names: integer weights and biases, scales, zero points.
-_QUANTISED = frozenset(
-    (
-        *("ConvInteger", "DequantizeLinear", "MatMulInteger", "QGemm", "QLinearAdd", "QLinearAveragePool", "QLinearConcat"),
-        *("QLinearConv", "QLinearGlobalAveragePool", "QLinearLeakyRelu", "QLinearMatMul", "QLinearMul", "QLinearSigmoid"),
-        *("QLinearSoftmax", "QuantizeLinear"),
-    )
-)
-# Never folded: quantisation of weights must stay visible to passes, faults and kernels.
-_NEVER_FOLDED = frozenset(("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"))
+_UNKNOWN = Operator("unknown", lambda node, *inputs: None)  # stored inputs of what has no row (If, unsupported nodes) are parameters
 
 
 class Adapter(Protocol):
@@ -103,6 +81,9 @@ class OnnxModule(torch.nn.Module):
         self.input_names = [value.name for value in graph_inputs(self._graph)]
         self.output_names = [value.name for value in self._graph.output]
 
+    def _opset(self, domain: str) -> int:
+        return self._opsets.get("" if domain == "ai.onnx" else domain, 1)
+
     # ---- parameters ----------------------------------------------------------------------------------------------------------
 
     def _register(self) -> None:
@@ -110,11 +91,12 @@ class OnnxModule(torch.nn.Module):
         constants = {output for node in _all_nodes(self._graph) if node.op_type == "Constant" for output in node.output}
         uses: dict[str, bool] = {}  # name -> whether it must be a buffer
         for node in _all_nodes(self._graph):
+            row = find(node.domain, node.op_type, self._opset(node.domain)) or _UNKNOWN
             for position, name in enumerate(node.input):
-                if name in self._known and node.op_type in _QUANTISED and self._known[name].dtype.isbuiltin == 1:
+                if name in self._known and row.quantised and self._known[name].dtype.isbuiltin == 1:
                     uses[name] = True
-                elif name in self._known and _is_parameter(self._known[name]) and position not in _KNOWN_INPUTS.get(node.op_type, ()):
-                    uses[name] = uses.get(name, name in constants) or position in _BUFFERS.get(node.op_type, ())
+                elif name in self._known and _is_parameter(self._known[name]) and position not in row.constants:
+                    uses[name] = uses.get(name, name in constants) or position in row.buffers
         self._paths = module_paths(uses)
         for name, is_buffer in uses.items():
             self._add(self._paths[name], tensor(self._known[name]), is_buffer)
@@ -145,7 +127,7 @@ class OnnxModule(torch.nn.Module):
         """The graph's outputs, in its order. Raises `Unsupported` at the first node that is not covered."""
         run = _Run(dict(zip(self.input_names, inputs, strict=True)), Budget(self._limits), None)
         self._run_nodes(self._graph, run)
-        results = [tensor(self._read(run, None, 0, name)) for name in self.output_names]
+        results = [tensor(self._read(run, _UNKNOWN, 0, name)) for name in self.output_names]
         taken: list[torch.Tensor] = [*inputs, *self.parameters(), *self.buffers()]
         for position, result in enumerate(results):  # an output of its own, also where it is an input or another output
             if any(result is other for other in taken):
@@ -196,20 +178,21 @@ class OnnxModule(torch.nn.Module):
         """A NodeProto as operator functions see it."""
         domain = "" if proto.domain == "ai.onnx" else proto.domain
         attributes = {attribute.name: _attribute(attribute) for attribute in proto.attribute}
-        return Node(node_name(proto, position), proto.op_type, domain, self._opsets.get(domain, 1), attributes, list(proto.output))
+        return Node(node_name(proto, position), proto.op_type, domain, self._opset(domain), attributes, list(proto.output))
 
-    def _read(self, run: _Run, op: str | None, position: int, name: str) -> Value:
+    def _read(self, run: _Run, row: Operator, position: int, name: str) -> Value:
         if name in run.values:
             return run.values[name]
-        is_data = op in _QUANTISED or (name in self._known and _is_parameter(self._known[name]))
-        if name in self._paths and is_data and (op is None or position not in _KNOWN_INPUTS.get(op, ())):
+        is_data = row.quantised or (name in self._known and _is_parameter(self._known[name]))
+        if name in self._paths and is_data and position not in row.constants:
             return self._held(name)
         return self._known[name]
 
     def _run_node(self, node: Node, proto: Any, run: _Run) -> None:
         if node.op == "Constant" and node.outputs[0] in self._known:
             return
-        inputs = [self._read(run, node.op, i, name) if name else None for i, name in enumerate(proto.input)]
+        row = find(node.domain, node.op, node.opset) or _UNKNOWN
+        inputs = [self._read(run, row, i, name) if name else None for i, name in enumerate(proto.input)]
         results = self._evaluate(node, inputs, run)
         for name, result in zip(node.outputs, results, strict=False):
             if not name:
@@ -229,11 +212,11 @@ class OnnxModule(torch.nn.Module):
         if node.op == "If":
             return self._branch(node, inputs, run)
         known = [value for value in inputs if value is None or isinstance(value, np.ndarray)]
-        if len(known) == len(inputs) and node.op not in _NEVER_FOLDED:
+        operator = find(node.domain, node.op, node.opset)
+        if len(known) == len(inputs) and not (operator is not None and operator.stays):
             folded = fold(node, known, run.budget)
             if folded is not None:
                 return folded if isinstance(folded, tuple) else (folded,)
-        operator = find(node.domain, node.op, node.opset)
         if operator is None:
             raise Unsupported(*no_operator(node))
         result = operator.function(node, *inputs)
@@ -245,7 +228,7 @@ class OnnxModule(torch.nn.Module):
             raise Unsupported("its condition is computed from data", "export the branch that is needed, or use Where")
         graph = node.get("then_branch" if bool(condition.reshape(-1)[0]) else "else_branch")
         self._run_nodes(graph, run)
-        return [self._read(run, None, 0, value.name) for value in graph.output]
+        return [self._read(run, _UNKNOWN, 0, value.name) for value in graph.output]
 
 
 def no_operator(node: Node) -> tuple[str, str]:

@@ -179,7 +179,7 @@ OPERATORS = (
     Operator("Mod", mod, 10),
     Operator("Mul", mul, 7),
     Operator("Neg", _fold_unary(np.negative, torch.neg), 6),
-    Operator("Pow", pow_, 7, constants=(1,)),
+    Operator("Pow", pow_, 7),
     Operator("Reciprocal", _unary(torch.reciprocal), 6),
     Operator("Round", _unary(torch.round), 11),
     Operator("Sign", _unary(_sign), 9),

@@ -64,6 +64,9 @@ class Operator:
         since: the lowest opset whose form `function` understands (it branches on `node.opset` above that).
         constants: positions of inputs that steer the operator (axes, bounds, scales). Where the file gives them as constants they
             must reach `function` as numpy arrays, floating point ones too, not as parameters.
+        buffers: positions of inputs whose stored tensors are no parameters, because they do not train.
+        quantised: all stored inputs are buffers: integer weights and biases, scales, zero points.
+        stays: never folded, so that the quantisation of weights stays visible to passes, faults and kernels.
     """
 
     op: str
@@ -71,3 +74,6 @@ class Operator:
     since: int = 1
     domain: str = ""
     constants: tuple[int, ...] = ()
+    buffers: tuple[int, ...] = ()
+    quantised: bool = False
+    stays: bool = False

@@ -220,7 +220,7 @@ OPERATORS = (
     Operator("GatherElements", gather_elements, 11),
     Operator("GatherND", gather_nd, 11),
     Operator("NonZero", _data_dependent, 9),
-    Operator("OneHot", one_hot, 9, constants=(1,)),
+    Operator("OneHot", one_hot, 9, constants=(1, 2)),
     Operator("Scatter", scatter_elements, 9),
     Operator("ScatterElements", scatter_elements, 11),
     Operator("ScatterND", scatter_nd, 11),

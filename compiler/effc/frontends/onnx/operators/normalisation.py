@@ -120,7 +120,7 @@ def dropout(node: Node, x: Value, ratio: Value = None, training: Value = None) -
 
 
 OPERATORS = (
-    Operator("BatchNormalization", batch_normalization, 7),
+    Operator("BatchNormalization", batch_normalization, 7, buffers=(3, 4)),
     Operator("Dropout", dropout, 7, constants=(1, 2)),
     Operator("GroupNormalization", group_normalization, 18),
     Operator("InstanceNormalization", instance_normalization, 6),

@@ -104,9 +104,9 @@ def _window(form: Callable[[Any], Any]) -> Callable[..., Tensor]:
 
 
 OPERATORS = (
-    Operator("BlackmanWindow", _window(lambda p: 0.42 - 0.5 * np.cos(p) + 0.08 * np.cos(2 * p)), 17),
+    Operator("BlackmanWindow", _window(lambda p: 0.42 - 0.5 * np.cos(p) + 0.08 * np.cos(2 * p)), 17, constants=(0,)),
     Operator("DFT", dft, 17),
-    Operator("HammingWindow", _window(lambda p: 25 / 46 - 21 / 46 * np.cos(p)), 17),
-    Operator("HannWindow", _window(lambda p: 0.5 - 0.5 * np.cos(p)), 17),
+    Operator("HammingWindow", _window(lambda p: 25 / 46 - 21 / 46 * np.cos(p)), 17, constants=(0,)),
+    Operator("HannWindow", _window(lambda p: 0.5 - 0.5 * np.cos(p)), 17, constants=(0,)),
     Operator("STFT", stft, 17),
 )
