@@ -5,9 +5,9 @@
 
 Values outside of the profiled range are most likely faults; clamping turns a huge deviation, which would decide the output, into one that
 the network tolerates. One pair of bounds a layer: the minimum and maximum over all samples of the fit part of `--data`. Pools, reshapes
-and concatenations that follow a bounded value are bounded, too, because a fault may strike between the two: pools and reshapes (permutations
-and nearest upsampling included: they move the same numbers) keep their input's bounds, a concatenation takes the outermost of its inputs';
-an average over zero padding includes zero.
+and concatenations that follow a bounded value are bounded, too, because a fault may strike between the two: pools and reshapes
+(permutations and nearest upsampling included: they move the same numbers) keep their input's bounds, a concatenation takes the outermost
+of its inputs'; an average over zero padding includes zero.
 
 Not bounded: logits and other values that follow no activation; a concatenation with an input that is not bounded; an activation that is
 bounded already. Data that the profile has not seen may exceed its bounds and are clamped: the pass is not exact, and the gate judges it.

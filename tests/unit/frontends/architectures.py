@@ -13,6 +13,9 @@ from effc.ir.torch_compat import import_torchvision
 __all__ = ["ARCHITECTURES", "Architecture"]
 
 
+Inputs = Callable[[torch.Generator], tuple[Tensor, ...]]
+
+
 @dataclass(frozen=True)
 class Architecture:
     """How a network is made, and what it takes.
@@ -24,31 +27,38 @@ class Architecture:
     """
 
     build: Callable[[], nn.Module]
-    inputs: Callable[[torch.Generator], tuple[Tensor, ...]]
+    inputs: Inputs
     slow: bool = False
 
     def network(self) -> nn.Module:
-        """The network in eval mode, seeded, without parts that would hide an error."""
+        """The network in eval mode, seeded, such that its output depends on its input."""
         torch.manual_seed(0)  # torch's and torchvision's initialisers take no generator
-        return _revealing(self.build().eval())
+        network = _revealing(self.build())
+        if any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
+            _calibrated(network, self.inputs)
+        return network.eval()
 
 
 def _revealing(network: nn.Module) -> nn.Module:
-    """Give every parameter something to say: a zero head (ViT's) makes any output right, a fresh batch norm is the identity."""
+    """Give every parameter something to say: a head of zeros (ViT's) makes any output right, fresh normalisations scale by one."""
     with torch.no_grad():
         for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                assert module.running_mean is not None
-                assert module.running_var is not None
-                module.running_mean.normal_(std=0.1)
-                module.running_var.uniform_(0.5, 1.5)
-                module.weight.uniform_(0.5, 1.5)
-            elif isinstance(module, nn.LayerNorm):
+            if isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
                 module.weight.uniform_(0.5, 1.5)
         for parameter in network.parameters():
             if not parameter.any():
                 nn.init.normal_(parameter, std=0.1)
     return network
+
+
+def _calibrated(network: nn.Module, inputs: Inputs) -> None:
+    """Statistics for batch norm, as training would leave them: with a fresh one's the signal dies on the way through a deep network."""
+    generator = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0  # the statistics of this batch alone
+    with torch.no_grad():
+        network.train()(*(torch.cat(images) for images in zip(*(inputs(generator) for _ in range(8)), strict=True)))
 
 
 # ---- torchvision's -----------------------------------------------------------------------------------------------------------------
@@ -69,7 +79,7 @@ def _vision_transformer() -> nn.Module:
     return network
 
 
-def _image(size: int, channels: int = 3) -> Callable[[torch.Generator], tuple[Tensor, ...]]:
+def _image(size: int, channels: int = 3) -> Inputs:
     return lambda generator: (torch.randn(1, channels, size, size, generator=generator),)
 
 

@@ -230,7 +230,7 @@ def test_a_weight_that_others_read_is_left_to_them() -> None:
 
 
 class Branches(nn.Module):
-    """Every kind of follower: max pool, padded average, concatenation, reshape, transpose, upsampling; one concatenation that is only half bounded."""
+    """Every kind of follower: max pool, padded average, concatenation, reshape, transpose, upsampling; one half-bounded concatenation."""
 
     def forward(self, x: Tensor) -> Tensor:
         a, b = torch.relu(x) + 1, torch.tanh(x)
