@@ -8,6 +8,7 @@ from torch import nn
 
 from effc.cost import program_cost
 from effc.ir import Batch, Program, Provenance
+from effc.ir.torch_compat import import_torchvision
 
 
 def macs(net: nn.Module, *shape: int, batch: int = 1) -> int:
@@ -42,3 +43,9 @@ def test_bytes_count_what_moves_and_nothing_for_a_view() -> None:
     exported = torch.export.export(nn.Sequential(nn.Flatten(), nn.ReLU()), (torch.zeros(2, 3, 4),))
     program = Program.from_exported(exported, Provenance("net", "torch", "0"), batch=Batch(False))
     assert program_cost(program).bytes == 2 * 24 * 4
+
+
+def test_resnet18_has_the_published_number() -> None:
+    """Convolutions and the product at the end, 224 x 224 pixels: 1.814 G multiply-accumulates."""
+    net = import_torchvision().models.resnet18(weights=None)
+    assert macs(net, 3, 224, 224) == 1_814_073_344
