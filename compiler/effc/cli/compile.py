@@ -25,7 +25,7 @@ __all__ = ["command"]
 @click.option("--eval", type=click.Path(path_type=Path), help="Held-out data, read once, by the gate at the end.")
 @click.option("--metric", help="top1, agreement, kl, perplexity or max-error.  [default: top1 with labels, else agreement]")
 @click.option("--max-drop", type=float, help="Exit 1, and write nothing, when the metric falls by more than this.")
-@click.option("--preprocess", help="How images become inputs: size=32,mean=...,std=...,layout=nchw,range=0..1")
+@click.option("--preprocess", help="How images become inputs: size=32,channels=3,mean=...,std=...,layout=nchw,range=0..1")
 @shape_option
 @click.option("--target", help="What to compile for; see `effc targets`.  [default: cpu]")
 @click.option("--batch", type=int, help="Samples of one call of the compiled code.  [default: 1]")

@@ -86,7 +86,7 @@ def compile_model(
         eval: held-out data, read once, by the gate.
         metric: `top1`, `agreement`, `kl`, `perplexity` or `max-error`; top1 with labels, else agreement with the source.
         max_drop: largest accepted loss of the metric, absolute; None only reports it.
-        preprocess: how images become inputs: `size=32,mean=...,std=...,layout=nchw,range=0..1`.
+        preprocess: how images become inputs: `size=32,channels=3,mean=...,std=...,layout=nchw,range=0..1`.
         input_shapes: sizes by input name where an ONNX file leaves more than the batch open.
         target: a name from `effc targets`.
         batch: samples of one call of the compiled code.

@@ -24,7 +24,7 @@ def read_images(folder: Path, preprocess: Preprocess) -> tuple[Array, Array | No
         preprocess: size and scaling.
 
     Returns:
-        float32 (N, 3, H, W) or (N, H, W, 3), and int64 (N,) or None.
+        float32 (N, C, H, W) or (N, H, W, C), and int64 (N,) or None.
 
     Raises:
         DataError: no image, an image that cannot be read, or images of different sizes without `size=`; all of them at once.
@@ -42,11 +42,11 @@ def read_images(folder: Path, preprocess: Preprocess) -> tuple[Array, Array | No
     for path, _ in paths:
         try:
             with Image.open(path) as image:
-                colour = image.convert("RGB")
+                colour = image.convert("RGB" if preprocess.channels == 3 else "L")
                 if preprocess.size is not None:
                     height, width = preprocess.size
                     colour = colour.resize((width, height), Image.Resampling.BILINEAR)
-                arrays.append(preprocess.apply(np.asarray(colour)))
+                arrays.append(preprocess.apply(np.asarray(colour).reshape(colour.height, colour.width, preprocess.channels)))
         except (OSError, ValueError, Image.DecompressionBombError) as error:
             problems.append(Problem(str(path.relative_to(folder)), "image", f"cannot be read: {error}"))
     sizes = {array.shape for array in arrays}

@@ -54,11 +54,12 @@ def load_dataset(
             raise DataError(f"{path}: a folder of images serves programs with one input; this one has {len(inputs)}")
         images, labels = read_images(path, preprocess or Preprocess())
         arrays: Mapping[str, Array] = {inputs[0].name: images}
+        hint = _preprocess_hint(inputs[0])
     else:
         found = _read(path)
         labels = found.pop(_LABELS, None) if _LABELS not in {spec.name for spec in inputs} else None
-        arrays = _by_input(found, inputs)
-    problems = [problem for spec in inputs for problem in _faults(arrays.get(spec.name), spec)]
+        arrays, hint = _by_input(found, inputs), ""
+    problems = [problem for spec in inputs for problem in _faults(arrays.get(spec.name), spec, hint)]
     named = {spec.name for spec in inputs}
     problems += [Problem(name, "array", "no such input", f"inputs: {', '.join(sorted(named))}") for name in arrays if name not in named]
     problems += _label_faults(labels, arrays, need_labels)
@@ -66,6 +67,16 @@ def load_dataset(
         raise DataError(f"{path} does not fit the program", problems)
     kept = {spec.name: np.ascontiguousarray(arrays[spec.name]) for spec in inputs}
     return Dataset(kept, None if labels is None else labels.astype(np.int64), _unit(inputs))
+
+
+def _preprocess_hint(spec: InputSpec) -> str:
+    """The preprocessing that would give images the input's shape; empty where no image has it."""
+    shape = list(spec.shape)
+    if len(shape) != 4 or not any(shape[axis] in (1, 3) for axis in (1, 3)):
+        return ""
+    first = shape[1] in (1, 3)
+    channels, height, width = (shape[1], shape[2], shape[3]) if first else (shape[3], shape[1], shape[2])
+    return f"--preprocess size={height}x{width},channels={channels},layout={'nchw' if first else 'nhwc'}"
 
 
 def _read(path: Path) -> dict[str, Array]:
@@ -85,14 +96,14 @@ def _by_input(found: Mapping[str, Array], inputs: Sequence[InputSpec]) -> dict[s
     return dict(found)
 
 
-def _faults(array: Array | None, spec: InputSpec) -> list[Problem]:
+def _faults(array: Array | None, spec: InputSpec, shape_hint: str) -> list[Problem]:
     if array is None:
         return [Problem(spec.name, "array", "is missing", f"expected {spec.dtype}[N, {', '.join(map(str, spec.shape[1:]))}]")]
     problems = []
     expected = list(spec.shape[1:])
     if array.ndim != len(spec.shape) or list(array.shape[1:]) != expected:
         want = ", ".join(["N", *map(str, expected)])
-        problems.append(Problem(spec.name, f"shape {list(array.shape)}", f"expected [{want}]"))
+        problems.append(Problem(spec.name, f"shape {list(array.shape)}", f"expected [{want}]", shape_hint))
     if array.dtype.name != spec.dtype:
         problems.append(Problem(spec.name, f"dtype {array.dtype.name}", f"expected {spec.dtype}", f".astype('{spec.dtype}') converts it"))
     if array.ndim and len(array) == 0:

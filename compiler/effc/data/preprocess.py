@@ -1,4 +1,4 @@
-"""How an image becomes an input: `size=32,mean=0.49;0.48;0.45,std=0.25;0.24;0.26,layout=nchw,range=0..1`."""
+"""How an image becomes an input: `size=32,channels=3,mean=0.49;0.48;0.45,std=0.25;0.24;0.26,layout=nchw,range=0..1`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from effc.errors import ConfigError, Problem
 __all__ = ["Preprocess"]
 
 Array = np.ndarray[Any, Any]
-_KEYS = ("size", "mean", "std", "layout", "range")
+_KEYS = ("size", "channels", "mean", "std", "layout", "range")
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Steps from an 8-bit RGB image to a float32 input: resize, scale to `range`, subtract `mean`, divide by `std`, lay out.
+    """Steps from an 8-bit image to a float32 input: resize, scale to `range`, subtract `mean`, divide by `std`, lay out.
 
     Attributes:
         size: height and width in pixels; the image's own where None.
+        channels: 3 for red, green and blue, 1 for grey.
         mean, std: one number, or one per channel, in units of `range`.
         layout: `nchw` or `nhwc`.
         range: what 0 and 255 become.
@@ -32,6 +33,7 @@ class Preprocess:
     std: tuple[float, ...] = (1.0,)
     layout: str = "nchw"
     range: tuple[float, float] = (0.0, 1.0)
+    channels: int = 3
 
     @classmethod
     def parse(cls, text: str) -> Preprocess:
@@ -47,6 +49,9 @@ class Preprocess:
                 found[key] = _value(key, value)
             except ValueError as error:
                 problems.append(Problem("--preprocess", part, str(error)))
+        if found.get("channels") == 1:
+            several = [key for key in ("mean", "std") if len(found.get(key, ())) > 1]
+            problems += [Problem("--preprocess", key, "has three numbers for one channel") for key in several]
         if problems:
             raise ConfigError("--preprocess cannot be read", problems)
         return cls(**found)
@@ -60,7 +65,7 @@ class Preprocess:
         return cls(**fields)
 
     def apply(self, image: Array) -> Array:
-        """An image (H, W, 3) uint8, already of the right size, as float32 in the layout."""
+        """An image (H, W, channels) uint8, already of the right size, as float32 in the layout."""
         low, high = self.range
         scaled = image.astype(np.float32) * np.float32((high - low) / 255) + np.float32(low)
         normal = (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
@@ -77,6 +82,10 @@ def _value(key: str, text: str) -> Any:
         if text not in ("nchw", "nhwc"):
             raise ValueError("expected nchw or nhwc")
         return text
+    if key == "channels":
+        if text not in ("1", "3"):
+            raise ValueError("expected 1 (grey) or 3 (red, green, blue)")
+        return int(text)
     if key == "range":
         low, dots, high = text.partition("..")
         if not dots:

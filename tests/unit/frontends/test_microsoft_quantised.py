@@ -19,7 +19,8 @@ X, Y = ("xs", "xz"), ("ys", "yz")  # names of scale and zero point
 STORED: dict[str, Any] = {
     "xs": np.float32(0.031), "xz": np.uint8(117), "ys": np.float32(0.043), "yz": np.uint8(131),
     "bs": np.float32(0.027), "bz": np.uint8(99), "b": np.random.default_rng(3).integers(0, 256, SHAPE, dtype=np.uint8),
-    "w": np.random.default_rng(4).integers(0, 256, (6, 5), dtype=np.uint8), "wt": np.random.default_rng(4).integers(0, 256, (5, 6), dtype=np.uint8),
+    "w": np.random.default_rng(4).integers(0, 256, (6, 5), dtype=np.uint8),
+    "wt": np.random.default_rng(4).integers(0, 256, (5, 6), dtype=np.uint8),
     "c": np.random.default_rng(5).integers(-9000, 9000, 5, dtype=np.int32),
     "wide": np.float32(0.21), "soft": np.float32(1 / 256), "zero": np.uint8(0),
 }  # fmt: skip
