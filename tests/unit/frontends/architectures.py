@@ -1,4 +1,4 @@
-"""Nine architectures with seeded random weights, small enough to export, import and compile within a test."""
+"""Nine architectures with seeded random weights, small enough to export, import and compile within a test, and three ways to export."""
 
 from __future__ import annotations
 
@@ -10,10 +10,22 @@ from torch import Tensor, nn
 
 from effc.ir.torch_compat import import_torchvision
 
-__all__ = ["ARCHITECTURES", "Architecture"]
+__all__ = ["ARCHITECTURES", "EXPORTS", "Architecture", "Export"]
 
 
 Inputs = Callable[[torch.Generator], tuple[Tensor, ...]]
+
+
+
+@dataclass(frozen=True)
+class Export:
+    """Which of torch's two exporters writes which opset."""
+
+    dynamo: bool
+    opset: int
+
+
+EXPORTS = {"dynamo20": Export(True, 20), "legacy13": Export(False, 13), "legacy17": Export(False, 17)}
 
 
 @dataclass(frozen=True)
@@ -23,12 +35,16 @@ class Architecture:
     Attributes:
         build: makes the network; may raise ImportError where torchvision is not installed.
         inputs: makes the arguments of one call at batch 1.
-        slow: whether its tests take longer than the fast suite can afford.
+        lowered: the export that is also compiled; the others give TVM nearly the same graph.
+        quick: the exports that the fast suite can afford.
+        batched: whether the batch is symbolic in every export; elsewhere it may stay fixed.
     """
 
     build: Callable[[], nn.Module]
     inputs: Inputs
-    slow: bool = False
+    lowered: str = "dynamo20"
+    quick: tuple[str, ...] = ()
+    batched: bool = True
 
     def network(self) -> nn.Module:
         """The network in eval mode, seeded, such that its output depends on its input."""
@@ -114,6 +130,8 @@ class Recurrent(nn.Module):
         super().__init__()
         self.lstm = nn.LSTM(8, 12, num_layers=2, bidirectional=True, batch_first=True)
         self.head = nn.Linear(24, 5)
+        for parameter in self.lstm.parameters():
+            nn.init.normal_(parameter, std=0.5)  # torch's own start is so small that the second layer hardly moves
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         y, (h, c) = self.lstm(x)
@@ -177,13 +195,13 @@ def _indexed(generator: torch.Generator) -> tuple[Tensor, ...]:
 
 
 ARCHITECTURES = {
-    "resnet18": Architecture(_classifier("resnet18"), _image(64), slow=True),
-    "mobilenet_v3_small": Architecture(_classifier("mobilenet_v3_small"), _image(64), slow=True),
-    "shufflenet_v2": Architecture(_classifier("shufflenet_v2_x0_5"), _image(64), slow=True),
-    "vit": Architecture(_vision_transformer, _image(48), slow=True),
-    "swin_t": Architecture(_classifier("swin_t"), _image(64), slow=True),
-    "transformer_encoder": Architecture(Encoder, _tokens),
-    "bidirectional_lstm": Architecture(Recurrent, _sequence),
-    "unet": Architecture(Unet, _image(32)),
-    "index_mix": Architecture(IndexMix, _indexed),
+    "resnet18": Architecture(_classifier("resnet18"), _image(64)),
+    "mobilenet_v3_small": Architecture(_classifier("mobilenet_v3_small"), _image(64)),
+    "shufflenet_v2": Architecture(_classifier("shufflenet_v2_x0_5"), _image(64)),
+    "vit": Architecture(_vision_transformer, _image(48)),
+    "swin_t": Architecture(_classifier("swin_t"), _image(64), lowered="legacy17", batched=False),
+    "transformer_encoder": Architecture(Encoder, _tokens, quick=("dynamo20",), batched=False),
+    "bidirectional_lstm": Architecture(Recurrent, _sequence, lowered="legacy17", quick=("legacy17",)),
+    "unet": Architecture(Unet, _image(32), quick=("dynamo20",)),
+    "index_mix": Architecture(IndexMix, _indexed, lowered="legacy17", quick=("dynamo20", "legacy17"), batched=False),
 }
