@@ -14,26 +14,11 @@ import numpy as np
 import torch
 
 from effc.errors import UnsupportedModelError
+from effc.ir.arrays import to_numpy, to_torch
 from tests.onnx_nodes.cases import Case, difference
 
 Arrays = Sequence[np.ndarray[Any, Any]]
 Engine = Callable[[Case], Arrays]
-
-
-def to_torch(array: np.ndarray[Any, Any]) -> torch.Tensor:
-    if array.dtype.name == "bfloat16":
-        return torch.tensor(array.view(np.int16)).view(torch.bfloat16)
-    return torch.tensor(np.asarray(array, order="C"))
-
-
-def to_numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
-    tensor = tensor.detach().contiguous()
-    if tensor.dtype == torch.bfloat16:
-        import ml_dtypes
-
-        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    array: np.ndarray[Any, Any] = tensor.numpy()
-    return array
 
 
 def interpret(case: Case) -> Arrays:

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from effc.data import Dataset
 from effc.errors import Problem, VerificationError
 from effc.ir import Program
+from effc.ir.arrays import random_like_indices, to_numpy, to_torch
 from effc.passes import Pass
 from effc.runtime.tensors import Array, dtype_named, pack_npz
 from effc.runtime.verify import Verification, compare
@@ -26,22 +28,21 @@ _BYTES = 4 << 20  # of golden inputs, so that large images make few of them
 
 
 def golden_inputs(program: Program, data: Dataset | None, seed: int, batch: int = 1) -> dict[str, Array]:
-    """Inputs by name: the first samples of the data, or seeded noise; whole batches for a program whose batch is fixed."""
+    """Inputs by name: the first samples of the data, or seeded noise; one whole batch for a program whose batch is fixed."""
     values = program.interface.inputs
-    if data is not None and program.interface.batch.symbolic:
-        taken = data.take(min(len(data), _count(program)))
+    if data is not None:
+        taken = data.take(data.unit or _count(program))
         return {value.name: np.ascontiguousarray(taken.inputs[value.name]) for value in values}
     count = _count(program) if program.interface.batch.symbolic else batch
-    if data is not None and all(data.inputs[value.name].shape == value.at_batch(count) for value in values):
-        return {value.name: np.ascontiguousarray(data.inputs[value.name]) for value in values}
-    generator = np.random.default_rng(seed)
-    return {value.name: _noise(generator, value.at_batch(count), value.dtype) for value in values}
+    shapes, dtypes = [value.at_batch(count) for value in values], [getattr(torch, value.dtype) for value in values]
+    noise = random_like_indices(shapes, dtypes, seed, lambda given: _run(program, given))
+    return {value.name: to_numpy(tensor) for value, tensor in zip(values, noise, strict=True)}
 
 
 def run_program(program: Program, inputs: Mapping[str, Array]) -> dict[str, Array]:
     """Execute a program in torch on numpy arrays."""
-    results = program.run({name: torch.from_numpy(np.array(array)) for name, array in inputs.items()})
-    return {name: result.detach().contiguous().numpy() for name, result in results.items()}
+    results = program.run({name: to_torch(array) for name, array in inputs.items()})
+    return {name: to_numpy(result) for name, result in results.items()}
 
 
 def runner(program: Program) -> Callable[[dict[str, Array]], dict[str, Array]]:
@@ -110,10 +111,6 @@ def _count(program: Program) -> int:
     return max(1, min(_SAMPLES, _BYTES // max(one, 1)))
 
 
-def _noise(generator: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Array:
-    """Normal floats, whole bytes, and 0 or 1 for other integers, which may be indices."""
-    kind = dtype_named(dtype)
-    if kind.kind == "f" or dtype == "bfloat16":
-        return generator.standard_normal(shape, np.float32).astype(kind)
-    high = 256 if dtype == "uint8" else 2
-    return generator.integers(0, high, shape).astype(kind)
+def _run(program: Program, given: list[Tensor]) -> None:
+    with torch.no_grad():
+        program.call(*given)

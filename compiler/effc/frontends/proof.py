@@ -14,26 +14,11 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
-__all__ = ["random_inputs", "unproved"]
+__all__ = ["unproved"]
 
 TOLERANCE = 1e-4
 _SIZES = (2, 3)
 _DRAWS = 6  # at the source's own batch: small integers, which are often indices, agree by chance in one draw
-
-
-def random_inputs(shapes: Sequence[Sequence[int]], dtypes: Sequence[torch.dtype], seed: int) -> list[Tensor]:
-    """Seeded inputs: normal floats, whole bytes, booleans, and 0 or 1 for other integers (they may be indices)."""
-    generator = torch.Generator().manual_seed(seed)
-    made = []
-    for shape, dtype in zip(shapes, dtypes, strict=True):
-        if dtype.is_floating_point:
-            made.append(torch.randn(tuple(shape), generator=generator).to(dtype))
-        elif dtype.is_complex:
-            made.append(torch.randn(tuple(shape), generator=generator, dtype=torch.complex64).to(dtype))
-        else:
-            high = 256 if dtype == torch.uint8 else 2
-            made.append(torch.randint(0, high, tuple(shape), generator=generator).to(dtype))
-    return made
 
 
 def unproved(

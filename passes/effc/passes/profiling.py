@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, fx
 
 from effc.data import Dataset
 from effc.errors import DataError, Problem
 from effc.ir import Program, ValueFacts, source_of
+from effc.ir.arrays import to_torch
 from effc.passes.base import Progress
 
 __all__ = ["profile"]
@@ -64,7 +64,7 @@ class _Watch(fx.Interpreter):
     def run_batch(self, batch: Dataset) -> None:
         program = self._program
         stored = [program.tensors[name] for name in program.tensor_names]
-        inputs = [torch.from_numpy(np.asarray(batch.inputs[value.name])) for value in program.interface.inputs]
+        inputs = [to_torch(batch.inputs[value.name]) for value in program.interface.inputs]
         with torch.no_grad():
             self.run(*stored, *inputs)
 

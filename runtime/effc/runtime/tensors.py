@@ -118,9 +118,14 @@ def unpack_npz(data: bytes) -> dict[str, Array]:
     """All arrays of an npz; pickled members are refused. Raises InputRejectedError when the bytes are not an npz."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            return {name: _named(archive[name]) for name in archive.files}
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, AttributeError) as error:
         raise InputRejectedError(f"not an npz file: {error}") from error
+
+
+def _named(array: Array) -> Array:
+    """The npz format has no name for bfloat16 and keeps it as two bytes without a type, as every writer with ml_dtypes does."""
+    return array.view(dtype_named("bfloat16")) if array.dtype.str in ("|V2", "<V2") else array
 
 
 def _raw(array: Array) -> bytes:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from effc.compiler import compile_model
 from effc.compiler.golden import Checks, golden_inputs
-from effc.data import Dataset
+from effc.data import Dataset, load_dataset
 from effc.errors import MissingDependencyError, OutputError, UsageError, VerificationError
 from effc.frontends import load_program
 from effc.ir import Program
@@ -66,6 +66,48 @@ def test_golden_inputs_are_data_where_there_is_data(module: TwoInputs, examples:
     assert set(noise["index"].tolist()) <= {0, 1}
     assert (noise["x"] == again["x"]).all()
     assert (noise["x"] != other["x"]).any()
+
+
+class Mixes(nn.Module):
+    """No batch: every row sees the others."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(0, keepdim=True)
+
+
+def test_a_fixed_batch_takes_one_whole_batch_of_data(tmp_path: Path) -> None:
+    program = load_program(Mixes(), example_inputs=(torch.randn(4, 3),))
+    assert not program.interface.batch.symbolic
+    rows = np.arange(36, dtype=np.float32).reshape(12, 3)
+    np.save(tmp_path / "x.npy", rows)
+    data = load_dataset(tmp_path / "x.npy", program.interface.inputs)
+    np.testing.assert_array_equal(golden_inputs(program, data, 0)["x"], rows[:4])
+
+
+class Doubles(nn.Module):
+    """Whole numbers that are no indices."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high"), [("int8", -128, 127), ("uint8", 0, 255), ("int32", 0, 255), ("int64", 0, 255)]
+)
+def test_noise_for_integers_is_no_single_bit(dtype: str, low: int, high: int) -> None:
+    program = load_program(Doubles(), example_inputs=(torch.ones(2, 500, dtype=getattr(torch, dtype)),))
+    noise = golden_inputs(program, None, 0)["x"]
+    assert noise.dtype.name == dtype
+    assert noise.min() <= low + 5
+    assert noise.max() >= high - 5
+
+
+def test_bfloat16_goes_through_a_whole_compile(tmp_path: Path) -> None:
+    result = compile_model(Doubles(), tmp_path / "out", example_inputs=(torch.ones(2, 8, dtype=torch.bfloat16),))
+    assert result.trial is not None
+    inputs, outputs = load(tmp_path / "out").artifact.golden()
+    assert {array.dtype.name for array in (*inputs.values(), *outputs.values())} == {"bfloat16"}
+    np.testing.assert_array_equal(outputs["output"], inputs["x"] * 2)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ def start(path: str, threads: int, *, compiled: bool = False) -> Engine:
     import torch
 
     from effc.frontends import load_program
+    from effc.ir.arrays import to_torch
 
     torch.set_num_threads(threads)
     program = load_program(path)
@@ -33,7 +34,7 @@ def start(path: str, threads: int, *, compiled: bool = False) -> Engine:
         if missing:
             raise DataError(f"inputs {missing} are missing")
         with torch.inference_mode():
-            return module(*(torch.from_numpy(inputs[name]) for name in names))
+            return module(*(to_torch(inputs[name]) for name in names))
 
     mode = "torch.compile max-autotune" if compiled else "eager"
     return Engine(f"torch {torch.__version__}", {"mode": mode, "inference_mode": True}, run)

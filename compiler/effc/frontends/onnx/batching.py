@@ -23,8 +23,9 @@ from effc.frontends.onnx.folding import settle
 from effc.frontends.onnx.interpreter import OnnxModule
 from effc.frontends.onnx.operators.base import Node, Value
 from effc.frontends.onnx.signature import Input
-from effc.frontends.proof import random_inputs, unproved
+from effc.frontends.proof import unproved
 from effc.ir import BATCH, Batch
+from effc.ir.arrays import random_inputs
 
 __all__ = ["Rewriter", "export_batched"]
 

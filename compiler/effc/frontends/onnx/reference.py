@@ -16,8 +16,8 @@ from torch import Tensor
 from effc.errors import Problem, VerificationError
 from effc.frontends.onnx.loader import LoadedModel
 from effc.frontends.onnx.signature import Input
-from effc.frontends.proof import random_inputs
 from effc.ir import Program
+from effc.ir.arrays import random_like_indices, to_numpy
 
 __all__ = ["compare_with_onnxruntime"]
 
@@ -34,7 +34,7 @@ Array = np.ndarray[Any, Any]
 
 
 def compare_with_onnxruntime(program: Program, model: LoadedModel, inputs: Sequence[Input]) -> str:
-    """Run both on seeded random inputs (`proof.random_inputs`) at the file's own sizes.
+    """Run both on seeded random inputs (`effc.ir.arrays`) at the file's own sizes.
 
     Returns:
         A sentence for `Provenance.checked`: that they agree, or why they could not be compared.
@@ -51,15 +51,15 @@ def compare_with_onnxruntime(program: Program, model: LoadedModel, inputs: Seque
     rounds = any("quantize_linear" in str(node.target) or "qlinear" in str(node.target) for node in program.nodes)
     differences: list[Problem] = []
     differing = 0
+    shapes, dtypes = [value.shape for value in inputs], [value.dtype for value in inputs]
     for seed in range(_DRAWS):
-        given = random_inputs([value.shape for value in inputs], [value.dtype for value in inputs], seed)
-        feeds = {value.name: _to_numpy(tensor) for value, tensor in zip(inputs, given, strict=True)}
+        given = random_like_indices(shapes, dtypes, seed, lambda tried: _run(program, tried))
+        feeds = {value.name: to_numpy(tensor) for value, tensor in zip(inputs, given, strict=True)}
         try:
             expected = session.run(None, feeds)
         except Exception as error:  # noqa: BLE001 - onnxruntime has no class of its own for "not implemented"
             return f"not compared with {name}: {_first_line(error)}"
-        with torch.no_grad():
-            results = program.run(dict(zip((value.name for value in program.interface.inputs), given, strict=True)))
+        results = _run(program, given)
         found = _differences(results, [np.asarray(array) for array in expected], rounds)
         differing += bool(found)
         differences = differences or found
@@ -86,24 +86,20 @@ def _session(model: LoadedModel) -> tuple[Any, str]:
         return None, _first_line(error)
 
 
+def _run(program: Program, given: Sequence[Tensor]) -> dict[str, Tensor]:
+    with torch.no_grad():
+        return program.run(dict(zip((value.name for value in program.interface.inputs), given, strict=True)))
+
+
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
 
 
-def _to_numpy(tensor: Tensor) -> Array:
-    if tensor.dtype == torch.bfloat16:
-        import ml_dtypes
-
-        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    array: Array = tensor.numpy()
-    return array
-
-
 def _differences(results: Mapping[str, Tensor], expected: Sequence[Array], rounds: bool) -> list[Problem]:
     problems = []
     for (name, tensor), want in zip(results.items(), expected, strict=True):
-        got = _to_numpy(tensor.detach())
+        got = to_numpy(tensor)
         if got.shape != want.shape or got.dtype != want.dtype:
             shapes = f"{got.dtype}{list(got.shape)}, onnxruntime says {want.dtype}{list(want.shape)}"
             problems.append(Problem(name, "output", f"is {shapes}"))
