@@ -18,6 +18,7 @@
 
 Codes without a class: 0 success, 130 interrupted. Messages say what, where (node, op, shape), why, and what to do.
 Several problems of one kind travel together in one error (`problems`), so that nobody mends them one run at a time.
+What went well in a way that the user should know of is an `EffcWarning`; the command line shows it on stderr.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "EffcError",
+    "EffcWarning",
     "GateFailed",
     "InconclusiveError",
     "InputRejectedError",
@@ -82,6 +84,10 @@ class EffcError(Exception):
 
     def __str__(self) -> str:
         return "\n".join([self.message, *(f"  {problem}" for problem in self.problems)])
+
+
+class EffcWarning(UserWarning):
+    """Something that effc did on its own and that the user should know; the work went on."""
 
 
 class GateFailed(EffcError):  # noqa: N818 - a missed gate is a verdict, not a mistake

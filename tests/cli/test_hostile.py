@@ -184,6 +184,27 @@ def test_a_killed_compile_leaves_the_old_artifact_whole(effc: Any, artifact: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
 
 
+def test_a_compile_that_is_refused_leaves_a_copy_beside_the_artifact_alone(effc: Any, artifact: Path, tmp_path: Path) -> None:
+    for name in ("artifact.old", ".artifact.effc-old"):
+        shutil.copytree(artifact, tmp_path / name)
+    assert effc("compile", tmp_path / "missing.onnx", "-o", artifact).exit_code == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".artifact.effc-old", "artifact", "artifact.old"]
+    shutil.rmtree(tmp_path / ".artifact.effc-old")
+    shutil.rmtree(artifact)
+    result = effc("run", artifact, "--input", TEST)
+    assert result.exit_code == 2
+    assert "there is nothing there" in result.stderr
+
+
+def test_an_artifact_that_a_killed_compile_moved_aside_runs_and_says_so(effc: Any, artifact: Path, tmp_path: Path) -> None:
+    artifact.rename(tmp_path / ".artifact.effc-old")
+    result = effc("run", artifact, "--input", TEST, "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["samples"] > 0
+    assert result.stderr.count("warning: ") == 1
+    assert "a compile was killed while it replaced it" in result.stderr
+
+
 @pytest.mark.slow
 def test_a_compile_killed_while_it_writes_leaves_one_whole_artifact(effc: Any, artifact: Path, tmp_path: Path) -> None:
     """Killed as soon as something stands beside the old artifact, again and again, until one compile is through."""

@@ -1,4 +1,4 @@
-"""From whatever a command raises to one message (or one JSON document) and the documented exit code."""
+"""From whatever a command raises to one message (or one JSON document) and the documented exit code; what effc warns of, as one line."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 import click
 
 from effc.cli.text import printable
-from effc.errors import EffcError, InternalError, VerificationError
+from effc.errors import EffcError, EffcWarning, InternalError, VerificationError
 
 __all__ = ["ISSUES", "leave"]
 
@@ -26,10 +27,9 @@ def leave(invoke: Callable[[list[str]], object], args: Sequence[str] | None) -> 
     """Invoke the commands and exit the process. `--json` and `--debug` are looked up in the raw arguments, as parsing itself may fail."""
     arguments = list(sys.argv[1:] if args is None else args)
     as_json, debug = "--json" in arguments, "--debug" in arguments
-    if not sys.warnoptions and not debug:
-        warnings.simplefilter("ignore")  # packages underneath warn about themselves; a user of effc can do nothing about it
     try:
-        result = invoke(arguments)
+        with _warnings(debug):
+            result = invoke(arguments)
         code = result if isinstance(result, int) else 0
         sys.stdout.flush()
     except EffcError as error:
@@ -48,6 +48,25 @@ def leave(invoke: Callable[[list[str]], object], args: Sequence[str] | None) -> 
     except Exception as error:  # noqa: BLE001 - the last resort: whatever it is, it is a bug of effc and is reported as one
         code = _report(error, type(error).__name__, _INTERNAL, as_json, debug)
     sys.exit(code)
+
+
+@contextmanager
+def _warnings(debug: bool) -> Iterator[None]:
+    """Shows what effc warns of as a line on stderr. Packages underneath warn about themselves: a user of effc can do nothing about that."""
+    with warnings.catch_warnings():
+        if not sys.warnoptions and not debug:
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", EffcWarning)
+        show = warnings.showwarning
+
+        def shown(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
+            if issubclass(category, EffcWarning):
+                click.echo(f"warning: {printable(str(message))}", err=True)
+            else:
+                show(message, category, *place, **options)
+
+        warnings.showwarning = shown
+        yield
 
 
 def _report(error: Exception | None, kind: str, code: int, as_json: bool, debug: bool) -> int:

@@ -12,13 +12,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from effc.errors import AlteredArtifactError, DataError, InputRejectedError, OutputError, Problem
+from effc.errors import AlteredArtifactError, DataError, EffcWarning, InputRejectedError, OutputError, Problem
 from effc.runtime import exchange
 from effc.runtime import manifest as manifests
 from effc.runtime.manifest import MANIFEST, PARAMETERS, Manifest
@@ -74,15 +75,16 @@ class Artifact:
 
 
 def preflight(out: Path | str, *, force: bool = False) -> None:
-    """Find out before minutes of work whether `out` can be written, and tidy up after killed compiles.
+    """Find out before minutes of work whether `out` can be written. Nothing is removed: the model may yet be refused.
+
+    An artifact that a killed compile had moved aside comes back first.
 
     Raises:
         OutputError: `out` is a file, holds files that are not effc's (unless `force`), or cannot be written.
     """
     destination = _resolved(out)
     with _as_output_error(destination):
-        exchange.recover(destination, _is_artifact)
-        exchange.remove_leftovers(destination)
+        exchange.recover(destination)
         _refuse_foreign(destination, force)
         ancestor = destination.parent
         while not ancestor.exists():
@@ -97,7 +99,7 @@ def write_artifact(
     measurements: Mapping[str, bytes] | None = None,
     force: bool = False,
 ) -> Manifest:
-    """Write an artifact in one step; an older artifact in the same place is whole until then.
+    """Write an artifact in one step; an older artifact in the same place is whole until then. Tidies up after killed compiles.
 
     Args:
         out: the directory; made with its parents when it is not there.
@@ -119,6 +121,7 @@ def write_artifact(
         raise ValueError(f"{unknown} belong into the manifest; only {list(UNHASHED)} stay outside")
     preflight(destination, force=force)
     with _as_output_error(destination):
+        exchange.remove_leftovers(destination, _is_artifact)
         exchange.replace_directory(destination, {**files, **measurements, MANIFEST: content})
     return checked
 
@@ -126,14 +129,24 @@ def write_artifact(
 def open_artifact(path: Path | str) -> Artifact:
     """Check the manifest, then every file that it lists.
 
+    Where a compile was killed in between, on a file system without atomic exchange, the artifact from before it is opened, with an
+    `EffcWarning`.
+
     Raises:
         DataError: there is no artifact at `path`.
         InputRejectedError: the manifest is no manifest of this effc.
         AlteredArtifactError: a file is missing or has changed; names all of them.
     """
     root = Path(path)
-    if not root.exists() and _is_artifact(exchange.former(root)):
-        root = exchange.former(root)  # a compile was killed between its two renames
+    former = exchange.former(_resolved(root))
+    if not root.exists() and _is_artifact(former):
+        root = former  # a compile was killed between its two renames
+        warnings.warn(
+            f"{path} is missing because a compile was killed while it replaced it; the artifact from before, which waits in {former}, "
+            f"is used (`effc compile MODEL -o {path}` puts it back)",
+            EffcWarning,
+            stacklevel=2,
+        )
     if not (root / MANIFEST).is_file():
         what = "there is nothing there" if not root.exists() else "it is a file" if root.is_file() else f"it has no {MANIFEST}"
         raise DataError(f"{path} is not an artifact: {what}; make one with `effc compile MODEL -o {path}`")

@@ -3,10 +3,12 @@
     1. the new content is written to `.NAME.effc-PID-RANDOM` beside the destination, and every file and folder is synced;
     2. the two names are exchanged by `renameat2(RENAME_EXCHANGE)`, and the old content is removed under the temporary name.
 
-Where the exchange is missing (older kernels, some network file systems), the old directory first moves to `NAME.old`. A crash between those
-two renames leaves no NAME; `recover` puts the old one back, and readers look there (`effc.runtime.artifact.open_artifact`).
+Where the exchange is missing (older kernels, some network file systems), the old directory first moves to `.NAME.effc-old`, a name that no
+user gives to a folder of theirs. A crash between those two renames leaves no NAME; `recover` puts the old one back, and readers look there
+(`effc.runtime.artifact.open_artifact`).
 
-What a killed writer leaves behind is removed by the next one: a writer holds a lock on its temporary directory, which dies with it.
+What a killed writer leaves behind is removed by the next one that writes: a writer holds a lock on its temporary directory, which dies with
+it, and the old directory is dropped once NAME is there again.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ _AT_FDCWD = -100
 
 def former(destination: Path) -> Path:
     """Where the old content waits while two names cannot be exchanged in one step."""
-    return destination.with_name(destination.name + ".old")
+    return destination.with_name(f".{destination.name}.effc-old")
 
 
 def probe(folder: Path, name: str) -> None:
@@ -55,21 +57,20 @@ def replace_directory(destination: Path, files: Mapping[str, bytes]) -> None:
         _sync_folder(destination.parent)
 
 
-def recover(destination: Path, is_ours: Callable[[Path], bool]) -> None:
-    """Mend what a crash left between the two renames of the fallback: put the old content back, or drop it when the new one is there."""
+def recover(destination: Path) -> None:
+    """Mend a crash between the two renames of the fallback: where `destination` is gone, its old content comes back. Removes nothing."""
     old = former(destination)
-    if not is_ours(old):
-        return
-    if destination.exists():
-        doomed = _temporary_name(destination)
-        os.rename(old, doomed)  # a kill while it is removed leaves a leftover, not half an artifact
-        shutil.rmtree(doomed)
-    else:
+    if not os.path.lexists(destination) and old.is_dir():
         os.rename(old, destination)
 
 
-def remove_leftovers(destination: Path) -> None:
-    """Remove the temporary directories of writers to `destination` that are no more."""
+def remove_leftovers(destination: Path, is_ours: Callable[[Path], bool]) -> None:
+    """Remove what dead writers to `destination` left: their temporary directories, and the old content where the new one is in place."""
+    old = former(destination)
+    if os.path.lexists(destination) and is_ours(old):
+        doomed = _temporary_name(destination)
+        os.rename(old, doomed)  # a kill while it is removed leaves a leftover, not half an artifact
+        shutil.rmtree(doomed)
     pattern = re.compile(re.escape(f".{destination.name}.effc-") + r"(\d+)-[0-9a-f]{8}")
     with suppress(FileNotFoundError, NotADirectoryError):
         for entry in list(os.scandir(destination.parent)):
@@ -127,6 +128,8 @@ def _put_in_place(fresh: Path, destination: Path) -> None:
     if _exchange(fresh, destination):
         return
     old = former(destination)
+    if os.path.lexists(old):
+        raise OSError(errno.EEXIST, f"{old.name} is in the way and holds files that are not effc's", str(old))
     os.rename(destination, old)
     try:
         os.rename(fresh, destination)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from effc.errors import AlteredArtifactError, DataError, InputRejectedError, OutputError
+from effc.errors import AlteredArtifactError, DataError, EffcWarning, InputRejectedError, OutputError
 from effc.runtime import exchange, load, manifest, open_artifact, preflight, write_artifact
 from effc.runtime.tensors import pack_npz, pack_safetensors, unpack_npz, unpack_safetensors
 from tests.unit.runtime.dense_artifact import fields, files, weights
@@ -209,10 +210,43 @@ def test_without_exchange_the_old_one_steps_aside(out: Path, library: bytes, mon
 
 def test_an_old_artifact_that_stepped_aside_is_found_and_recovered(out: Path) -> None:
     out.rename(exchange.former(out))
-    load(out)
+    with pytest.warns(EffcWarning, match="a compile was killed while it replaced it"):
+        load(out)
     preflight(out)
     assert [path.name for path in out.parent.iterdir()] == ["out"]
     load(out)
+
+
+def test_an_old_artifact_that_waits_beside_the_new_one_goes_with_the_next_write(out: Path, library: bytes) -> None:
+    shutil.copytree(out, exchange.former(out))
+    preflight(out)
+    assert exchange.former(out).is_dir()  # the model may yet be refused
+    write_artifact(out, files(library), fields(passes=["ranger"]))
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def test_a_users_own_copy_is_neither_removed_nor_loaded(out: Path, library: bytes) -> None:
+    copy = out.with_name("out.old")
+    shutil.copytree(out, copy)
+    before = content(copy)
+    write_artifact(out, files(library), fields(passes=["ranger"]))
+    shutil.rmtree(out)
+    preflight(out)
+    assert content(copy) == before
+    with pytest.raises(DataError, match="nothing there"):
+        load(out)
+
+
+def test_what_waits_aside_but_is_not_an_artifact_is_kept(out: Path, library: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    aside = exchange.former(out)
+    aside.mkdir()
+    (aside / "thesis.tex").write_text("years of work")
+    write_artifact(out, files(library), fields())
+    monkeypatch.setattr(exchange, "_exchange", lambda *_: False)
+    before = content(out.parent)
+    with pytest.raises(OutputError, match=r"\.out\.effc-old is in the way"):
+        write_artifact(out, files(library), fields(passes=["ranger"]))
+    assert content(out.parent) == before
 
 
 # The driver writes artifact B over artifact A in forked children; child k is killed at its k-th system call that changes the disk.
@@ -258,6 +292,8 @@ while True:
     assert os.WTERMSIG(status) == signal.SIGKILL
     assert artifact.manifest.data["passes"] in (["a"], ["b"])
     preflight(out)
+    open_artifact(out)
+    write_artifact(out, files(code), fields(passes=["c"]))  # the next compile takes the leftovers away
     assert os.listdir(out.parent) == ["out"], os.listdir(out.parent)
     open_artifact(out)
     killed += 1
@@ -310,7 +346,7 @@ def test_disk_full_leaves_the_old_artifact_and_nothing_else(out: Path, library: 
 
 def test_a_living_writers_directory_is_left_alone(out: Path) -> None:
     with exchange._temporary_sibling(out) as sibling:
-        exchange.remove_leftovers(out)
+        exchange.remove_leftovers(out, lambda _: False)
         assert sibling.exists()
 
 
