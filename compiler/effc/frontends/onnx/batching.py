@@ -19,10 +19,10 @@ from torch.export import Dim, ExportedProgram
 
 from effc.errors import EffcError
 from effc.frontends.exporting import trace
-from effc.frontends.onnx.folding import settle
 from effc.frontends.onnx.interpreter import OnnxModule
 from effc.frontends.onnx.operators.base import Node, Value
 from effc.frontends.onnx.signature import Input
+from effc.frontends.onnx.symbolic import settle
 from effc.frontends.proof import unproved
 from effc.ir import BATCH, Batch
 from effc.ir.arrays import random_inputs

@@ -8,7 +8,7 @@ operator must know while tracing (`Operator.constants`) and single numbers stay 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,13 +17,15 @@ import torch
 from torch.fx.traceback import annotate
 
 from effc.errors import EffcError, Problem
-from effc.frontends.onnx.folding import Budget, fold, settle
-from effc.frontends.onnx.limits import Limits
-from effc.frontends.onnx.loader import LoadedModel, node_name, subgraphs
+from effc.frontends.onnx.folding import fold
+from effc.frontends.onnx.limits import Budget, Limits
+from effc.frontends.onnx.loader import LoadedModel, node_name
 from effc.frontends.onnx.naming import module_paths
 from effc.frontends.onnx.operators import find
 from effc.frontends.onnx.operators.base import Node, Operator, Unsupported, Value
 from effc.frontends.onnx.operators.values import tensor
+from effc.frontends.onnx.stored import all_nodes, attribute_value, initial_values, is_parameter
+from effc.frontends.onnx.symbolic import settle
 
 __all__ = ["Adapter", "OnnxModule", "graph_inputs", "unknown_operator"]
 
@@ -75,7 +77,7 @@ class OnnxModule(torch.nn.Module):
         self._limits = limits
         self.adapt = adapt
         self.trail = _Trail()
-        self._known: dict[str, np.ndarray[Any, Any]] = _initial_values(self._graph)
+        self._known: dict[str, np.ndarray[Any, Any]] = initial_values(self._graph)
         self._paths: dict[str, str] = {}
         self._register()
         self.input_names = [value.name for value in graph_inputs(self._graph)]
@@ -88,14 +90,14 @@ class OnnxModule(torch.nn.Module):
 
     def _register(self) -> None:
         """Make parameters and buffers of the floating-point values that some node takes as data."""
-        constants = {output for node in _all_nodes(self._graph) if node.op_type == "Constant" for output in node.output}
+        constants = {output for node in all_nodes(self._graph) if node.op_type == "Constant" for output in node.output}
         uses: dict[str, bool] = {}  # name -> whether it must be a buffer
-        for node in _all_nodes(self._graph):
+        for node in all_nodes(self._graph):
             row = find(node.domain, node.op_type, self._opset(node.domain)) or _UNKNOWN
             for position, name in enumerate(node.input):
                 if name in self._known and row.quantised and self._known[name].dtype.isbuiltin == 1:
                     uses[name] = True
-                elif name in self._known and _is_parameter(self._known[name]) and position not in row.constants:
+                elif name in self._known and is_parameter(self._known[name]) and position not in row.constants:
                     uses[name] = uses.get(name, name in constants) or position in row.buffers
         self._paths = module_paths(uses)
         for name, is_buffer in uses.items():
@@ -177,13 +179,13 @@ class OnnxModule(torch.nn.Module):
     def describe(self, proto: Any, position: int) -> Node:
         """A NodeProto as operator functions see it."""
         domain = "" if proto.domain == "ai.onnx" else proto.domain
-        attributes = {attribute.name: _attribute(attribute) for attribute in proto.attribute}
+        attributes = {attribute.name: attribute_value(attribute) for attribute in proto.attribute}
         return Node(node_name(proto, position), proto.op_type, domain, self._opset(domain), attributes, list(proto.output))
 
     def _read(self, run: _Run, row: Operator, position: int, name: str) -> Value:
         if name in run.values:
             return run.values[name]
-        is_data = row.quantised or (name in self._known and _is_parameter(self._known[name]))
+        is_data = row.quantised or (name in self._known and is_parameter(self._known[name]))
         if name in self._paths and is_data and position not in row.constants:
             return self._held(name)
         return self._known[name]
@@ -253,72 +255,3 @@ def _problem(node: Node, error: Exception) -> Problem:
         return Problem(node.name, node.op, error.why, error.hint)
     text = str(error).strip().splitlines()
     return Problem(node.name, node.op, f"refuses its inputs: {text[0] if text else type(error).__name__}")
-
-
-# ---- reading protos --------------------------------------------------------------------------------------------------------------
-
-
-def _all_nodes(graph: Any) -> Iterator[Any]:
-    for node in graph.node:
-        yield node
-        for inner in subgraphs(node):
-            yield from _all_nodes(inner)
-
-
-def _initial_values(graph: Any) -> dict[str, np.ndarray[Any, Any]]:
-    """Initialisers and Constant nodes, of subgraphs too (names are unique across a model)."""
-    from onnx import numpy_helper
-
-    values = {initializer.name: numpy_helper.to_array(initializer) for initializer in graph.initializer}
-    values |= {sparse.values.name: _dense(sparse) for sparse in graph.sparse_initializer}
-    for node in graph.node:
-        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
-            for attribute in node.attribute:
-                value = _constant(_attribute(attribute), attribute.name)
-                if value is not None:
-                    values[node.output[0]] = value
-        for inner in subgraphs(node):
-            values.update(_initial_values(inner))
-    return values
-
-
-def _dense(sparse: Any) -> np.ndarray[Any, Any]:
-    """A sparse initialiser as the tensor that it stands for; the loader has checked its size."""
-    from onnx import numpy_helper
-
-    stored, places = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
-    dense = np.zeros(tuple(sparse.dims), dtype=stored.dtype)
-    if places.ndim == 2:
-        dense[tuple(places.T)] = stored
-    else:
-        dense.reshape(-1)[places] = stored
-    return dense
-
-
-def _constant(value: Any, kind: str) -> np.ndarray[Any, Any] | None:
-    if kind == "value":
-        return np.asarray(value)
-    if kind in ("value_float", "value_floats"):
-        return np.asarray(value, dtype=np.float32)
-    if kind in ("value_int", "value_ints"):
-        return np.asarray(value, dtype=np.int64)
-    return None
-
-
-def _attribute(attribute: Any) -> Any:
-    from onnx import AttributeProto, helper, numpy_helper
-
-    if attribute.type == AttributeProto.TENSOR:
-        return numpy_helper.to_array(attribute.t)
-    value = helper.get_attribute_value(attribute)
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    if attribute.type == AttributeProto.STRINGS:
-        return [text.decode("utf-8", "replace") for text in value]
-    if attribute.type in (AttributeProto.INTS, AttributeProto.FLOATS):
-        return list(value)
-    return value
-
-
-def _is_parameter(value: np.ndarray[Any, Any]) -> bool:
-    return value.ndim > 0 and (value.dtype.kind == "f" or value.dtype.name == "bfloat16")

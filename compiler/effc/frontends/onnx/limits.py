@@ -7,13 +7,13 @@ interpreted, because a file of 170 bytes can ask for a constant of 34 GB.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import SupportsInt
 
 from effc.errors import LimitError
 
-__all__ = ["Limits"]
+__all__ = ["Budget", "Limits"]
 
 
 @dataclass(frozen=True)
@@ -47,3 +47,23 @@ class Limits:
         elements = math.prod(int(size) for size in shape)
         self.check("tensor_elements", elements, what)
         return elements
+
+
+class Budget:
+    """Bytes of folded constants so far, against `Limits.folded_bytes`."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.spent = 0
+
+    def reserve(self, shape: Sequence[int], itemsize: int, what: str) -> None:
+        """Account for a result before it is computed.
+
+        An empty axis counts as one element against `tensor_elements`: what is reduced over it, or looped beside it, is not empty.
+        """
+        if any(size < 0 for size in shape):
+            raise ValueError(f"a result of shape {list(shape)}: sizes cannot be negative")
+        self.limits.check_shape((max(1, size) for size in shape), what)
+        bytes_ = math.prod(shape) * itemsize
+        self.limits.check("folded_bytes", self.spent + bytes_, f"{what}: constants computed from the graph")
+        self.spent += bytes_
