@@ -20,5 +20,5 @@ shape_option = click.option(
     help="Sizes of an input where the model leaves more than the batch open.",
 )
 limit_option = click.option(
-    "--limit", "limits", multiple=True, metavar="NAME=NUMBER", help="Raise a limit on untrusted models: nodes=200000."
+    "--limit", "limits", multiple=True, metavar="NAME=NUMBER", help="Raise a limit on untrusted models and data: nodes=200000."
 )

@@ -24,7 +24,7 @@ def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     return found
 
 
-_LIMITS = ("model_bytes", "nodes", "tensor_elements", "folded_bytes", "nesting")
+_LIMITS = ("model_bytes", "nodes", "tensor_elements", "folded_bytes", "nesting", "data_bytes")
 
 
 def parse_limits(texts: Sequence[str]) -> dict[str, int]:

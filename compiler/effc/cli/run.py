@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from effc.cli.console import common_options, emit_json, note, table
+from effc.cli.options import limit_option
 
 __all__ = ["command"]
 
@@ -17,19 +18,30 @@ __all__ = ["command"]
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the outputs to this .npz (or .npy for a single output).")
 @click.option("--preprocess", help="How images become inputs; the artifact's own preprocessing without it.")
 @click.option("--threads", type=click.IntRange(min=1), help="Worker threads; the processors of this process without it.")
+@limit_option
 @common_options
-def command(artifact: Path, source: Path, output: Path | None, preprocess: str | None, threads: int | None, as_json: bool) -> None:
+def command(
+    artifact: Path,
+    source: Path,
+    output: Path | None,
+    preprocess: str | None,
+    threads: int | None,
+    limits: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Run ARTIFACT on data and write or show its outputs."""
     from effc.cli.arrays import check_output, describe, write_arrays
-    from effc.data import Preprocess, load_dataset
+    from effc.cli.pairs import parse_limits
+    from effc.data import DATA_BYTES, Preprocess, load_dataset
     from effc.runtime import load
 
+    limit = parse_limits(limits).get("data_bytes", DATA_BYTES)
     if output is not None:
         check_output(output)
     session = load(artifact, threads=threads)
     stored = session.manifest.data["preprocess"]
     steps = Preprocess.parse(preprocess) if preprocess else Preprocess.from_json(stored) if stored else None
-    dataset = load_dataset(source, session.inputs, preprocess=steps)
+    dataset = load_dataset(source, session.inputs, preprocess=steps, max_bytes=limit)
     outputs = session.run(dataset.inputs)
     if output is not None:
         write_arrays(output, outputs)

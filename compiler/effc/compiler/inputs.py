@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from effc.compiler.settings import Settings
-from effc.data import Dataset, Preprocess, load_dataset
+from effc.data import DATA_BYTES, Dataset, Preprocess, load_dataset
 from effc.ir import Program
 
 __all__ = ["Inputs", "read_inputs"]
@@ -31,13 +31,14 @@ class Inputs:
 
 
 def read_inputs(settings: Settings, program: Program) -> Inputs:
-    """Read what the settings name. Raises DataError when it does not fit the program."""
+    """Read what the settings name. Raises DataError when it does not fit the program, LimitError when it is too large."""
     preprocess = Preprocess.parse(settings.preprocess) if settings.preprocess else None
-    values = program.interface.inputs
+    values, limit = program.interface.inputs, settings.limits.get("data_bytes", DATA_BYTES)
     data = held_out = fit = selection = None
     if settings.data is not None:
-        data = load_dataset(settings.data, values, preprocess=preprocess)
+        data = load_dataset(settings.data, values, preprocess=preprocess, max_bytes=limit)
         fit, selection = data.split(_FIT, settings.seed)
     if settings.eval is not None:
-        held_out = load_dataset(settings.eval, values, preprocess=preprocess, need_labels=settings.metric in ("top1", "perplexity"))
+        need_labels = settings.metric in ("top1", "perplexity")
+        held_out = load_dataset(settings.eval, values, preprocess=preprocess, need_labels=need_labels, max_bytes=limit)
     return Inputs(data, fit, selection, held_out, preprocess)

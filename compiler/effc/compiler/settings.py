@@ -25,6 +25,7 @@ from effc.errors import ConfigError, Problem
 __all__ = ["Settings", "load_settings", "settings_of"]
 
 _PATHS = ("data", "eval")
+LimitName = Literal["model_bytes", "nodes", "tensor_elements", "folded_bytes", "nesting", "data_bytes"]
 
 
 class Settings(BaseModel):
@@ -62,7 +63,7 @@ class Settings(BaseModel):
     emit: tuple[Literal["onnx"], ...] = ()
     seed: Annotated[int, Field(ge=0)] = 0
     check_import: bool = True
-    limits: dict[Literal["model_bytes", "nodes", "tensor_elements", "folded_bytes", "nesting"], Annotated[int, Field(gt=0)]] = {}
+    limits: dict[LimitName, Annotated[int, Field(gt=0)]] = {}
 
     def as_toml(self) -> str:
         """A config file with every value that is set. Data files appear by their names only: a folder would leak into the artifact."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
+from effc.data.arrays import DATA_BYTES, UNNAMED, Array, ArrayFile, Header
 from effc.data.dataset import Dataset
 from effc.data.images import read_images
 from effc.data.preprocess import Preprocess
@@ -16,8 +17,8 @@ from effc.errors import DataError, Problem
 
 __all__ = ["InputSpec", "load_dataset"]
 
-Array = np.ndarray[Any, Any]
 _LABELS = "y"
+_SHOWN = 20  # arrays that nobody asked for, in one message
 
 
 class InputSpec(Protocol):
@@ -32,7 +33,12 @@ class InputSpec(Protocol):
 
 
 def load_dataset(
-    path: str | Path, inputs: Sequence[InputSpec], *, preprocess: Preprocess | None = None, need_labels: bool = False
+    path: str | Path,
+    inputs: Sequence[InputSpec],
+    *,
+    preprocess: Preprocess | None = None,
+    need_labels: bool = False,
+    max_bytes: int = DATA_BYTES,
 ) -> Dataset:
     """Read data for a program.
 
@@ -42,31 +48,69 @@ def load_dataset(
         inputs: the program's inputs. The leading axis counts samples.
         preprocess: how images become inputs.
         need_labels: labels must be there.
+        max_bytes: of the arrays of a `.npz` or `.npy`. Arrays that do not fit, and those that nobody asked for, are not read at all.
 
     Raises:
         DataError: the file, a name, a shape, a dtype or a value does not fit; all of them at once.
+        LimitError: the arrays are over `max_bytes`, or over this machine's memory.
     """
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path} does not exist; give a .npz, a .npy or a folder of images")
-    if path.is_dir():
-        if len(inputs) != 1:
-            raise DataError(f"{path}: a folder of images serves programs with one input; this one has {len(inputs)}")
-        images, labels = read_images(path, preprocess or Preprocess())
-        arrays: Mapping[str, Array] = {inputs[0].name: images}
-        hint = _preprocess_hint(inputs[0])
-    else:
-        found = _read(path)
-        labels = found.pop(_LABELS, None) if _LABELS not in {spec.name for spec in inputs} else None
-        arrays, hint = _by_input(found, inputs), ""
-    problems = [problem for spec in inputs for problem in _faults(arrays.get(spec.name), spec, hint)]
-    named = {spec.name for spec in inputs}
-    problems += [Problem(name, "array", "no such input", f"inputs: {', '.join(sorted(named))}") for name in arrays if name not in named]
-    problems += _label_faults(labels, arrays, need_labels)
+    source = _images(path, inputs, preprocess) if path.is_dir() else _file(path, inputs, max_bytes)
+    faults = {spec.name: _faults(source.headers.get(spec.name), spec, source.hint) for spec in inputs}
+    problems = [problem for found in faults.values() for problem in found]
+    expected = f"inputs: {', '.join(sorted(spec.name for spec in inputs))}"
+    problems += [Problem(name, "array", "no such input", expected) for name in source.unknown[:_SHOWN]]
+    problems += _label_faults(source.labels, source.headers, need_labels)
+    arrays, labels = source.read([name for name in source.headers if not faults[name]], source.labels is not None and not problems)
+    problems += [problem for name, array in arrays.items() for problem in _values(name, array)]
     if problems:
         raise DataError(f"{path} does not fit the program", problems)
     kept = {spec.name: np.ascontiguousarray(arrays[spec.name]) for spec in inputs}
     return Dataset(kept, None if labels is None else labels.astype(np.int64), _unit(inputs))
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Data that were found and not yet read: what each input gets, the labels, the arrays that no input takes.
+
+    `read` gives the arrays of some inputs and, when asked, the labels. `hint` says what would mend a wrong shape.
+    """
+
+    headers: Mapping[str, Header]
+    labels: Header | None
+    unknown: Sequence[str]
+    hint: str
+    read: Callable[[Sequence[str], bool], tuple[Mapping[str, Array], Array | None]]
+
+
+def _images(path: Path, inputs: Sequence[InputSpec], preprocess: Preprocess | None) -> _Source:
+    if len(inputs) != 1:
+        raise DataError(f"{path}: a folder of images serves programs with one input; this one has {len(inputs)}")
+    name = inputs[0].name
+    images, labels = read_images(path, preprocess or Preprocess())
+
+    def read(names: Sequence[str], with_labels: bool) -> tuple[Mapping[str, Array], Array | None]:
+        return {name: images} if name in names else {}, labels if with_labels else None
+
+    described = None if labels is None else Header(labels.shape, labels.dtype)
+    return _Source({name: Header(images.shape, images.dtype)}, described, [], _preprocess_hint(inputs[0]), read)
+
+
+def _file(path: Path, inputs: Sequence[InputSpec], max_bytes: int) -> _Source:
+    file = ArrayFile(path)
+    stored = _by_input(file.names, inputs)
+    has_labels = _LABELS in file.names and all(spec.name != _LABELS for spec in inputs)
+    taken = {*stored.values(), *([_LABELS] if has_labels else [])}
+
+    def read(names: Sequence[str], with_labels: bool) -> tuple[Mapping[str, Array], Array | None]:
+        content = file.read([*(stored[name] for name in names), *([_LABELS] if with_labels else [])], max_bytes)
+        return {name: content[stored[name]] for name in names}, content[_LABELS] if with_labels else None
+
+    headers = {name: file.header(array) for name, array in stored.items()}
+    unknown = [name for name in file.names if name not in taken]
+    return _Source(headers, file.header(_LABELS) if has_labels else None, unknown, "", read)
 
 
 def _preprocess_hint(spec: InputSpec) -> str:
@@ -79,56 +123,51 @@ def _preprocess_hint(spec: InputSpec) -> str:
     return f"--preprocess size={height}x{width},channels={channels},layout={'nchw' if first else 'nhwc'}"
 
 
-def _read(path: Path) -> dict[str, Array]:
-    try:
-        content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            return {"x": content}
-        with content:
-            return {name: content[name] for name in content.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is neither a sound .npz nor a .npy file: {error}") from error
+def _by_input(names: Sequence[str], inputs: Sequence[InputSpec]) -> dict[str, str]:
+    """The file's name for each input that it holds: the input's own, or `x` for a single input."""
+    if len(inputs) == 1 and inputs[0].name not in names and UNNAMED in names:
+        return {inputs[0].name: UNNAMED}
+    return {spec.name: spec.name for spec in inputs if spec.name in names}
 
 
-def _by_input(found: Mapping[str, Array], inputs: Sequence[InputSpec]) -> dict[str, Array]:
-    if len(inputs) == 1 and len(found) == 1 and "x" in found:
-        return {inputs[0].name: found["x"]}
-    return dict(found)
-
-
-def _faults(array: Array | None, spec: InputSpec, shape_hint: str) -> list[Problem]:
-    if array is None:
+def _faults(header: Header | None, spec: InputSpec, shape_hint: str) -> list[Problem]:
+    """What can be told without the elements."""
+    if header is None:
         return [Problem(spec.name, "array", "is missing", f"expected {spec.dtype}[N, {', '.join(map(str, spec.shape[1:]))}]")]
     problems = []
-    expected = list(spec.shape[1:])
-    if array.ndim != len(spec.shape) or list(array.shape[1:]) != expected:
+    shape, expected = list(header.shape), list(spec.shape[1:])
+    if len(shape) != len(spec.shape) or shape[1:] != expected:
         want = ", ".join(["N", *map(str, expected)])
-        problems.append(Problem(spec.name, f"shape {list(array.shape)}", f"expected [{want}]", shape_hint))
-    if array.dtype.name != spec.dtype:
-        problems.append(Problem(spec.name, f"dtype {array.dtype.name}", f"expected {spec.dtype}", f".astype('{spec.dtype}') converts it"))
-    if array.ndim and len(array) == 0:
+        problems.append(Problem(spec.name, f"shape {shape}", f"expected [{want}]", shape_hint))
+    if header.dtype.name != spec.dtype:
+        problems.append(Problem(spec.name, f"dtype {header.dtype.name}", f"expected {spec.dtype}", f".astype('{spec.dtype}') converts it"))
+    if shape and shape[0] == 0:
         problems.append(Problem(spec.name, "samples", "there are none"))
-    if array.dtype.kind == "f" and array.ndim and array.size:
-        bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
-        if bad.size:
-            problems.append(Problem(spec.name, f"{bad.size} samples", f"hold NaN or infinity, the first at index {bad[0]}", "remove them"))
     unit = _fixed(spec)
-    if unit is not None and not problems and len(array) % unit:
-        problems.append(Problem(spec.name, f"{len(array)} samples", f"the program takes {unit} at a time", "give a multiple of that"))
+    if unit is not None and not problems and shape[0] % unit:
+        problems.append(Problem(spec.name, f"{shape[0]} samples", f"the program takes {unit} at a time", "give a multiple of that"))
     return problems
 
 
-def _label_faults(labels: Array | None, arrays: Mapping[str, Array], needed: bool) -> list[Problem]:
-    counts = {len(array) for array in arrays.values() if array.ndim}
+def _values(name: str, array: Array) -> list[Problem]:
+    if array.dtype.kind == "f" and array.ndim and array.size:
+        bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
+        if bad.size:
+            return [Problem(name, f"{bad.size} samples", f"hold NaN or infinity, the first at index {bad[0]}", "remove them")]
+    return []
+
+
+def _label_faults(labels: Header | None, arrays: Mapping[str, Header], needed: bool) -> list[Problem]:
+    counts = {array.shape[0] for array in arrays.values() if array.shape}
     problems = []
     if len(counts) > 1:
         problems.append(Problem("inputs", f"numbers of samples {sorted(counts)}", "differ"))
     if labels is None:
         return [*problems, Problem(_LABELS, "labels", "are missing", "the metric needs them")] if needed else problems
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+    if len(labels.shape) != 1 or labels.dtype.kind not in "iu":
         problems.append(Problem(_LABELS, f"{labels.dtype.name}{list(labels.shape)}", "expected integers [N]"))
-    elif counts and len(labels) not in counts:
-        problems.append(Problem(_LABELS, f"{len(labels)} labels", f"for {max(counts)} samples"))
+    elif counts and labels.shape[0] not in counts:
+        problems.append(Problem(_LABELS, f"{labels.shape[0]} labels", f"for {max(counts)} samples"))
     return problems
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from PIL import Image
 
 from effc.data import Dataset, Preprocess, load_dataset
-from effc.errors import ConfigError, DataError
+from effc.errors import ConfigError, DataError, LimitError
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,83 @@ def test_everything_wrong_is_said_at_once(tmp_path: Path) -> None:
     for name in ("missing.npz", "cut.npz", "object.npy"):
         with pytest.raises(DataError, match=name):
             load_dataset(tmp_path / name, [IMAGE])
+
+
+def test_one_array_too_many_is_the_only_problem(tmp_path: Path) -> None:
+    x = np.zeros((3, 2, 2), np.float32)
+    np.savez(tmp_path / "more.npz", x=x, y=np.arange(3), z=x)
+    with pytest.raises(DataError) as caught:
+        load_dataset(tmp_path / "more.npz", [IMAGE])
+    assert [problem.where for problem in caught.value.problems] == ["z"]
+
+
+def test_only_arrays_that_fit_are_read_and_only_within_the_limit(tmp_path: Path) -> None:
+    """A small file that unpacks to much: in an array that nobody wants, in one of a wrong shape, in one that fits."""
+    large = np.zeros((1 << 23, 2, 2), np.float32)  # 128 MiB
+    cases = {
+        "unwanted": ({"image": large[:1], "z": large}, DataError, "no such input"),
+        "shape": ({"image": large.reshape(-1, 4)}, DataError, "expected"),
+        "dtype": ({"image": large[:, :1].view(np.float64)}, DataError, "expected"),
+        "large": ({"image": large}, LimitError, f"--limit data_bytes={large.nbytes}"),
+    }
+    for name, (arrays, _, _) in cases.items():
+        np.savez_compressed(tmp_path / f"{name}.npz", **arrays)
+    np.save(tmp_path / "large.npy", large)
+    del large, arrays
+    files = [(f"{name}.npz", kind, text) for name, (_, kind, text) in cases.items()] + [("large.npy", LimitError, "data_bytes=134217728")]
+    cases.clear()
+    for name, kind, text in files:
+        tracemalloc.start()
+        try:
+            with pytest.raises(kind) as caught:
+                load_dataset(tmp_path / name, [IMAGE], max_bytes=100 << 20)
+            assert tracemalloc.get_traced_memory()[1] < 5_000_000, name
+        finally:
+            tracemalloc.stop()
+        assert text in str(caught.value), name
+        assert caught.value.exit_code == (4 if kind is LimitError else 2)
+    assert len(load_dataset(tmp_path / "large.npy", [IMAGE], max_bytes=128 << 20)) == 1 << 23
+
+
+def test_headers_that_lie_and_damaged_members_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((3, 2, 2), np.float32))
+    honest = (tmp_path / "x.npy").read_bytes()
+    lie = honest.replace(b"(3,", b"(9,")
+    members = {"lies.npz": lie, "no_array.npz": b"plain text", "pickled.npz": b"\x93NUMPY\x01\x00" + honest[8:].replace(b"<f4", b"|O ")}
+    for name, content in members.items():
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("image.npy", content)
+    with zipfile.ZipFile(tmp_path / "odd.npz", "w") as archive:
+        archive.writestr("image.npy", honest)
+        archive.writestr("readme.txt", "hello")
+    np.savez_compressed(tmp_path / "broken.npz", image=np.random.default_rng(0).random((99, 2, 2)).astype(np.float32))
+    broken = bytearray((tmp_path / "broken.npz").read_bytes())
+    broken[len(broken) // 2] ^= 255
+    (tmp_path / "broken.npz").write_bytes(bytes(broken))
+    (tmp_path / "short.npy").write_bytes(honest[:-1])
+    (tmp_path / "lies.npy").write_bytes(lie)
+    for name in (*members, "odd.npz", "broken.npz", "short.npy", "lies.npy"):
+        with pytest.raises(DataError, match=name):
+            load_dataset(tmp_path / name, [IMAGE])
+
+
+def test_memory_that_is_not_there_is_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((3, 2, 2), np.float32))
+
+    def exhausted(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(np.lib.format, "read_array", exhausted)
+    with pytest.raises(LimitError, match="no memory for the 48 bytes"):
+        load_dataset(tmp_path / "x.npy", [IMAGE])
+
+
+def test_arrays_of_the_other_byte_order_are_the_same_numbers(tmp_path: Path) -> None:
+    x = np.arange(12, dtype=np.float32).reshape(3, 2, 2)
+    np.save(tmp_path / "x.npy", x.astype(">f4"))
+    read = load_dataset(tmp_path / "x.npy", [IMAGE]).inputs["image"]
+    assert read.dtype == np.dtype(np.float32) and read.dtype.isnative
+    np.testing.assert_array_equal(read, x)
 
 
 def test_a_fixed_batch_takes_whole_units(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What an untrusted model may cost before it is refused.
+"""What an untrusted model, and the data beside it, may cost before it is refused.
 
 Every bound is checked before the memory or time that it bounds is spent: on the file, while its graph is read, and again while it is
 interpreted, because a file of 170 bytes can ask for a constant of 34 GB.
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import SupportsInt
 
+from effc.data import DATA_BYTES
 from effc.errors import LimitError
 
 __all__ = ["Budget", "Limits"]
@@ -26,6 +27,7 @@ class Limits:
         tensor_elements: elements of any one tensor, given or computed.
         folded_bytes: bytes of all constants computed while the graph is read, together.
         nesting: depth of subgraphs within subgraphs, and of functions that call functions.
+        data_bytes: bytes of the arrays that are read from one `.npz` or `.npy` file of data, together.
     """
 
     model_bytes: int = 8 << 30
@@ -33,6 +35,7 @@ class Limits:
     tensor_elements: int = 1 << 30
     folded_bytes: int = 256 << 20
     nesting: int = 32
+    data_bytes: int = DATA_BYTES
 
     def check(self, limit: str, amount: int, what: str) -> None:
         """Raise LimitError where `amount` is over the limit named `limit`; `what` says what is so large."""
