@@ -158,7 +158,7 @@ def decode(content: bytes) -> Manifest:
             f"{MANIFEST}: schema version {data['schema_version']!r}, but this effc reads version {SCHEMA_VERSION}; "
             "compile the model again, or use the effc that wrote the artifact"
         )
-    if DIGEST not in data or encode(data) != content:
+    if DIGEST not in data or not _is_canonical(data, content):
         raise AlteredArtifactError(f"{MANIFEST} was altered: its content does not match its own digest; compile the model again")
     problems = _faults(data)
     if problems:
@@ -188,6 +188,13 @@ def is_safe_name(name: str) -> bool:
 
 def _canonical(data: Mapping[str, Any]) -> bytes:
     return (json.dumps(data, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _is_canonical(data: Mapping[str, Any], content: bytes) -> bool:
+    try:
+        return encode(data) == content
+    except (ValueError, RecursionError):  # NaN, half of a surrogate pair, endless nesting: JSON that effc never writes
+        return False
 
 
 def _faults(data: Mapping[str, Any]) -> list[Problem]:

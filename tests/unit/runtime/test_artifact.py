@@ -79,6 +79,18 @@ def test_added_white_space_in_the_manifest_is_found(out: Path) -> None:
         open_artifact(out)
 
 
+@pytest.mark.parametrize("value", [b"NaN", b"-Infinity", b"1e999", rb'"\ud800"', rb'{"\udfff": 1}', b'"\xed\xa0\x80"'])
+def test_values_that_effc_never_writes_are_found_in_the_manifest(out: Path, value: bytes) -> None:
+    """Python reads them from JSON and cannot write them again."""
+    original = (out / "manifest.json").read_bytes()
+    altered = original.replace(b'"source": {', b'"source": {"odd": ' + value + b", ", 1)
+    assert altered != original
+    (out / "manifest.json").write_bytes(altered)
+    with pytest.raises(AlteredArtifactError) as caught:
+        load(out)
+    assert caught.value.exit_code == 4
+
+
 def test_all_missing_files_are_listed(out: Path) -> None:
     (out / "model.so").unlink()
     (out / "golden.npz").unlink()
