@@ -29,6 +29,7 @@ from benchmarks.models import (
     torchvision_model,
 )
 from effc.errors import MissingDependencyError
+from effc.frontends.onnx.steps import Step, in_steps, output_steps
 from effc.runtime import Session
 from effc.runtime.verify import TOLERANCE, compare
 
@@ -106,7 +107,9 @@ def _errors(session: Session, reference: Callable[[Arrays], Arrays]) -> tuple[li
 
 def _integer_network(outcome: Outcome, name: str, path: Path, options: Options) -> None:
     """An int8 network in units of its output step: the scale of its last quantiser."""
-    step, softmax = _output_step(path)
+    import onnx
+
+    (step,) = output_steps(onnx.load(path).graph).values()
     reference = _onnxruntime(path)
     worst, zeros, other = 0.0, np.inf, 0
     with tempfile.TemporaryDirectory() as folder:
@@ -115,8 +118,8 @@ def _integer_network(outcome: Outcome, name: str, path: Path, options: Options) 
             inputs = random_inputs(session.inputs, seed)
             (want,) = reference(inputs).values()
             (got,) = session.run(inputs).values()
-            worst = max(worst, _steps(got, want, step, softmax))
-            zeros = min(zeros, _steps(np.full_like(want, 1 / want.size if softmax else 0), want, step, softmax))
+            worst = max(worst, _worst_step(got, want, step))
+            zeros = min(zeros, _worst_step(np.full_like(want, 1 / want.size if step.squashed else 0), want, step))
             other += int(got.argmax() != want.argmax())
     row = {"model": name, "reference": "onnxruntime", "samples": INT8_SAMPLES, "output steps": worst, "steps of zeros": zeros}
     outcome.rows.append(row | {"other top-1": other})
@@ -124,27 +127,8 @@ def _integer_network(outcome: Outcome, name: str, path: Path, options: Options) 
     outcome.claims.append(Claim(f"{name}: inputs with another top-1", other, 0, "at most"))
 
 
-def _output_step(path: Path) -> tuple[float, bool]:
-    """The scale of the output's quantiser, and whether a softmax stands behind it."""
-    import onnx
-    from onnx import numpy_helper
-
-    graph = onnx.load(path).graph
-    makers = {name: node for node in graph.node for name in node.output}
-    last = makers[graph.output[0].name]
-    softmax = last.op_type == "Softmax"
-    quantiser = makers[last.input[0]] if softmax else last
-    scales = {one.name: one for one in graph.initializer}
-    return float(numpy_helper.to_array(scales[quantiser.input[1]])), softmax
-
-
-def _steps(got: np.ndarray[Any, Any], want: np.ndarray[Any, Any], step: float, softmax: bool) -> float:
-    """The largest difference in steps; behind a softmax that of the logits, which are its logarithms up to one constant."""
-    if not softmax:
-        return round(float(np.abs(got - want).max()) / step, 3)
-    seen = (want > 1e-5) & (got > 1e-5)  # float32 has no digits left for the others
-    difference = (np.log(got[seen]) - np.log(want[seen])) / step
-    return round(float(np.abs(difference - np.median(difference)).max()), 3)
+def _worst_step(got: np.ndarray[Any, Any], want: np.ndarray[Any, Any], step: Step) -> float:
+    return round(float(np.abs(in_steps(got, want, step)).max()), 3)
 
 
 def _onnxruntime(path: Path) -> Callable[[Arrays], Arrays]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -55,9 +55,12 @@ def command(
     if as_json:
         emit_json(verdict.as_json())
     else:
-        rows = [(_word(finding), finding.what, finding.samples, _worst(finding), _percent(finding.top1)) for finding in verdict.findings]
-        table(("", "comparison", "samples", "worst", "same top-1"), rows, numbers=("samples", "worst", "same top-1"))
-        note("worst: largest difference relative to the output's largest magnitude; accepted: 1e-4")
+        rows = [_row(finding) for finding in verdict.findings]
+        numbers = ("samples", "worst", "accepted", "same top-1")
+        table(("", "comparison", *numbers), rows, numbers=numbers)
+        note("worst: largest difference relative to the output's largest magnitude, or in the unit that the comparison names")
+        for text in verdict.notes:
+            note(text)
         for finding in verdict.findings:
             for entry in finding.verification.differences:
                 if entry.relative > finding.verification.tolerance:
@@ -77,8 +80,9 @@ def _word(finding: Finding) -> str:
     return "DIFFERS" if finding.must_hold else "lossy"
 
 
-def _worst(finding: Finding) -> str:
-    return f"{finding.verification.worst:.1e}"
+def _row(finding: Finding) -> tuple[Any, ...]:
+    held = finding.verification
+    return (_word(finding), finding.what, finding.samples, f"{held.worst:.1e}", f"{held.tolerance:g}", _percent(finding.top1))
 
 
 def _percent(share: float | None) -> str:

@@ -1,12 +1,14 @@
 """Whether an artifact computes what its own program computes, and what its source computes; and if not, since which pass.
 
+For an ONNX source onnxruntime is asked, too: the import of the source is effc's own work, so a misread operator would be on both sides.
+
 An artifact that differs from its own program is a bug of effc. One that differs from its source may have been meant to: a lossy pass
 changes the function. The outputs after every pass, which the artifact carries for its golden inputs, tell which pass it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,13 @@ from effc.data import Dataset, load_dataset
 from effc.data.preprocess import Preprocess
 from effc.errors import EffcError
 from effc.frontends import Limits, load_program
-from effc.ir import Program
+from effc.frontends.onnx.reference import CannotRunError, Reference, open_reference
+from effc.ir import Interface, Program
 from effc.ir.storage import load_program_bytes
 from effc.passes import parse_passes
 from effc.runtime import Session, Verification, load, verify_golden
 from effc.runtime.tensors import Array, unpack_npz
-from effc.runtime.verify import compare
+from effc.runtime.verify import Difference, compare
 
 __all__ = ["Finding", "Verdict", "verify_artifact"]
 
@@ -35,7 +38,7 @@ class Finding:
     """One comparison.
 
     Attributes:
-        what: the two sides and the inputs, in words.
+        what: the two sides, the inputs, and the unit where it is not the output's largest magnitude, in words.
         verification: the differences.
         samples: how many were compared.
         top1: share of samples whose largest output is at the same place; None where there is no such output.
@@ -59,11 +62,19 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """All comparisons, and the first pass after which golden outputs left the source's; empty where they did not."""
+    """All comparisons.
+
+    Attributes:
+        findings: one for every pair of sides and kind of inputs.
+        diverging: the first pass after which golden outputs left the source's; empty where they did not.
+        lossy: specs of the passes that may change outputs.
+        notes: what could not be compared, and why.
+    """
 
     findings: tuple[Finding, ...]
     diverging: str
     lossy: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -75,6 +86,7 @@ class Verdict:
             "first_diverging_pass": self.diverging or None,
             "lossy_passes": list(self.lossy),
             "findings": [finding.as_json() for finding in self.findings],
+            "notes": list(self.notes),
         }
 
 
@@ -89,6 +101,8 @@ def verify_artifact(
     check_import: bool = True,
 ) -> Verdict:
     """Compare an artifact with its golden vectors and its own program, with its source where given, on data where given.
+
+    An ONNX source is compared with onnxruntime, too, whether its import was checked (`check_import`) or not.
 
     Raises whatever loading the artifact, the source or the data raises; differences are in the verdict.
     """
@@ -114,10 +128,21 @@ def verify_artifact(
         diverging = label
         between = Finding("artifact against the source, golden inputs", compare(outputs, expected), count, _top1(outputs, expected), exact)
         findings.append(between)
+    dataset = None
     if data is not None:
         dataset = load_dataset(data, session.inputs, preprocess=_preprocess(session))
         findings += _on_data(session, program, original, dataset, bool(lossy))
-    return Verdict(tuple(findings), diverging, lossy)
+    notes = []
+    if source is not None and original is not None and Path(source).suffix.lower() == ".onnx":
+        try:
+            reader = open_reference(Path(source), input_shapes, limits or Limits())
+            findings += _against_reader(reader, original.interface, session, "golden inputs", [inputs], not lossy)
+            if dataset is not None:
+                parts = [dict(part.inputs) for part in dataset.batches(_BATCH)]
+                findings += _against_reader(reader, original.interface, session, "data", parts, not lossy)
+        except CannotRunError as error:
+            notes.append(f"not compared with onnxruntime: {error}")
+    return Verdict(tuple(findings), diverging, lossy, tuple(notes))
 
 
 def _on_data(session: Session, program: Program, original: Program | None, dataset: Dataset, lossy: bool) -> list[Finding]:
@@ -134,6 +159,24 @@ def _on_data(session: Session, program: Program, original: Program | None, datas
     if original is not None:
         expected = _joined(theirs)
         findings.append(Finding("artifact against the source, data", compare(mine, expected), count, _top1(mine, expected), not lossy))
+    return findings
+
+
+def _against_reader(
+    reader: Reference, interface: Interface, session: Session, where: str, parts: Sequence[dict[str, Array]], must_hold: bool
+) -> list[Finding]:
+    """One finding for every unit that outputs are compared in. Raises CannotRunError."""
+    ours = _joined([session.run(part) for part in parts])
+    theirs = _joined([reader.run_samples(part, interface) for part in parts])
+    agreements = reader.judge({name: ours[name] for name in theirs}, theirs)
+    count = sum(_samples(part, session) for part in parts)
+    findings = []
+    for unit, accepted in dict.fromkeys((one.unit, one.accepted) for one in agreements):
+        inside = [one for one in agreements if (one.unit, one.accepted) == (unit, accepted)]
+        # an average that is off has no largest element to show
+        differences = tuple(Difference(one.name, float("inf") if one.why else one.size, None, one.why) for one in inside)
+        what = f"artifact against {reader.name}, {where}{'' if 'magnitude' in unit else f', {unit}'}"
+        findings.append(Finding(what, Verification(differences, accepted), count, _top1(ours, theirs), must_hold))
     return findings
 
 

@@ -10,11 +10,11 @@ from effc.errors import UnsupportedModelError
 from effc.frontends.exporting import as_program
 from effc.frontends.onnx.batching import export_batched
 from effc.frontends.onnx.checking import find_problems
+from effc.frontends.onnx.import_check import compare_with_onnxruntime
 from effc.frontends.onnx.integer_fusion import fuse_integers
 from effc.frontends.onnx.interpreter import OnnxModule
 from effc.frontends.onnx.limits import Limits
 from effc.frontends.onnx.loader import load_model
-from effc.frontends.onnx.reference import compare_with_onnxruntime
 from effc.frontends.onnx.signature import input_signature
 from effc.ir import Program, Provenance
 
