@@ -6,7 +6,6 @@ import importlib
 import importlib.metadata
 import importlib.util
 import platform
-import shutil
 import sys
 from dataclasses import asdict, dataclass
 
@@ -93,7 +92,7 @@ def _optional(name: str, distribution: str, extra: str, purpose: str) -> Finding
 
 def _machine() -> list[Finding]:
     from effc.errors import MissingDependencyError
-    from effc.lowering.toolchain import compiler_for
+    from effc.lowering.toolchain import compiler_for, emulator_for
     from effc.runtime.threads import available_threads
     from effc.targets import all_targets
 
@@ -108,7 +107,7 @@ def _machine() -> list[Finding]:
             continue
         findings.append(Finding(f"linker for {target.name}", linker.replace(sys.executable, "python"), True, here))
         if target.emulator and not target.runs_here:
-            emulator = shutil.which(target.emulator)
-            fix = f"apt install qemu-user gives {target.emulator}"
+            emulator = emulator_for(target)
+            fix = f"apt install qemu-user-static gives {target.emulator}-static"
             findings.append(Finding(f"emulator for {target.name}", emulator or "none", emulator is not None, False, fix))
     return findings

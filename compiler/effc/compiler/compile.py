@@ -20,6 +20,7 @@ from effc.errors import ConfigError
 from effc.frontends import Limits, load_program
 from effc.ir import Program
 from effc.lowering import lower
+from effc.lowering.toolchain import compiler_for
 from effc.passes import Context, Decision, Pass, Pipeline, parse_passes
 from effc.passes.base import Progress
 from effc.report import Quality, Report, render
@@ -138,6 +139,7 @@ def compile_with(
     progress = progress or _silent
     preflight(out, force=force)
     target, passes = find_target(settings.target), parse_passes(settings.passes)
+    compiler_for(target, static=not target.runs_here)  # a missing linker is said before minutes of work
     if settings.max_drop is not None and settings.eval is None:
         raise ConfigError("max-drop needs held-out data to judge by: give --eval test.npz")
     pipeline = Pipeline(passes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from effc.compiler.golden import Checks
 from effc.errors import VerificationError
 from effc.ir import Interface, Program
 from effc.lowering import Lowered
-from effc.lowering.toolchain import link_static
+from effc.lowering.toolchain import emulator_for, link_static
 from effc.runtime.selftest import BLOB, HEADER, SOURCES, self_test
 from effc.runtime.tensors import Array
 from effc.targets import Target
@@ -56,8 +55,7 @@ def run_emulated(executable: bytes, target: Target) -> SelfTestRun | None:
     Raises:
         VerificationError: it ran and failed.
     """
-    names = (f"{target.emulator}-static", target.emulator) if target.emulator else ()
-    emulator = next((name for name in names if shutil.which(name)), None)
+    emulator = emulator_for(target)
     if emulator is None:
         return None
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Linking: the system's C compiler where it serves the target, else the `ziglang` wheel, else one clear error."""
+"""The tools of the system. Linking: the C compiler where it serves the target, else the `ziglang` wheel, else one clear error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from effc.errors import MissingDependencyError
 from effc.targets import Target
 
-__all__ = ["compiler_for", "link_shared", "link_static"]
+__all__ = ["compiler_for", "emulator_for", "link_shared", "link_static"]
 
 _ZIG = {"x86_64": "x86_64-linux", "aarch64": "aarch64-linux", "riscv64": "riscv64-linux"}
 
@@ -72,6 +72,12 @@ def compiler_for(target: Target, *, static: bool) -> list[str]:
         f"no linker for target {target.name}: none of {', '.join(names)} is on the PATH and the ziglang wheel is not installed; "
         "install a C compiler for it, or `pip install 'effc[cross]'`"
     )
+
+
+def emulator_for(target: Target) -> str | None:
+    """The program that runs the target's static executables here, the static qemu first, as distributions name both; None without one."""
+    names = (f"{target.emulator}-static", target.emulator) if target.emulator else ()
+    return next((name for name in names if shutil.which(name)), None)
 
 
 def _run(command: Sequence[str], folder: str) -> None:

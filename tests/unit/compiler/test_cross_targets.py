@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from effc.cli.doctor import _machine
 from effc.compiler import compile_model
 from effc.compiler.crosscheck import SELF_TEST, run_emulated
 from effc.errors import MissingDependencyError, VerificationError
+from effc.lowering.toolchain import emulator_for
 from effc.targets import find_target
 
 OTHERS = ["aarch64", "riscv64"]
@@ -58,7 +61,35 @@ def test_without_any_linker_there_is_one_error_and_no_artifact(tmp_path: Path, m
     other = next(name for name in OTHERS if not find_target(name).runs_here)
     monkeypatch.setattr("effc.lowering.toolchain.shutil.which", lambda name: None)
     monkeypatch.setattr("effc.lowering.toolchain.importlib.util.find_spec", lambda name: None)
+
+    def too_late(*_: object, **__: object) -> None:
+        raise AssertionError("the model was read although nothing can be linked")
+
+    monkeypatch.setattr("effc.compiler.compile.load_program", too_late)
     with pytest.raises(MissingDependencyError, match=r"effc\[cross\]") as caught:
         compile_model("examples/digits.onnx", tmp_path / "out", target=other)
     assert caught.value.exit_code == 6
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("installed", "found"),
+    [({"qemu-{}-static"}, "qemu-{}-static"), ({"qemu-{}"}, "qemu-{}"), ({"qemu-{}", "qemu-{}-static"}, "qemu-{}-static"), (set(), None)],
+)
+def test_doctor_finds_the_emulator_that_a_compile_runs(installed: set[str], found: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = next(find_target(name) for name in OTHERS if not find_target(name).runs_here)
+    tools = {name.format(target.architecture) for name in installed} | {"cc", f"{target.architecture}-linux-gnu-gcc"}
+    monkeypatch.setattr("effc.lowering.toolchain.shutil.which", lambda name: f"/usr/bin/{name}" if name in tools else None)
+    expected = None if found is None else found.format(target.architecture)
+    assert emulator_for(target) == expected
+    (finding,) = [finding for finding in _machine() if finding.what == f"emulator for {target.name}"]
+    assert (finding.found, finding.well) == (expected or "none", expected is not None)
+    ran: list[str] = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        ran.append(command[0])
+        return subprocess.CompletedProcess(command, 0, "PASS", "")
+
+    monkeypatch.setattr("effc.compiler.crosscheck.subprocess.run", run)
+    run_emulated(b"", target)
+    assert ran == ([] if expected is None else [expected])
