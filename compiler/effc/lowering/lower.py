@@ -141,8 +141,13 @@ def _silent(label: str, total: int) -> AbstractContextManager[Callable[[int], No
 
 
 def _decomposed(program: Program) -> Program:
-    """Core ATen; effc ops stay."""
-    return replace(program, exported=program.exported.run_decompositions())
+    """Core ATen; effc ops stay, and interpolations, which effc converts itself (torch 2.13 decomposes the trilinear one wrongly)."""
+    from torch.export import default_decompositions
+
+    table = default_decompositions()
+    for operator in [operator for operator in table if "upsample" in str(operator)]:
+        del table[operator]
+    return replace(program, exported=program.exported.run_decompositions(table))
 
 
 def _array(tensor: Any) -> np.ndarray[Any, Any]:

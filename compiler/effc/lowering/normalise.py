@@ -1,9 +1,12 @@
 """Cures, on the ATen graph, for what TVM's importer gets wrong without an error.
 
 - `aten.select.int` with a negative index reads foreign memory: the dimension's size is added.
+- A pool whose strides are left out (an empty list means the window's size) is refused: they are written out.
+- Comparisons of truth values are comparisons of bytes: TVM's code for them is refused by LLVM.
 - `x != x`, which torch makes of isnan, is simplified to false: isnan goes in its place.
-- Index tensors that may hold negative values (`aten.index.Tensor`, `index_put`, `take`) do the same: `where(i < 0, i + n, i)` goes in
-  front, unless their dtype is bool or unsigned, or their data are known and never negative.
+- Index tensors that may hold negative values (of `index_put`, `take`) do the same: `where(i < 0, i + n, i)` goes in front, unless their
+  dtype is bool or unsigned, or their data are known and never negative. (`index.Tensor` has its own converter, which knows them.)
+- `index_put` gets an index for every axis, `native_group_norm` its weights, an `adaptive_max_pool2d` with equal windows is a pool.
 """
 
 from __future__ import annotations
@@ -15,11 +18,19 @@ import torch
 from torch import fx
 
 from effc.ir import Edit, Program
+from effc.lowering.full_indices import write_out
 
 __all__ = ["normalise"]
 
 _aten = torch.ops.aten
-_INDEXED = (_aten.index.Tensor, _aten._unsafe_index.Tensor, _aten.index_put.default, _aten._unsafe_index_put.default)
+_POOLS = (
+    *(_aten.max_pool2d_with_indices.default, _aten.max_pool3d_with_indices.default),
+    *(_aten.avg_pool1d.default, _aten.avg_pool2d.default, _aten.avg_pool3d.default),
+)
+_COMPARISONS = tuple(
+    getattr(getattr(_aten, name), kind) for name in ("eq", "ne", "lt", "le", "gt", "ge") for kind in ("Tensor", "Scalar")
+)
+_INDEX_PUTS = (_aten.index_put.default, _aten._unsafe_index_put.default)
 
 
 def normalise(program: Program) -> Program:
@@ -28,17 +39,62 @@ def normalise(program: Program) -> Program:
     for node in edit.nodes:
         if node.target == _aten.select.int:
             _select(node)
+        elif node.target in _POOLS:
+            _stride(node)
         elif node.target == _aten.ne.Tensor and node.args[0] is node.args[1]:
             # How torch spells isnan. TVM simplifies x != x to false.
             node.target, node.args = _aten.isnan.default, (node.args[0],)
-        elif node.target in _INDEXED:
+        elif node.target == _aten.adaptive_max_pool2d.default:
+            _adaptive(node)
+        elif node.target == _aten.native_group_norm.default:
+            _group_norm(edit, node)
+        elif node.target == _aten._unsafe_index.Tensor:
+            node.target = _aten.index.Tensor  # the same, but for a check
+        elif node.target in _COMPARISONS:
+            node.args = tuple(_integer(edit, node, argument) for argument in node.args)
+        elif node.target in _INDEX_PUTS:
             shape = node.args[0].meta["val"].shape  # type: ignore[union-attr]
             indices = list(node.args[1])  # type: ignore[arg-type]
             node.args = (node.args[0], _wrapped(edit, node, indices, shape), *node.args[2:])
+            write_out(edit, node)
         elif node.target == _aten.take.default:
             elements = node.args[0].meta["val"].numel()  # type: ignore[union-attr]
             node.args = (node.args[0], *_wrapped(edit, node, [node.args[1]], [elements]))
     return edit.done()
+
+
+def _stride(node: fx.Node) -> None:
+    """A pool without strides moves by its window."""
+    if len(node.args) > 2 and node.args[2] == []:
+        node.args = (*node.args[:2], node.args[1], *node.args[3:])
+
+
+def _adaptive(node: fx.Node) -> None:
+    """Windows that all have one size are those of a plain pool, and its results are the same pair."""
+    sizes, wanted = node.args[0].meta["val"].shape[-2:], list(node.args[1])  # type: ignore[union-attr, arg-type]
+    if all(int(size) % want == 0 for size, want in zip(sizes, wanted, strict=True)):
+        window = [int(size) // want for size, want in zip(sizes, wanted, strict=True)]
+        node.target, node.args = _aten.max_pool2d_with_indices.default, (node.args[0], window, window)
+
+
+def _group_norm(edit: Edit, node: fx.Node) -> None:
+    """Weights and biases that are left out are ones and zeros."""
+    source, weight, bias, *rest = node.args
+    value = source.meta["val"]  # type: ignore[union-attr]
+    if weight is None:
+        weight = edit.add_tensor(f"{node.name}.weight", torch.ones(value.shape[1], dtype=value.dtype), kind="buffer")
+    if bias is None:
+        bias = edit.add_tensor(f"{node.name}.bias", torch.zeros(value.shape[1], dtype=value.dtype), kind="buffer")
+    node.args = (source, weight, bias, *rest)
+
+
+def _integer(edit: Edit, node: fx.Node, argument: Any) -> Any:
+    """Truth values as bytes: TVM compares them as floating point, which LLVM refuses."""
+    if isinstance(argument, bool):
+        return int(argument)
+    if not isinstance(argument, fx.Node) or argument.meta["val"].dtype != torch.bool:
+        return argument
+    return edit.call(_aten._to_copy.default, (argument,), {"dtype": torch.int8}, like=node, before=node)
 
 
 def _select(node: fx.Node) -> None:

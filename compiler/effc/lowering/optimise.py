@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from effc.lowering.integer_division import LEGALISE
+from effc.lowering.legalise import NAN_KEEPING
 from effc.lowering.to_relax import Origin, RelaxModule
 
 __all__ = ["Fused", "optimise"]
@@ -48,7 +50,7 @@ def optimise(relax_module: RelaxModule, target: Any) -> Fused:
     with target:
         module = _checked_takes(relax_module.module)
         work = _multiply_accumulates(module)
-        module = transform.LegalizeOps(skip_ops=list(VIEWS))(module)
+        module = transform.LegalizeOps(NAN_KEEPING | LEGALISE, skip_ops=list(VIEWS))(module)
         module, single = _one_function_per_call(module, relax_module.origins, work)
         module = tvm.transform.Sequential(
             [transform.AnnotateTIROpPattern(), transform.FoldConstant(), transform.FuseOps(), transform.DeadCodeElimination()]

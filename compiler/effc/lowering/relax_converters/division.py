@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import fx
 
+from effc.lowering.integer_division import divide
+
 __all__ = ["convert"]
 
 
@@ -34,6 +36,6 @@ def convert(node: fx.Node, importer: Any) -> Any:
     a, b = (emit(relax.op.broadcast_to(one, shape)) for one in (a, b))
 
     def truncated(x: Any, y: Any) -> Any:
-        return te.compute(shape, lambda *i: tirx.truncdiv(x[i], y[i]), name="truncdiv")
+        return te.compute(shape, lambda *i: divide(tirx.Cast(dtype, x[i]), tirx.Cast(dtype, y[i]), tirx.truncdiv), name="truncdiv")
 
     return builder.emit_te(truncated, a, b, primfunc_name_hint="truncdiv")

@@ -1,0 +1,192 @@
+"""What TVM's own TIR functions get wrong about NaN: comparisons, extremes and rectifiers that hand NaN on, as torch does.
+
+TVM computes `max(x, y)` as `x > y ? x : y`, which drops a NaN in x: a rectifier then makes 0 of it, and a fault that turns an activation
+into NaN would vanish from compiled code but not from the program. The forms here cost no more: `x < 0 ? 0 : x` is one vector instruction.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+__all__ = ["NAN_KEEPING"]
+
+Legalise = Callable[[Any, Any], Any]
+
+
+def _relu(builder: Any, call: Any) -> Any:
+    from tvm import te, tirx
+
+    def relu(x: Any) -> Any:
+        zero = tirx.const(0, x.dtype)
+        return te.compute(x.shape, lambda *i: tirx.Select(x[i] < zero, zero, x[i]), name="relu")
+
+    return builder.call_te(relu, call.args[0])
+
+
+def _clip(builder: Any, call: Any) -> Any:
+    """min(max(x, low), high): where low is above high, all is high."""
+    from tvm import te, tirx
+
+    low, high = (bound.value for bound in call.args[1:3])
+
+    def clip(x: Any) -> Any:
+        def element(*i: Any) -> Any:
+            value = x[i]
+            if low > -math.inf:  # an open side, which no integer could express
+                value = tirx.Select(value < tirx.const(low, x.dtype), tirx.const(low, x.dtype), value)
+            if high < math.inf:
+                value = tirx.Select(value > tirx.const(high, x.dtype), tirx.const(high, x.dtype), value)
+            return value
+
+        return te.compute(x.shape, element, name="clip")
+
+    return builder.call_te(clip, call.args[0])
+
+
+def _extreme(name: str) -> Legalise:
+    def legalise(builder: Any, call: Any) -> Any:
+        from tvm import te, tirx
+
+        shape = [int(size) for size in call.ty.shape]
+
+        def extreme(a: Any, b: Any) -> Any:
+            def element(*index: Any) -> Any:
+                left, right = _broadcast(a, index), _broadcast(b, index)
+                ahead = left > right if name == "maximum" else left < right
+                return tirx.Select(tirx.any(ahead, tirx.isnan(left)) if _is_float(a.dtype) else ahead, left, right)
+
+            return te.compute(shape, element, name=name)
+
+        return builder.call_te(extreme, call.args[0], call.args[1], primfunc_name_hint=name)
+
+    return legalise
+
+
+def _is_float(dtype: Any) -> bool:
+    return "float" in str(dtype)
+
+
+def _broadcast(tensor: Any, index: Sequence[Any]) -> Any:
+    """The element of a tensor that a larger result reads."""
+    own = index[len(index) - len(tensor.shape) :]
+    return tensor[tuple(0 if int(size) == 1 else i for i, size in zip(own, tensor.shape, strict=True))]
+
+
+def _sign(builder: Any, call: Any) -> Any:
+    """-1, 0 or 1; of NaN 0, as torch has it."""
+    from tvm import te, tirx
+
+    def sign(x: Any) -> Any:
+        zero, one = tirx.const(0, x.dtype), tirx.const(1, x.dtype)
+        return te.compute(x.shape, lambda *i: tirx.Select(x[i] > zero, one, tirx.Select(x[i] < zero, -one, zero)), name="sign")
+
+    return builder.call_te(sign, call.args[0])
+
+
+def _max_pool(builder: Any, call: Any) -> Any:
+    """The largest element of each window, NaN where it holds one; padding is minus infinity."""
+    from tvm import te, tirx
+
+    attrs = call.attrs
+    shape = [int(size) for size in call.ty.shape]
+    axes = len(shape) - 2
+    window, strides, dilation, padding = (
+        [int(size) for size in sizes] for sizes in (attrs.pool_size, attrs.strides, attrs.dilation, attrs.padding)
+    )
+
+    def max_pool(x: Any) -> Any:
+        sizes = [int(size) for size in x.shape]
+        lowest = tirx.const(float("-inf"), x.dtype) if _is_float(x.dtype) else tirx.min_value(str(x.dtype))
+        before = padding[:axes]
+        # as far as the last window reaches, which with ceil_mode may be beyond the padding
+        reach = [(shape[2 + i] - 1) * strides[i] + (window[i] - 1) * dilation[i] + 1 for i in range(axes)]
+        source = x
+        if any(before) or any(reach[i] > sizes[2 + i] for i in range(axes)):
+            padded_sizes = [*sizes[:2], *(max(reach[i], before[i] + sizes[2 + i]) for i in range(axes))]
+
+            def padded(*index: Any) -> Any:
+                places = [place - before[i] for i, place in enumerate(index[2:])]
+                inside = [test for i, place in enumerate(places) for test in (place >= 0, place < sizes[2 + i])]
+                return tirx.if_then_else(tirx.all(*inside), x[(*index[:2], *places)], lowest)
+
+            source = te.compute(padded_sizes, padded, name="pad_temp")
+        along = [te.reduce_axis((0, window[i]), name=f"k{i}") for i in range(axes)]
+
+        def larger(a: Any, b: Any) -> Any:
+            return tirx.Select(tirx.any(a > b, tirx.isnan(a)) if _is_float(x.dtype) else a > b, a, b)
+
+        reducer = te.comm_reducer(larger, lambda dtype: lowest, name="max")
+
+        def element(*index: Any) -> Any:
+            places = [index[2 + i] * strides[i] + along[i].var * dilation[i] for i in range(axes)]
+            return reducer(source[(*index[:2], *places)], axis=along)
+
+        return te.compute(shape, element, name="pool_max")
+
+    return builder.call_te(max_pool, call.args[0], primfunc_name_hint=f"max_pool{axes}d")
+
+
+def _position(name: str) -> Legalise:
+    """`argmax` and `argmin`: the first NaN where there is one, else the first extreme."""
+
+    def legalise(builder: Any, call: Any) -> Any:
+        from tvm import te, tirx
+
+        axis, keep = call.attrs.axis, bool(call.attrs.keepdims)
+        shape = [int(size) for size in call.ty.shape]
+        index_dtype = str(call.ty.dtype)
+
+        def better(left: tuple[Any, Any], right: tuple[Any, Any]) -> tuple[Any, Any]:
+            (i, a), (j, b) = left, right
+            ahead = a > b if name == "argmax" else a < b
+            first = tirx.all(a == b, i < j)
+            if _is_float(a.ty.dtype):
+                number = tirx.Not(tirx.isnan(b))
+                ahead = tirx.any(tirx.all(ahead, number), tirx.all(tirx.isnan(a), tirx.any(number, i < j)))
+            chosen = tirx.any(ahead, first)
+            return tirx.Select(chosen, i, j), tirx.Select(chosen, a, b)
+
+        def nothing(index_type: str, value_type: str) -> tuple[Any, Any]:
+            if _is_float(value_type):
+                worst = tirx.const(float("-inf") if name == "argmax" else float("inf"), value_type)
+            else:
+                worst = tirx.min_value(value_type) if name == "argmax" else tirx.max_value(value_type)
+            return tirx.max_value(index_type), worst
+
+        def position(x: Any) -> Any:
+            sizes = [int(size) for size in x.shape]
+            axes = list(range(len(sizes))) if axis is None else [int(axis) % len(sizes)]
+            along = [te.reduce_axis((0, sizes[one]), name=f"k{one}") for one in axes]
+            reducer = te.comm_reducer(better, nothing, name=name)
+
+            def element(*index: Any) -> Any:
+                outer = iter(index if not keep else [i for place, i in enumerate(index) if place not in axes])
+                inner = dict(zip(axes, along, strict=True))
+                places = [inner[one].var if one in inner else next(outer) for one in range(len(sizes))]
+                flat = 0
+                for one in axes:
+                    flat = flat * sizes[one] + inner[one].var
+                return reducer((tirx.Cast(index_dtype, flat), x[tuple(places)]), axis=along)
+
+            return te.compute(shape, element, name=name)[0]
+
+        return builder.call_te(position, call.args[0], primfunc_name_hint=name)
+
+    return legalise
+
+
+# Relax operators whose TIR function effc writes itself.
+NAN_KEEPING: dict[str, Legalise] = {
+    "relax.argmax": _position("argmax"),
+    "relax.argmin": _position("argmin"),
+    "relax.clip": _clip,
+    "relax.maximum": _extreme("maximum"),
+    "relax.minimum": _extreme("minimum"),
+    "relax.nn.max_pool1d": _max_pool,
+    "relax.nn.max_pool2d": _max_pool,
+    "relax.nn.max_pool3d": _max_pool,
+    "relax.nn.relu": _relu,
+    "relax.sign": _sign,
+}

@@ -1,0 +1,177 @@
+"""Operators whose meaning TVM's own code misses, each against torch: NaN, interpolation, indices, truth values, integer division."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from effc.ir import Batch, Program, Provenance
+from effc.lowering import lower, run_lowered
+from effc.targets import find_target
+
+NAN, INF = float("nan"), float("inf")
+ODD = torch.tensor([[NAN, INF, -INF, 0.0, -0.0, 1e30, -1e30, 2.5, 3.5, -2.5, -0.5, 0.5, 1e-40, 88.0, -100.0, 1000.0]])
+IMAGE = torch.randn(2, 3, 5, 7, generator=torch.Generator().manual_seed(0))
+
+
+class Several(nn.Module):
+    """Many functions of one input, lowered at once."""
+
+    def __init__(self, functions: list[Callable[[Tensor], Tensor]]) -> None:
+        super().__init__()
+        self.functions = functions
+
+    def forward(self, *x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(function(*x) for function in self.functions)
+
+
+def check(functions: dict[str, Callable[..., Tensor]], *inputs: Tensor, rtol: float = 1e-5) -> None:
+    """Compare compiled code with torch; the message names every function that differs."""
+    module = Several(list(functions.values())).eval()
+    exported = torch.export.export(module, inputs)
+    names = [f"x{index}" for index in range(len(inputs))]
+    program = Program.from_exported(exported, Provenance("several", "torch", "0" * 64), batch=Batch(False, "ops"), input_names=names)
+    lowered = lower(program, find_target("cpu"))
+    got = run_lowered(lowered, program, {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)})
+    wrong = {}
+    for (name, function), result in zip(functions.items(), got.values(), strict=True):
+        want = function(*inputs).numpy()
+        scale = float(np.abs(want[np.isfinite(want)]).max(initial=0.0)) if want.dtype.kind == "f" else 0.0
+        same = want.dtype == result.dtype and np.allclose(result, want, rtol=rtol, atol=1e-6 * min(scale, 1.0), equal_nan=True)
+        if not same:
+            wrong[name] = (result, want)
+    assert not wrong
+
+
+ELEMENTWISE: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "relu6": F.relu6,
+    "clamp": lambda x: torch.clamp(x, -1, 1),
+    "clamp with low above high": lambda x: torch.clamp(x, 2, 1),
+    "clamp from below": lambda x: torch.clamp(x, min=0.5),
+    "clamp from above": lambda x: torch.clamp(x, max=0.5),
+    "clamp integers": lambda x: torch.clamp(torch.nan_to_num(x).clamp(-100, 100).to(torch.int64), min=-3),
+    "hardsigmoid": F.hardsigmoid,
+    "hardswish": F.hardswish,
+    "elu": F.elu,
+    "elu with alpha": lambda x: F.elu(x, 0.3),
+    "selu": F.selu,
+    "celu": lambda x: F.celu(x, 1.7),
+    "leaky relu": F.leaky_relu,
+    "silu": F.silu,
+    "mish": F.mish,
+    "softplus": F.softplus,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "exp": torch.exp,
+    "log": torch.log,
+    "sqrt": torch.sqrt,
+    "sign": torch.sign,
+    "abs": torch.abs,
+    "floor": torch.floor,
+    "round": torch.round,
+    "maximum": lambda x: torch.maximum(x, x.flip(1)),
+    "minimum": lambda x: torch.minimum(x, x.flip(1)),
+    "maximum with a scalar tensor": lambda x: torch.maximum(x, torch.tensor(1.0)),
+    "threshold": lambda x: F.threshold(x, 0.5, 0.1),
+    "hardshrink": F.hardshrink,
+    "isnan": lambda x: torch.isnan(x).float(),
+}
+REDUCED: dict[str, Callable[[Tensor], Tensor]] = {
+    "argmax": lambda x: x.argmax(1),
+    "argmax without NaN": lambda x: x[:, 1:].argmax(1),
+    "argmin": lambda x: x.argmin(1, keepdim=True),
+    "argmax of everything": lambda x: x.argmax(),
+    "argmax of lowest numbers": lambda x: torch.stack([x[0, 2:3], x[0, 2:3]]).argmax(0),
+    "argmax of integers": lambda x: torch.nan_to_num(x).clamp(-100, 100).to(torch.int32).argmax(1),
+    "amax": lambda x: x.amax(1),
+    "max pool, padded": lambda x: F.max_pool2d(x.reshape(1, 1, 4, 4), 2, padding=1),
+    "max pool, overlapping": lambda x: F.max_pool2d(x.reshape(1, 1, 4, 4), 3, stride=2, padding=1),
+    "max pool, ceil": lambda x: F.max_pool2d(x.reshape(1, 1, 4, 4), 3, stride=2, ceil_mode=True),
+    "max pool, dilated": lambda x: F.max_pool2d(x.reshape(1, 1, 4, 4), 2, dilation=2, stride=1),
+    "max pool of a line": lambda x: F.max_pool1d(x.reshape(1, 1, 16), 3, padding=1),
+    "adaptive max pool": lambda x: F.adaptive_max_pool2d(x.reshape(1, 1, 4, 4), 2),
+}
+INTERPOLATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "nearest to a size": lambda x: F.interpolate(x, size=(9, 9)),
+    "nearest, doubled": lambda x: F.interpolate(x, scale_factor=2),
+    "nearest by a factor": lambda x: F.interpolate(x, scale_factor=1.7),
+    "nearest-exact": lambda x: F.interpolate(x, size=(9, 9), mode="nearest-exact"),
+    "bilinear by a factor": lambda x: F.interpolate(x, scale_factor=1.7, mode="bilinear"),
+    "bilinear, factor recomputed": lambda x: F.interpolate(x, scale_factor=1.7, mode="bilinear", recompute_scale_factor=True),
+    "bilinear to a size": lambda x: F.interpolate(x, size=(3, 11), mode="bilinear"),
+    "bilinear, corners aligned": lambda x: F.interpolate(x, size=9, mode="bilinear", align_corners=True),
+    "bilinear, antialiased": lambda x: F.interpolate(x, size=(2, 3), mode="bilinear", antialias=True),
+    "bicubic": lambda x: F.interpolate(x, size=(9, 9), mode="bicubic"),
+    "bicubic, antialiased": lambda x: F.interpolate(x, size=(2, 2), mode="bicubic", antialias=True),
+    "linear": lambda x: F.interpolate(x[:, :, 0], size=4, mode="linear"),
+    "trilinear by factors": lambda x: F.interpolate(x[:, None], scale_factor=(1.3, 2, 0.7), mode="trilinear"),
+    "nearest in space": lambda x: F.interpolate(x[:, None], size=(4, 4, 4)),
+    "area": lambda x: F.interpolate(x, size=(3, 3), mode="area"),
+}
+
+
+def _assigned(x: Tensor) -> Tensor:
+    y = x.clone()
+    y[:, -3:-1, 1] = 7.0
+    y[:, ::2, 0] = 1.0
+    return y
+
+
+INDICES: dict[str, Callable[[Tensor], Tensor]] = {
+    "slice assignment": _assigned,
+    "rows put": lambda x: x.index_put((torch.tensor([1, 0]),), torch.ones(2, 3, 5, 7) * x[:1]),
+    "rows added": lambda x: x.index_add(1, torch.tensor([2, 0]), x[:, :2]),
+    "same row added twice": lambda x: x.index_put((torch.tensor([1, 1]),), torch.ones(2, 3, 5, 7), accumulate=True),
+    "adjacent indices broadcast": lambda x: x[:, :, torch.tensor([[1], [0]]), torch.tensor([3, -1])],
+    "indices apart": lambda x: x[torch.tensor([1, 0]), :, torch.tensor([4, -5])],
+    "unfold": lambda x: F.unfold(x, 3, padding=1),
+    "fold": lambda x: F.fold(F.unfold(x, 3, padding=1), (5, 7), 3, padding=1),
+    "group norm without weights": lambda x: F.group_norm(x, 3),
+    "pool without strides": lambda x: F.max_pool2d(x, 2, padding=1),
+    "average pool without strides": lambda x: F.avg_pool2d(x, 2, padding=1),
+}
+TRUTHS: dict[str, Callable[[Tensor], Tensor]] = {
+    "==": lambda x: (x > 0) == (x > 1),
+    "!=": lambda x: (x > 0) != (x > 1),
+    "<": lambda x: (x > 0) < (x > 1),
+    "== True": lambda x: (x > 0) == True,  # noqa: E712 - the comparison is what is tried
+    "bucketize": lambda x: torch.bucketize(x, torch.tensor([-1.0, 0.0, 1.0])),
+}
+
+
+@pytest.mark.parametrize("functions", [ELEMENTWISE, REDUCED], ids=["elementwise", "reduced"])
+def test_nan_and_infinity_go_where_torch_lets_them_go(functions: dict[str, Callable[[Tensor], Tensor]]) -> None:
+    check(functions, ODD)
+
+
+@pytest.mark.parametrize("functions", [INTERPOLATIONS, INDICES, TRUTHS], ids=["interpolations", "indices", "truths"])
+def test_images(functions: dict[str, Callable[[Tensor], Tensor]]) -> None:
+    check(functions, IMAGE)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_integer_division_rounds_as_torch_and_a_divisor_of_zero_ends_no_process(dtype: torch.dtype) -> None:
+    low = torch.iinfo(dtype).min
+    a = torch.tensor([-7, 7, -7, 7, 5, low + 1], dtype=dtype)
+    b = torch.tensor([2, -2, -3, 3, -1, -1], dtype=dtype)
+    functions: dict[str, Any] = {
+        "trunc": lambda x, y: torch.div(x, y, rounding_mode="trunc"),
+        "floor": lambda x, y: torch.div(x, y, rounding_mode="floor"),
+        "remainder": torch.remainder,
+        "fmod": torch.fmod,
+    }
+    check(functions, a, b)
+    exported = torch.export.export(Several(list(functions.values())), (a, b))
+    program = Program.from_exported(exported, Provenance("d", "torch", "0" * 64), batch=Batch(False, "ops"), input_names=["a", "b"])
+    kind = "int32" if dtype == torch.int32 else "int64"
+    zeros, odd = np.zeros(6, kind), np.array([low, low, 1, 0, -1, 3], kind)
+    got = run_lowered(lower(program, find_target("cpu")), program, {"a": odd, "b": zeros})
+    assert [int(np.abs(array).max()) for array in got.values()] == [0, 0, 0, 0]
+    run_lowered(lower(program, find_target("cpu")), program, {"a": odd, "b": zeros - 1})  # the lowest integer by -1 traps, too
