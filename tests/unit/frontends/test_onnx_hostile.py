@@ -230,6 +230,27 @@ def test_sparse_tensors_are_read_and_their_declared_size_is_bounded(tmp_path: Pa
     program = load_program(sparse(tmp_path / "m.onnx", [1, 4]))
     assert next(iter(program.tensors.values())).tolist() == [[0, 3, 0, 5]]
     refused(sparse(tmp_path / "m.onnx", [1 << 20, 1 << 20]), LimitError, "tensor_elements")
+    refused(sparse(tmp_path / "m.onnx", [1, 1 << 28]), LimitError, "folded_bytes")
+    refused(sparse(tmp_path / "m.onnx", [1, 3]), InputRejectedError, "no 2 places inside it")
+    refused(sparse(tmp_path / "m.onnx", [-1, -4]), InputRejectedError, "negative dimension")
+
+
+def test_sparse_attributes_pass_the_same_checks(tmp_path: Path) -> None:
+    (tmp_path / "secret.bin").write_bytes(bytes(32))
+    (tmp_path / "model").mkdir()
+    held = sparse(tmp_path / "m.onnx", [1, 4])
+    entry = onnx.load(held).graph.sparse_initializer[0]
+    for change, text in (("kind", "unknown data type"), ("outside", "leaves the model's folder"), ("places", "no 2 places inside it")):
+        stored = onnx.SparseTensorProto()
+        stored.CopyFrom(entry)
+        if change == "kind":
+            stored.values.data_type = 99
+        elif change == "outside":
+            stored.indices.CopyFrom(external("../secret.bin"))
+        else:
+            stored.dims[:] = [1, 2]
+        nodes = [helper.make_node("Constant", [], ["w"], "c", sparse_value=stored), helper.make_node("Add", ["x", "w"], ["y"])]
+        refused(save(tmp_path / "model" / "m.onnx", nodes), InputRejectedError, text)
 
 
 def test_a_million_nodes_are_refused_quickly(tmp_path: Path) -> None:
@@ -282,6 +303,14 @@ def test_functions_are_inlined(tmp_path: Path) -> None:
 def test_a_graph_that_uses_what_nothing_makes_is_rejected(tmp_path: Path) -> None:
     path = save(tmp_path / "m.onnx", [helper.make_node("Add", ["x", "ghost"], ["y"], "sum")])
     assert refused(path, InputRejectedError, "'ghost'").problems[0].where == "sum"
+
+
+@pytest.mark.parametrize("kind", ["input", "output"])
+def test_an_input_or_output_that_is_listed_twice_is_rejected(tmp_path: Path, kind: str) -> None:
+    inputs, outputs = [value("x")] * (2 if kind == "input" else 1), [value("y")] * (2 if kind == "output" else 1)
+    path = save(tmp_path / "m.onnx", [helper.make_node("Relu", ["x"], ["y"])], inputs=inputs, outputs=outputs)
+    (problem,) = refused(path, InputRejectedError, "is listed 2 times").problems
+    assert (problem.where, problem.what) == ("x" if kind == "input" else "y", f"graph {kind}")
 
 
 @pytest.mark.parametrize("opset", [6, 999])

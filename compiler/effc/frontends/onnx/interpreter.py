@@ -19,13 +19,14 @@ from torch.fx.traceback import annotate
 from effc.errors import EffcError, Problem
 from effc.frontends.onnx.folding import fold
 from effc.frontends.onnx.limits import Budget, Limits
-from effc.frontends.onnx.loader import LoadedModel, node_name
+from effc.frontends.onnx.loader import LoadedModel
 from effc.frontends.onnx.naming import module_paths
 from effc.frontends.onnx.operators import find
 from effc.frontends.onnx.operators.base import Node, Operator, Unsupported, Value
 from effc.frontends.onnx.operators.values import tensor
-from effc.frontends.onnx.stored import all_nodes, attribute_value, initial_values, is_parameter
+from effc.frontends.onnx.stored import attribute_value, initial_values, is_parameter
 from effc.frontends.onnx.symbolic import settle
+from effc.frontends.onnx.walking import all_nodes, node_name
 
 __all__ = ["Adapter", "OnnxModule", "graph_inputs", "unknown_operator"]
 

@@ -7,7 +7,8 @@ limit (`LimitError`), and what no part of effc could read (`UnsupportedModelErro
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from typing import Any
 from effc.errors import InputRejectedError, Problem, UnsupportedModelError, UsageError
 from effc.frontends.onnx.external import load_external_data
 from effc.frontends.onnx.limits import Limits
+from effc.frontends.onnx.tensors import check_sparse, check_tensor, sparse_tensors, tensors_of
+from effc.frontends.onnx.walking import node_name, subgraphs
 
-__all__ = ["OLDEST_OPSET", "LoadedModel", "default_opset", "load_model", "model_from_bytes", "node_name", "subgraphs"]
+__all__ = ["OLDEST_OPSET", "LoadedModel", "default_opset", "load_model", "model_from_bytes"]
 
 OLDEST_OPSET = 7
 STANDARD_DOMAINS = ("", "ai.onnx")
@@ -66,12 +69,11 @@ def model_from_bytes(data: bytes, name: str, folder: Path, limits: Limits) -> Lo
     _check_presence(model, name)
     _check_size(model, limits)
     opsets = _opsets(model, name)
-    tensors = list(_tensors(model))
+    tensors = list(tensors_of(model))
     load_external_data(tensors, folder, len(data), limits)
     for tensor in tensors:
-        _check_tensor(tensor, limits)
-    for sparse in _sparse_tensors(model):
-        limits.check_shape(sparse.dims, f"the sparse tensor {sparse.values.name or '(unnamed)'} of shape {list(sparse.dims)}")
+        check_tensor(tensor, limits)
+    check_sparse(sparse_tensors(model), limits)
     if model.functions:
         model = _inline(model)
         opsets = _opsets(model, name)
@@ -82,19 +84,6 @@ def model_from_bytes(data: bytes, name: str, folder: Path, limits: Limits) -> Lo
 def default_opset(opsets: dict[str, int]) -> int:
     """The version of ai.onnx that the model imports."""
     return opsets[""]
-
-
-def node_name(node: Any, position: int) -> str:
-    """The node's name, or `Op_17` where the file gives none."""
-    return str(node.name) or f"{node.op_type}_{position}"
-
-
-def subgraphs(node: Any) -> Iterator[Any]:
-    """The graphs in a node's attributes (branches, loop bodies)."""
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
 
 
 def _parse(data: bytes, name: str) -> Any:
@@ -182,83 +171,6 @@ def _opsets(model: Any, name: str) -> dict[str, int]:
     return opsets
 
 
-# ---- tensors -------------------------------------------------------------------------------------------------------------------
-
-
-def _tensors(model: Any) -> Iterator[Any]:
-    """Every TensorProto of a model: initialisers and attributes, of subgraphs and functions too."""
-    yield from _graph_tensors(model.graph)
-    for function in model.functions:
-        yield from _node_tensors(function.node)
-
-
-def _graph_tensors(graph: Any) -> Iterator[Any]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield sparse.values
-        yield sparse.indices
-    yield from _node_tensors(graph.node)
-
-
-def _node_tensors(nodes: Iterable[Any]) -> Iterator[Any]:
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-        for graph in subgraphs(node):
-            yield from _graph_tensors(graph)
-
-
-def _sparse_tensors(model: Any) -> Iterator[Any]:
-    """Every SparseTensorProto: a few stored values may stand for any size."""
-    for nodes in (model.graph.node, *(function.node for function in model.functions)):
-        yield from _sparse_attributes(nodes)
-    yield from model.graph.sparse_initializer
-
-
-def _sparse_attributes(nodes: Iterable[Any]) -> Iterator[Any]:
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.HasField("sparse_tensor"):
-                yield attribute.sparse_tensor
-            yield from attribute.sparse_tensors
-        for graph in subgraphs(node):
-            yield from graph.sparse_initializer
-            yield from _sparse_attributes(graph.node)
-
-
-def _check_tensor(tensor: Any, limits: Limits) -> None:
-    """Sizes that the data cannot back are refused here, so that no later step allocates for them."""
-    import onnx
-
-    where = f"the tensor {tensor.name or '(unnamed)'}"
-    if any(size < 0 for size in tensor.dims):
-        raise InputRejectedError(f"{where} has a negative dimension: {list(tensor.dims)}")
-    elements = limits.check_shape(tensor.dims, f"{where} of shape {list(tensor.dims)}")
-    known = tensor.data_type in onnx.TensorProto.DataType.values() and tensor.data_type != onnx.TensorProto.UNDEFINED
-    if not known:
-        raise InputRejectedError(f"{where} has an unknown data type ({tensor.data_type})")
-    if tensor.data_type == onnx.TensorProto.STRING:
-        return
-    held = _held_elements(tensor)
-    if held is not None and held < elements:
-        raise InputRejectedError(f"{where} of shape {list(tensor.dims)} needs {elements} elements, the file holds {held}")
-
-
-def _held_elements(tensor: Any) -> int | None:
-    """How many elements the proto's data can fill; None where the element type packs several into a byte."""
-    import onnx
-
-    if str(onnx.helper.tensor_dtype_to_string(tensor.data_type)).endswith(("INT4", "INT2", "FLOAT4E2M1")):
-        return None
-    if tensor.HasField("raw_data"):
-        return len(tensor.raw_data) // int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
-    counts = [len(tensor.float_data), len(tensor.int32_data), len(tensor.int64_data), len(tensor.double_data), len(tensor.uint64_data)]
-    packs = tensor.data_type in (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128)
-    return max(counts) // 2 if packs else max(counts)
-
-
 # ---- wiring --------------------------------------------------------------------------------------------------------------------
 
 
@@ -290,7 +202,10 @@ def _check_wiring(graph: Any, outer: frozenset[str] = frozenset()) -> None:
     for value in graph.output:
         if value.name not in made and value.name not in outer:
             problems.append(Problem(value.name or "(unnamed)", "graph output", "is made by no node"))
+    for kind, values in (("input", graph.input), ("output", graph.output)):
+        for name, count in Counter(value.name for value in values).items():
+            if count > 1:
+                hint = f"give the {kind}s names of their own; an Identity node makes a second name for a value"
+                problems.append(Problem(name or "(unnamed)", f"graph {kind}", f"is listed {count} times", hint))
     if problems:
         raise InputRejectedError("the graph is malformed", problems[:50])
-
-

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from effc.frontends.onnx.loader import subgraphs
+from effc.frontends.onnx.walking import subgraphs
 
-__all__ = ["all_nodes", "attribute_value", "initial_values", "is_parameter"]
-
-
-def all_nodes(graph: Any) -> Iterator[Any]:
-    """Every node of a graph, those of its subgraphs after the node that holds them."""
-    for node in graph.node:
-        yield node
-        for inner in subgraphs(node):
-            yield from all_nodes(inner)
+__all__ = ["attribute_value", "initial_values", "is_parameter"]
 
 
 def initial_values(graph: Any) -> dict[str, np.ndarray[Any, Any]]:
