@@ -67,6 +67,8 @@ class Edit:
         exported = program.exported
         self._module = fx.GraphModule(exported.graph_module, copy_graph(exported.graph))
         self._copy_submodules(exported.graph_module)
+        # A graph that was read from a file repeats its results' fake values here; they would go stale with the first change.
+        self._module.graph.output_node().meta.pop("val", None)
         self._inputs: list[InputSpec] = list(exported.graph_signature.input_specs)
         self._outputs: list[OutputSpec] = list(exported.graph_signature.output_specs)
         self._state_dict: dict[str, Any] = dict(exported.state_dict)
