@@ -2,7 +2,7 @@
 
 At batch sizes 2 and 3, on seeded random inputs, every output of an exported program equals the outputs of the samples run alone, put
 together along the dimension that is symbolic; and at the source's own batch it equals the source. Equal means to the tolerance of
-reordered sums, relative to the output's largest magnitude.
+reordered sums, relative to the output's largest magnitude; a value that is rounded may fall to either side (`lockstep`).
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
+from effc.frontends.lockstep import Lockstep, agree
+
 __all__ = ["unproved"]
 
-TOLERANCE = 1e-4
 _SIZES = (2, 3)
 _DRAWS = 6  # at the source's own batch: small integers, which are often indices, agree by chance in one draw
 
@@ -40,15 +41,18 @@ def unproved(
     axes, why = _batch_axes(exported)
     if why:
         return why
+    lockstep = Lockstep(exported, carriers, _input_symbols(exported))
     module = exported.module()
     with torch.no_grad():
         for batch in _SIZES:
             inputs = inputs_at(batch, batch)
-            together = _outputs(module, inputs)
-            alone = [_outputs(module, _sample(inputs, carriers, i)) for i in range(batch)]
+            together, around = lockstep.together(inputs)
+            alone = [lockstep.alone(inputs, i, around) for i in range(batch)]
             expected = [torch.cat(parts, axis) for parts, axis in zip(zip(*alone, strict=True), axes, strict=True)]
             if (name := _first_difference(together, expected)) is not None:
-                return f"output {name} of a batch of {batch} differs from its samples run one by one"
+                node = lockstep.first_difference(inputs)
+                where = f": the first value that does is that of {node}" if node else ""
+                return f"output {name} of a batch of {batch} differs from its samples run one by one{where}"
         for seed in range(_DRAWS if original is not None else 0):
             inputs = inputs_at(own_batch, seed)
             assert original is not None
@@ -80,10 +84,6 @@ def _input_symbols(exported: ExportedProgram) -> set[str]:
     return {str(size) for fake in fakes if isinstance(fake, Tensor) for size in fake.shape if not isinstance(size, int)}
 
 
-def _sample(inputs: Sequence[Tensor], carriers: Sequence[bool], index: int) -> list[Tensor]:
-    return [value[index : index + 1] if carries else value for value, carries in zip(inputs, carriers, strict=True)]
-
-
 def _outputs(function: Callable[..., Any], inputs: Sequence[Tensor]) -> list[Tensor]:
     """Flat results; the function gets copies, because a module may overwrite its inputs."""
     flat: list[Tensor] = torch.utils._pytree.tree_leaves(function(*(value.clone() for value in inputs)))
@@ -92,15 +92,5 @@ def _outputs(function: Callable[..., Any], inputs: Sequence[Tensor]) -> list[Ten
 
 def _first_difference(results: Sequence[Tensor], expected: Sequence[Tensor]) -> int | None:
     """The position of the first output that differs; None where all agree."""
-    for position, (result, want) in enumerate(zip(results, expected, strict=True)):
-        if result.shape != want.shape or result.dtype != want.dtype:
-            return position
-        if not result.dtype.is_floating_point and not result.dtype.is_complex:
-            if not torch.equal(result, want):
-                return position
-        elif result.numel():
-            magnitude = float(want.nan_to_num(0.0, 0.0, 0.0).abs().max())
-            coarse = TOLERANCE if result.dtype in (torch.float32, torch.float64) else 2e-2
-            if not torch.allclose(result, want, rtol=coarse, atol=coarse * magnitude, equal_nan=True):
-                return position
-    return None
+    pairs = enumerate(zip(results, expected, strict=True))
+    return next((position for position, (result, want) in pairs if not agree(result, want)), None)
