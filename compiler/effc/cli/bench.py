@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from effc.cli.console import common_options, emit_json, note, progress_bars, table
+from effc.compiler.peers import PEERS
 
 if TYPE_CHECKING:
+    from effc.runtime import Manifest
     from effc.runtime.bench import Timing
 
 __all__ = ["command"]
@@ -17,7 +19,7 @@ __all__ = ["command"]
 
 @click.command("bench")
 @click.argument("artifact", type=click.Path(path_type=Path))
-@click.option("--against", multiple=True, metavar="ENGINE", help="onnxruntime, torch or openvino; may be given several times.")
+@click.option("--against", multiple=True, type=click.Choice(tuple(PEERS)), help="Another engine; may be given several times.")
 @click.option("--model", type=click.Path(path_type=Path), help="The source model, which the other engines run.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of every engine; the processors of this process without it.")
 @click.option("--blocks", type=click.IntRange(min=1), default=20, show_default=True, help="Alternating blocks of each engine.")
@@ -38,15 +40,15 @@ def command(
 ) -> None:
     """Time ARTIFACT: each engine in a process of its own, in alternating blocks, on the same processors."""
     from effc.compiler.peers import peer_contender
-    from effc.errors import ConfigError, DataError
+    from effc.errors import ConfigError
     from effc.runtime import open_artifact
     from effc.runtime.bench import artifact_contender, compare_engines, contender_arguments
     from effc.runtime.threads import available_threads
 
     if against and model is None:
         raise ConfigError("--against needs --model SOURCE: the other engines run the original model")
-    if model is not None and not model.exists():
-        raise DataError(f"{model}: no such file")
+    if model is not None and not against:
+        raise ConfigError("--model is what other engines run: name one with --against")
     manifest = open_artifact(artifact).manifest
     inputs = [{"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype} for spec in manifest.inputs]
     options = contender_arguments(inputs, threads=threads or available_threads(), seed=seed)
@@ -55,6 +57,8 @@ def command(
         comparison = compare_engines(
             contenders, blocks=blocks, block_seconds=seconds, warm_up_seconds=warm_up, progress=lambda done, total: advance(1)
         )
+    if model is not None:
+        _warn_of_another_file(model, manifest)
     if as_json:
         emit_json(comparison.as_json())
         return
@@ -71,6 +75,21 @@ def command(
         note(f"{ratio.label} is {factor:.2f} x {verdict} {ratio.other} (time ratio {ratio.value:.2f}, {interval})")
     settings = comparison.timings[0].settings
     note(f"threads {settings.get('threads')}, processors {settings.get('cpus')}, batch {manifest.batch}, {blocks} blocks of {seconds:g} s")
+
+
+def _warn_of_another_file(model: Path, manifest: Manifest) -> None:
+    """A model that takes the artifact's inputs may still be another one, whose time says nothing about this one."""
+    import hashlib
+    import warnings
+
+    from effc.errors import EffcWarning
+
+    with open(model, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    source = manifest.data["source"]
+    if digest not in (source.get("sha256"), *(entry.sha256 for entry in manifest.files.values())):
+        text = f"{model} is not the file that the artifact was compiled from ({source.get('name')}, {str(source.get('sha256'))[:12]})"
+        warnings.warn(f"{text}: the ratio compares two models", EffcWarning, stacklevel=2)
 
 
 def _percentiles(timing: Timing) -> tuple[float, float, float]:

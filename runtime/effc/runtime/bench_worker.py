@@ -97,12 +97,12 @@ def serve(options: argparse.Namespace, start: Callable[[], Engine]) -> int:
         feed = Feed(json.loads(options.inputs), options.seed, samples)
         engine = start()
         engine.run(feed())
+        _answer(answers, {"ready": {"engine": engine.name, "threads": options.threads, "cpus": options.cpus, **engine.settings}})
+        for line in sys.stdin:
+            _answer(answers, {"ns": _block(engine, feed, int(json.loads(line)["block"]))})
     except EffcError as error:
         _answer(answers, {"error": {"type": type(error).__name__, "message": str(error)}})
         return error.exit_code
-    _answer(answers, {"ready": {"engine": engine.name, "threads": options.threads, "cpus": options.cpus, **engine.settings}})
-    for line in sys.stdin:
-        _answer(answers, {"ns": _block(engine, feed, int(json.loads(line)["block"]))})
     return 0
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
+from effc.compiler.peers.fitting import Taken, first_line, refuse_unfit
 from effc.errors import DataError, InputRejectedError, MissingDependencyError
 from effc.runtime.bench_worker import Engine, arguments, serve
+from effc.runtime.tensors import Array
 
 __all__ = ["main"]
 
+_DTYPES = {"float": "float32", "double": "float64"}  # onnxruntime's names where they are not numpy's
 
-def _start(path: str, threads: int) -> Engine:
+
+def _start(path: str, threads: int, inputs: str) -> Engine:
     try:
         import onnx
         import onnxruntime
@@ -19,7 +24,9 @@ def _start(path: str, threads: int) -> Engine:
     try:
         model = onnx.load(path)
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from error
+        raise DataError(f"{path}: {error.strerror or error}") from error
+    except Exception as error:  # protobuf's own class, and onnx's for tensors in other files
+        raise InputRejectedError(f"{path} is not a sound ONNX file: {first_line(error)}") from error
     constants = {initializer.name for initializer in model.graph.initializer}
     kept = [entry for entry in model.graph.input if entry.name not in constants]
     removed = len(model.graph.input) - len(kept)
@@ -34,15 +41,28 @@ def _start(path: str, threads: int) -> Engine:
         source = model.SerializeToString() if removed else path
         session = onnxruntime.InferenceSession(source, options, ["CPUExecutionProvider"])
     except Exception as error:
-        raise InputRejectedError(f"onnxruntime refuses {path}: {error}") from error
+        raise InputRejectedError(f"onnxruntime refuses {path}: {first_line(error)}") from error
+    refuse_unfit(path, [_taken(value) for value in session.get_inputs()], inputs)
+
+    def run(arrays: dict[str, Array]) -> object:
+        try:
+            return session.run(None, arrays)
+        except Exception as error:
+            raise InputRejectedError(f"onnxruntime cannot run {path}: {first_line(error)}") from error
+
     settings = {"optimisation": "ORT_ENABLE_ALL", "execution": "sequential", "initialisers removed from inputs": removed}
-    return Engine(f"onnxruntime {onnxruntime.__version__}", settings, lambda inputs: session.run(None, inputs))
+    return Engine(f"onnxruntime {onnxruntime.__version__}", settings, run)
+
+
+def _taken(value: Any) -> Taken:
+    inner = value.type.removeprefix("tensor(").removesuffix(")")
+    return Taken(value.name, tuple(size if isinstance(size, int) else None for size in value.shape), _DTYPES.get(inner, inner))
 
 
 def main() -> int:
     """Answer `effc.runtime.bench.compare_engines`."""
     options = arguments("time onnxruntime", "model").parse_args()
-    return serve(options, lambda: _start(options.model, options.threads))
+    return serve(options, lambda: _start(options.model, options.threads, options.inputs))
 
 
 if __name__ == "__main__":

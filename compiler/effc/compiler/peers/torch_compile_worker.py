@@ -13,7 +13,7 @@ __all__ = ["main"]
 def main() -> int:
     """Answer `effc.runtime.bench.compare_engines`."""
     options = arguments("time torch.compile", "model").parse_args()
-    return serve(options, lambda: start(options.model, options.threads, compiled=True))
+    return serve(options, lambda: start(options.model, options.threads, options.inputs, compiled=True))
 
 
 if __name__ == "__main__":
