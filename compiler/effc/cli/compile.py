@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from effc.cli.console import common_options, emit_json, heading, note, progress_bars, table
+from effc.cli.console import common_options, emit_json, heading, is_debugging, note, progress_bars, table
+from effc.cli.native_warnings import held_back
 from effc.cli.options import check_import_option, limit_option, shape_option
 from effc.cli.text import bytes_text
 
@@ -58,7 +59,7 @@ def command(
     settings = load_settings(config, flags)
     from effc.compiler.compile import compile_with
 
-    with progress_bars() as progress:
+    with progress_bars() as progress, held_back(debug=is_debugging()):
         result = compile_with(settings, source, output, force=force, dump_ir=dump_ir, progress=progress)
     if as_json:
         emit_json(_document(result))

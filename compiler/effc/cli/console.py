@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import click
 
 from effc.cli.text import printable
 
-__all__ = ["Progress", "common_options", "emit_json", "heading", "note", "progress_bars", "table"]
+__all__ = ["Progress", "common_options", "emit_json", "heading", "is_debugging", "note", "progress_bars", "table"]
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+_DEBUG = "effc.debug"
 _WIDTH = 160  # columns of a table that goes into a file or a pipe
 
 
 def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """`--json` and `--debug`, which every command has."""
-    command = click.option("--debug", is_flag=True, help="Show the traceback of an error.", expose_value=False)(command)
+    debug = click.option("--debug", is_flag=True, help="Show the traceback of an error.", expose_value=False, callback=_remember)
+    command = debug(command)
     return click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, errors too.")(command)
+
+
+def _remember(context: click.Context, _: click.Parameter, value: bool) -> None:
+    context.meta[_DEBUG] = value
+
+
+def is_debugging() -> bool:
+    """Whether the running command was given --debug."""
+    return bool(click.get_current_context().meta.get(_DEBUG, False))
 
 
 def emit_json(document: Any) -> None:
@@ -60,7 +72,10 @@ def progress_bars() -> Iterator[Progress]:
     from rich.progress import Progress as Bars
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bars(*columns, console=Console(file=sys.stderr), transient=True, disable=not sys.stderr.isatty()) as bars:
+    with ExitStack() as stack:
+        # a descriptor of its own: the bars go on while stderr itself is filtered (`native_warnings`)
+        stream = stack.enter_context(os.fdopen(os.dup(2), "w")) if sys.stderr.isatty() else sys.stderr
+        bars = stack.enter_context(Bars(*columns, console=Console(file=stream), transient=True, disable=not stream.isatty()))
 
         @contextmanager
         def one(label: str, total: int) -> Iterator[Callable[[int], None]]:

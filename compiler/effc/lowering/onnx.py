@@ -7,9 +7,11 @@ the op as one box, and every runtime that inlines functions runs it. Names of in
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -47,8 +49,7 @@ def _translate(exported: torch.export.ExportedProgram, table: Mapping[Any, Any],
     """Run torch's exporter. Its own graph rewriting stays off: what effc decided is what the file shows."""
     from torch.onnx import OnnxExporterError
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns about its own internals
+    with _quiet():
         try:
             converted = torch.onnx.export(
                 exported, dynamo=True, verbose=False, optimize=False, opset_version=OPSET, custom_translation_table=dict(table)
@@ -62,6 +63,20 @@ def _translate(exported: torch.export.ExportedProgram, table: Mapping[Any, Any],
     fold_constants(converted.model)
     remove_unused_nodes(converted.model)
     return converted.model_proto
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns about its own internals, and logs each operator of torchvision that it passes over where that is not installed."""
+    logger = logging.getLogger("torch.onnx._internal.exporter")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _untranslatable(program: Program, message: str) -> list[Problem]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+from typing import Any
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -57,3 +60,17 @@ def test_same_program_same_bytes_and_no_paths_inside() -> None:
     first, second = export_onnx(bounded("clamp")), export_onnx(bounded("clamp"))
     assert first == second
     assert b".py" not in first
+
+
+def test_what_the_exporter_says_about_itself_reaches_no_terminal(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+
+    def without_torchvision(name: str, package: str | None = None) -> Any:
+        return None if name == "torchvision" else find(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", without_torchvision)
+    export_onnx(bounded("clamp"))
+    captured = capfd.readouterr()
+    assert captured.err == captured.out == ""
