@@ -44,7 +44,13 @@ __all__ = [
     "UnsupportedModelError",
     "UsageError",
     "VerificationError",
+    "counted",
 ]
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """`1 sample`, `2 samples`, `1,347 samples`: a count as messages say it."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 @dataclass(frozen=True)

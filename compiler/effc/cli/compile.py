@@ -11,6 +11,7 @@ from effc.cli.console import common_options, emit_json, heading, is_debugging, n
 from effc.cli.native_warnings import held_back
 from effc.cli.options import check_import_option, limit_option, shape_option
 from effc.cli.text import bytes_text
+from effc.errors import counted
 
 if TYPE_CHECKING:
     from effc.compiler import CompileResult
@@ -25,7 +26,12 @@ __all__ = ["command"]
 @click.option("--data", type=click.Path(path_type=Path), help="Calibration and training data: .npz, .npy or a folder of images.")
 @click.option("--eval", type=click.Path(path_type=Path), help="Held-out data, read once, by the gate at the end.")
 @click.option("--metric", help="top1, agreement, kl, perplexity or max-error.  [default: top1 with labels, else agreement]")
-@click.option("--max-drop", type=float, help="Exit 1, and write nothing, when the metric falls by more than this.")
+@click.option(
+    "--max-drop",
+    type=float,
+    help="Largest accepted loss of the metric (0.01 is one point of top1). Exit 1 when it is larger, 7 when the samples are too few to tell; "
+    "nothing is written then.",
+)
 @click.option("--preprocess", help="How images become inputs: size=32,channels=3,mean=...,std=...,layout=nchw,range=0..1")
 @shape_option
 @click.option("--target", help="What to compile for; see `effc targets`.  [default: cpu]")
@@ -110,8 +116,9 @@ def _show(result: CompileResult, explain: bool) -> None:
     if quality is not None:
         allowed = "" if quality.allowed is None else f", accepted: {quality.allowed:g}"
         note(
-            f"{quality.metric} on {quality.samples} held-out samples: {quality.before:.4f} before, {quality.after:.4f} after; "
-            f"drop {quality.drop:.4f} (95 % interval {quality.low:.4f} to {quality.high:.4f}{allowed})"
+            f"{quality.metric} on {counted(quality.samples, 'held-out sample')}: {quality.text(quality.before)} before, "
+            f"{quality.text(quality.after)} after; {quality.loss} {quality.text(quality.drop)} "
+            f"(95 % interval: {quality.interval}{allowed}; {quality.movement})"
         )
     for sentence in report.notes:
         note(sentence)

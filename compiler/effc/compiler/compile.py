@@ -86,7 +86,7 @@ def compile_model(
         data: calibration and training data: `.npz`, `.npy` or a folder of images.
         eval: held-out data, read once, by the gate.
         metric: `top1`, `agreement`, `kl`, `perplexity` or `max-error`; top1 with labels, else agreement with the source.
-        max_drop: largest accepted loss of the metric, absolute; None only reports it.
+        max_drop: largest accepted loss of the metric, absolute (0.01 is one point of top1); None only reports it.
         preprocess: how images become inputs: `size=32,channels=3,mean=...,std=...,layout=nchw,range=0..1`.
         input_shapes: sizes by input name where an ONNX file leaves more than the batch open.
         target: a name from `effc targets`.
@@ -102,6 +102,7 @@ def compile_model(
 
     Raises:
         GateFailed: the metric fell by more than `max_drop`.
+        InconclusiveError: the samples of `eval` are too few to tell whether it did.
         UsageError, UnsupportedModelError, InputRejectedError, VerificationError, MissingDependencyError: see `effc.errors`. Whatever is
             raised, nothing was written to `out`.
     """
@@ -155,7 +156,8 @@ def compile_with(
     given = read_inputs(settings, original)
     checks = Checks(golden_inputs(original, given.data, settings.seed, settings.batch))
     rewritten = _rewrite(original, passes, pipeline, checks, given, target, settings, dump_ir, progress)
-    quality = gate.judge(original, rewritten.program, given.held_out, settings, progress)
+    lossy = any(not one.exact for one in passes)
+    quality = gate.judge(original, rewritten.program, given.held_out, settings, progress, lossy=lossy)
     lowered = lower(rewritten.program, target, batch=settings.batch, progress=progress)
     files = artifact_files(rewritten.program, lowered, checks, settings)
     fields = manifest_fields(rewritten.program, lowered, target, given)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from effc.evaluate.compare import Difference, compare
+from effc.evaluate.compare import Difference, compare, samples_needed
 from effc.evaluate.metrics import METRICS, Score, evaluate
 
-__all__ = ["METRICS", "Difference", "Score", "compare", "evaluate"]
+__all__ = ["METRICS", "Difference", "Score", "compare", "evaluate", "samples_needed"]

@@ -17,7 +17,7 @@ from scipy.stats import norm
 from effc.errors import InternalError
 from effc.evaluate.metrics import Score
 
-__all__ = ["Difference", "compare"]
+__all__ = ["Difference", "compare", "samples_needed"]
 
 Array = np.ndarray[Any, Any]
 _Z = float(norm.ppf(0.975))
@@ -30,33 +30,66 @@ class Difference:
 
     Attributes:
         drop: the estimate.
-        low, high: ends of the 95 % interval.
+        low, high: ends of the 95 % interval; infinite where there is none: resampling one sample says nothing.
+        changed: samples whose prediction changed, or whose score where the metric compares no predictions.
     """
 
     drop: float
     low: float
     high: float
+    changed: int
 
 
 def compare(before: Score, after: Score) -> Difference:
     """The drop from `before` to `after`, both measured on the same samples in the same order."""
     if before.metric != after.metric or before.samples.shape != after.samples.shape:
         raise InternalError("scores of different metrics or samples cannot be paired")
+    changed = _changed(before, after)
     if before.larger_is_better:
-        return _proportions(before.samples.astype(bool), after.samples.astype(bool))
-    sign = after.value - before.value
+        return Difference(*_newcombe(*_table(before, after)), changed)
+    drop = after.value - before.value
     a, b = before.samples, after.samples
+    if len(a) == 1:
+        return Difference(drop, -math.inf, math.inf, changed)
     generator = np.random.default_rng(0)
     draws = [generator.integers(0, len(a), len(a)) for _ in range(_RESAMPLES)]
     drops = np.array([Score(after.metric, b[rows]).value - Score(before.metric, a[rows]).value for rows in draws])
     low, high = np.quantile(drops, [0.025, 0.975])
-    return Difference(sign, float(low), float(high))
+    return Difference(drop, float(low), float(high), changed)
 
 
-def _proportions(before: Array, after: Array) -> Difference:
-    n = len(before)
-    both, lost = int((before & after).sum()), int((before & ~after).sum())
-    won, neither = int((~before & after).sum()), int((~before & ~after).sum())
+def samples_needed(before: Score, after: Score, allowed: float) -> int | None:
+    """About how many samples would put the whole interval at or under `allowed`, if further ones behaved like these; None for no number."""
+    difference = compare(before, after)
+    if difference.drop >= allowed or math.isinf(difference.high):
+        return None
+    size = len(before.samples)
+    if not before.larger_is_better:
+        return math.ceil(size * ((difference.high - difference.drop) / (allowed - difference.drop)) ** 2)
+    table, low, high = _table(before, after), 1.0, 2.0
+    while _newcombe(*(count * high for count in table))[2] > allowed:
+        low, high = high, 2 * high
+    while (high - low) * size > 1e-6:
+        middle = (low + high) / 2
+        low, high = (middle, high) if _newcombe(*(count * middle for count in table))[2] > allowed else (low, middle)
+    return math.ceil(size * high)
+
+
+def _changed(before: Score, after: Score) -> int:
+    if before.choices is not None and after.choices is not None:
+        return int((before.choices != after.choices).sum())
+    return int((before.samples != after.samples).sum())
+
+
+def _table(before: Score, after: Score) -> tuple[float, float, float, float]:
+    """How many samples are right in both, only before, only after, and in neither."""
+    a, b = before.samples.astype(bool), after.samples.astype(bool)
+    return float((a & b).sum()), float((a & ~b).sum()), float((~a & b).sum()), float((~a & ~b).sum())
+
+
+def _newcombe(both: float, lost: float, won: float, neither: float) -> tuple[float, float, float]:
+    """The drop and the ends of its interval."""
+    n = both + lost + won + neither
     p1, p2 = (both + lost) / n, (both + won) / n
     l1, u1 = _wilson(both + lost, n)
     l2, u2 = _wilson(both + won, n)
@@ -71,10 +104,10 @@ def _proportions(before: Array, after: Array) -> Difference:
     drop = p1 - p2
     down = (p1 - l1) ** 2 - 2 * phi * (p1 - l1) * (u2 - p2) + (u2 - p2) ** 2
     up = (p2 - l2) ** 2 - 2 * phi * (p2 - l2) * (u1 - p1) + (u1 - p1) ** 2
-    return Difference(drop, drop - math.sqrt(max(down, 0)), drop + math.sqrt(max(up, 0)))
+    return drop, drop - math.sqrt(max(down, 0)), drop + math.sqrt(max(up, 0))
 
 
-def _wilson(successes: int, n: int) -> tuple[float, float]:
+def _wilson(successes: float, n: float) -> tuple[float, float]:
     p, z = successes / n, _Z
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))

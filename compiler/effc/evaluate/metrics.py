@@ -20,7 +20,7 @@ import numpy as np
 from scipy.special import log_softmax
 
 from effc.data import Dataset
-from effc.errors import ConfigError, DataError, Problem
+from effc.errors import ConfigError, DataError, Problem, counted
 
 __all__ = ["METRICS", "Score", "evaluate"]
 
@@ -39,10 +39,12 @@ class Score:
     Attributes:
         metric: one of METRICS.
         samples: its value for every sample (for `perplexity` the negative log-likelihoods).
+        choices: the predicted class of every sample, for `top1` and `agreement`.
     """
 
     metric: str
     samples: Array
+    choices: Array | None = None
 
     @property
     def value(self) -> float:
@@ -82,34 +84,39 @@ def evaluate(run: Runner, dataset: Dataset, metric: str, *, reference: Runner | 
         outputs = run(dict(batch.inputs))
         expected = reference(dict(batch.inputs)) if reference is not None and metric not in _WITH_LABELS else {}
         parts.append(_score(metric, outputs, expected, batch))
-    return Score(metric, np.concatenate(parts))
+    scores = np.concatenate([score for score, _ in parts])
+    return Score(metric, scores, np.concatenate([choices for _, choices in parts]) if metric in _LARGER_IS_BETTER else None)
 
 
-def _score(metric: str, outputs: Mapping[str, Array], expected: Mapping[str, Array], batch: Dataset) -> Array:
+def _score(metric: str, outputs: Mapping[str, Array], expected: Mapping[str, Array], batch: Dataset) -> tuple[Array, Array]:
+    """The metric and the predicted class of every sample; no classes where the metric compares whole outputs."""
     if metric == "max-error":
-        return _errors(outputs, expected, len(batch))
+        return _errors(outputs, expected, len(batch)), np.empty(0, np.int64)
     scores = _rows(next(iter(outputs.values())), len(batch))
+    choices = scores.argmax(1)
     if metric in _WITH_LABELS:
         assert batch.labels is not None
         _check_labels(batch.labels, scores.shape[1])
         if metric == "top1":
-            return np.asarray(scores.argmax(1) == batch.labels, np.float64)
-        return np.asarray(-_log_probabilities(scores)[np.arange(len(scores)), batch.labels])
+            return np.asarray(choices == batch.labels, np.float64), choices
+        return np.asarray(-_log_probabilities(scores)[np.arange(len(scores)), batch.labels]), choices
     other = _rows(next(iter(expected.values())), len(batch))
     if metric == "agreement":
-        return np.asarray(scores.argmax(1) == other.argmax(1), np.float64)
+        return np.asarray(choices == other.argmax(1), np.float64), choices
     p, q = _log_probabilities(other), _log_probabilities(scores)
-    return np.asarray(np.sum(np.exp(p) * (p - q), axis=1))
+    return np.asarray(np.sum(np.exp(p) * (p - q), axis=1)), choices
 
 
 def _rows(array: Array, samples: int) -> Array:
     """One row of scores a sample. Raises DataError on NaN: the argmax of NaN would be a silent wrong answer."""
     if array.shape[:1] != (samples,):
-        raise DataError(f"the first output has shape {list(array.shape)}: its leading axis is not the {samples} samples; no metric applies")
+        raise DataError(
+            f"the first output has shape {list(array.shape)}: its leading axis does not count the samples ({samples}); no metric applies"
+        )
     rows = array.reshape(samples, -1).astype(np.float64)
     bad = np.flatnonzero(np.isnan(rows).any(axis=1))
     if bad.size:
-        raise DataError(f"the output is NaN for {bad.size} of {samples} samples, the first at index {bad[0]} of its batch")
+        raise DataError(f"the output is NaN for {bad.size} of {counted(samples, 'sample')}, the first at index {bad[0]} of its batch")
     return rows
 
 

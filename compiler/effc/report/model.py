@@ -18,8 +18,10 @@ class Quality:
         samples: how many samples were judged.
         before, after: the metric's values.
         drop: how much was lost; negative where the result is better.
-        low, high: 95 % interval of the drop.
+        low, high: 95 % interval of the drop; None where one sample gives none.
         allowed: the largest accepted drop; None where nothing was gated.
+        changed: samples whose prediction changed, or whose score where the metric compares no predictions.
+        larger_is_better: whether the metric falls or rises where the result is worse.
     """
 
     metric: str
@@ -27,9 +29,32 @@ class Quality:
     before: float
     after: float
     drop: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     allowed: float | None
+    changed: int
+    larger_is_better: bool = True
+
+    @property
+    def loss(self) -> str:
+        """What a worse result does to the metric."""
+        return "drop" if self.larger_is_better else "rise"
+
+    @property
+    def interval(self) -> str:
+        return "no interval from 1 sample" if self.low is None or self.high is None else f"{self.text(self.low)} to {self.text(self.high)}"
+
+    @property
+    def movement(self) -> str:
+        """How many samples are behind the difference."""
+        what = "prediction" if self.larger_is_better else "score"
+        if not self.changed:
+            return f"no {what} changed"
+        return f"{self.changed:,} of {self.samples:,} {what}s changed"
+
+    def text(self, value: float) -> str:
+        """A value of the metric for people: shares to four places, others to four digits."""
+        return f"{value:.4f}" if self.larger_is_better else f"{value:.4g}"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 
 from effc.data import Dataset
 from effc.errors import ConfigError, DataError
-from effc.evaluate import Score, compare, evaluate
+from effc.evaluate import Score, compare, evaluate, samples_needed
 
 LOGITS = np.array([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0], [0.0, 0.0, 5.0], [1.0, 0.0, 0.0]], np.float32)
 LABELS = np.array([0, 1, 0, 2])
@@ -77,3 +77,22 @@ def test_a_drop_is_positive_where_it_got_worse() -> None:
     worse = compare(Score("kl", np.zeros(50)), Score("kl", np.linspace(0, 1, 50)))
     assert worse.drop == pytest.approx(0.5) and 0.3 < worse.low < 0.5 < worse.high < 0.7
     assert compare(Score("kl", np.zeros(50)), Score("kl", np.linspace(0, 1, 50))) == worse
+
+
+def test_so_many_samples_decide() -> None:
+    """The number that is named does it, one sample fewer does not."""
+    needed = samples_needed(*_pair(50, 0, 0, 0), 0.01)
+    assert needed is not None
+    assert compare(*_pair(needed, 0, 0, 0)).high <= 0.01 < compare(*_pair(needed - 1, 0, 0, 0)).high
+    assert samples_needed(*_pair(49, 1, 0, 0), 0.02) is None, "the bound is the measured drop"
+    divergences = np.tile(np.linspace(0, 1, 40), 5)
+    more = samples_needed(Score("kl", np.zeros(40)), Score("kl", divergences[:40]), 0.55)
+    assert more is not None and 80 < more <= 200
+    assert compare(Score("kl", np.zeros(40)), Score("kl", divergences[:40])).high > 0.55
+    assert compare(Score("kl", np.zeros(200)), Score("kl", divergences)).high <= 0.55
+
+
+def test_one_sample_has_no_bootstrap_interval() -> None:
+    alone = compare(Score("kl", np.zeros(1)), Score("kl", np.ones(1)))
+    assert alone.drop == 1 and (alone.low, alone.high) == (-math.inf, math.inf)
+    assert samples_needed(Score("kl", np.zeros(1)), Score("kl", np.ones(1)), 5) is None

@@ -129,7 +129,7 @@ def test_the_page_is_whole_and_what_models_say_stays_text() -> None:
         facts=((EVIL, EVIL),),
         before=graph,
         after=graph,
-        quality=Quality("top1", 360, 0.98, 0.97, 0.01, -0.002, 0.021, None),
+        quality=Quality("top1", 360, 0.98, 0.97, 0.01, -0.002, 0.021, None, 6),
         passes=(PassReport(EVIL, False, None, 0.1, 3, 4, (decision,)), PassReport("exact", True, 0.0, 0.1, 4, 4)),
         layers=(Layer(EVIL, EVIL, EVIL, 10, 20, None), Layer("b", "relu", "generic", 0, 20, 1500.0)),
         memory=Memory(4096, 128, 2, (Block(EVIL, 0, 4096, 0, 1),)),
