@@ -16,13 +16,13 @@ from effc.errors import VerificationError
 from effc.ir import Interface, Program
 from effc.lowering import Lowered
 from effc.lowering.toolchain import emulator_for, link_static
+from effc.runtime.artifact import SELF_TEST
 from effc.runtime.selftest import BLOB, HEADER, SOURCES, self_test
 from effc.runtime.tensors import Array
 from effc.targets import Target
 
 __all__ = ["SELF_TEST", "SelfTestRun", "build", "run_emulated"]
 
-SELF_TEST = "selftest"
 _TIMEOUT = 600  # seconds; an emulator is some hundred times slower than the machine
 
 

@@ -1,6 +1,6 @@
 """The artifact on disk: a directory of files, listed with their hashes in `manifest.json`.
 
-    manifest.json  model.so  params.safetensors  program.pt2  golden.npz  checks/NN-<pass>.npz  config.toml  [model.onnx]
+    manifest.json  model.so  params.safetensors  program.pt2  golden.npz  checks/NN-<pass>.npz  config.toml  [model.onnx]  [selftest]
     measurements.json  report.json  report.html        (outside the manifest: times are never the same twice)
 
 `write_artifact` makes one or replaces one in a single step; `open_artifact` checks every byte before anything is used. An artifact holds
@@ -25,9 +25,10 @@ from effc.runtime import manifest as manifests
 from effc.runtime.manifest import MANIFEST, PARAMETERS, Manifest
 from effc.runtime.tensors import Array, crc32, unpack_npz, unpack_safetensors
 
-__all__ = ["GOLDEN", "UNHASHED", "Artifact", "open_artifact", "preflight", "write_artifact"]
+__all__ = ["GOLDEN", "SELF_TEST", "UNHASHED", "Artifact", "open_artifact", "preflight", "write_artifact"]
 
 GOLDEN = "golden.npz"
+SELF_TEST = "selftest"  # a static program, where the code is for another machine than the one that compiled it
 UNHASHED = ("measurements.json", "report.json", "report.html")
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from effc.errors import InputRejectedError, MissingDependencyError
 
-__all__ = ["call_global", "fresh_name", "load_code", "tvm_runtime"]
+__all__ = ["built_for", "call_global", "fresh_name", "load_code", "tvm_runtime"]
 
 # Code that TVM emits for a library calls these through pointers of the library (two underscores before the name); the loader sets them.
 _CONTEXT = (
@@ -33,6 +33,7 @@ _CONTEXT = (
     "TVMFFIEnvModLookupFromImports",
 )
 _INT = 1  # kTVMFFIInt
+_PROCESSORS = {3: "i686", 40: "armv7l", 62: "x86_64", 183: "aarch64", 243: "riscv64"}  # ELF's e_machine, as `uname -m` names them
 _INSTALL = "effc needs apache-tvm 0.27: pip install 'apache-tvm>=0.27,<0.28'"
 
 
@@ -53,6 +54,15 @@ def tvm_runtime() -> ctypes.CDLL:
     return _load_global("tvm", "libtvm_runtime.so")
 
 
+def built_for(path: Path) -> str:
+    """The processor that a shared library is for, as `uname -m` names it, by the library's own header; empty where that is not known."""
+    with open(path, "rb") as file:
+        header = file.read(20)
+    if len(header) < 20 or header[:4] != b"\x7fELF":
+        return ""
+    return _PROCESSORS.get(int.from_bytes(header[18:20], "big" if header[5] == 2 else "little"), "")
+
+
 def load_code(path: Path) -> ctypes.CDLL:
     """The shared library of an artifact, linked against TVM's runtime. Raises InputRejectedError when it cannot be loaded here."""
     runtime = tvm_runtime()
@@ -60,7 +70,7 @@ def load_code(path: Path) -> ctypes.CDLL:
         with fresh_name(path) as fresh:
             library = ctypes.CDLL(str(fresh), mode=os.RTLD_NOW | os.RTLD_LOCAL)
     except OSError as error:
-        raise InputRejectedError(f"{path} cannot be loaded on this machine: {error}; was it compiled for another target?") from error
+        raise InputRejectedError(f"{path} cannot be loaded on this machine ({error}): it is damaged, or for another system") from error
     for name in _CONTEXT:
         try:
             pointer = ctypes.c_void_p.in_dll(library, f"__{name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +11,10 @@ from types import TracebackType
 import numpy as np
 
 from effc.errors import AlteredArtifactError, DataError, Problem
-from effc.runtime.artifact import Artifact, open_artifact
+from effc.runtime.artifact import SELF_TEST, Artifact, open_artifact
 from effc.runtime.executor import CODE, Executor, PlanExecutor, VirtualMachineExecutor, aligned_empty, is_aligned
 from effc.runtime.manifest import Manifest, TensorSpec
+from effc.runtime.native import built_for
 from effc.runtime.tensors import Array, dtype_named
 from effc.runtime.threads import available_threads, use_threads
 
@@ -27,7 +29,8 @@ def load(path: Path | str, *, threads: int | None = None) -> Session:
         threads: worker threads; None takes the processors that this process may run on.
 
     Raises:
-        DataError: no artifact there. InputRejectedError, AlteredArtifactError: it is broken or was changed; nothing of it has run then.
+        DataError: no artifact there, or one for another processor.
+        InputRejectedError, AlteredArtifactError: it is broken or was changed; nothing of it has run then.
     """
     return Session(open_artifact(path), threads=threads)
 
@@ -143,15 +146,25 @@ class Session:
 
     def _check(self, inputs: Mapping[str, Array]) -> int | None:
         """The number of samples, None without a batch dimension."""
+        if not isinstance(inputs, Mapping):
+            name = self.inputs[0].name if self.inputs else "x"
+            raise DataError(f"run takes arrays by the names of the inputs, not a {type(inputs).__name__}: write run({{{name!r}: array}})")
         problems, samples = [], {}
         for spec in self.inputs:
             if spec.name not in inputs:
                 problems.append(Problem(f"input {spec.name!r}", "nothing", "is missing", f"needed: {spec}"))
                 continue
-            array = np.asarray(inputs[spec.name])
+            given = inputs[spec.name]
+            try:
+                array = np.asarray(given)
+            except (TypeError, ValueError, RuntimeError) as error:  # rows of different lengths, a tensor on another device
+                problems.append(Problem(f"input {spec.name!r}", f"a {type(given).__name__}", f"numpy makes no array of it: {error}"))
+                continue
             if array.dtype != self._input_dtypes[spec.name]:
-                hint = f"convert it with .astype('{spec.dtype}')"
-                problems.append(Problem(f"input {spec.name!r}", f"dtype {array.dtype}", f"must be {spec.dtype}", hint))
+                is_array = isinstance(given, np.ndarray)
+                what = f"dtype {array.dtype}" if is_array else f"a {type(given).__name__}, dtype {array.dtype} to numpy"
+                hint = f"convert it with {f'.astype({spec.dtype!r})' if is_array else f'numpy.asarray(values, {spec.dtype!r})'}"
+                problems.append(Problem(f"input {spec.name!r}", what, f"must be {spec.dtype}", hint))
             free = spec.batched and self.manifest.symbolic_batch
             if array.ndim != len(spec.shape) or array.shape[free:] != spec.shape[free:]:
                 wanted = f"[{', '.join(['N'] * free + [str(size) for size in spec.shape[free:]])}]"
@@ -182,8 +195,19 @@ def _executor(artifact: Artifact) -> Executor:
     if CODE not in manifest.files:
         target = manifest.data["target"].get("name")
         raise AlteredArtifactError(f"{artifact.path} holds no {CODE}: it was compiled for target {target!r}, which cannot run here")
-    tensors, code = artifact.parameters(), artifact.path / CODE
+    code = artifact.path / CODE
+    _refuse_foreign_code(artifact, code)
+    tensors = artifact.parameters()
     inputs, outputs = [spec.name for spec in manifest.inputs], [spec.name for spec in manifest.outputs]
     if manifest.plan is not None and manifest.executor == "plan":
         return PlanExecutor(manifest.plan, inputs, outputs, tensors, code)
     return VirtualMachineExecutor(manifest.data.get("vm") or {}, outputs, tensors, code)
+
+
+def _refuse_foreign_code(artifact: Artifact, code: Path) -> None:
+    """The loader would call a library for another processor a missing file."""
+    built, here = built_for(code), platform.machine()
+    if not built or built == here:
+        return
+    check = f", or run {artifact.path / SELF_TEST} there, which needs nothing else" if SELF_TEST in artifact.manifest.files else ""
+    raise DataError(f"{artifact.path} was compiled for {built}, and this machine is {here}: copy it to such a machine{check}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import struct
 import subprocess
 import sys
 import threading
@@ -82,6 +84,21 @@ def test_all_input_errors_at_once(session: Session) -> None:
     assert f"[2, {IN + 1}]" in text
     assert f"[N, {IN}]" in text
     assert "'image'" in text
+
+
+def test_an_array_alone_is_told_the_name(session: Session) -> None:
+    with pytest.raises(DataError, match=r"not a ndarray: write run\(\{'x': array\}\)"):
+        session.run(samples(BATCH))  # type: ignore[arg-type]
+
+
+def test_lists_are_told_the_dtype_and_how_to_convert(session: Session) -> None:
+    values = samples(BATCH).tolist()
+    with pytest.raises(DataError) as caught:
+        session.run({"x": values})
+    assert "a list, dtype float64 to numpy: must be float32; convert it with numpy.asarray(values, 'float32')" in str(caught.value)
+    with pytest.raises(DataError, match="a list: numpy makes no array of it"):
+        session.run({"x": [[1.0, 2.0], [3.0]]})  # type: ignore[dict-item]
+    np.testing.assert_array_equal(session.run({"x": np.asarray(values, "float32")})["y"], session.run({"x": samples(BATCH)})["y"])
 
 
 @pytest.mark.parametrize(("inputs", "word"), [({}, "missing"), ({"x": np.zeros((0, IN), np.float32)}, "0 samples")])
@@ -182,9 +199,21 @@ def test_code_without_the_plans_entry(library: bytes, tmp_path: Path) -> None:
         load(tmp_path / "out")
 
 
-def test_code_for_another_machine(library: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("self_test", [True, False])
+def test_code_for_another_machine(library: bytes, tmp_path: Path, self_test: bool) -> None:
+    other, number = ("x86_64", 62) if platform.machine() == "aarch64" else ("aarch64", 183)
+    code = b"\x7fELF\x02\x01\x01" + bytes(9) + struct.pack("<HH", 3, number) + bytes(44)
+    content = files(library) | {"model.so": code} | ({"selftest": b"a program"} if self_test else {})
+    write_artifact(tmp_path / "out", content, fields())
+    with pytest.raises(DataError, match=f"was compiled for {other}, and this machine is {platform.machine()}: copy it") as caught:
+        load(tmp_path / "out")
+    assert ("out/selftest" in str(caught.value)) == self_test
+    assert "shared object" not in str(caught.value)
+
+
+def test_code_that_no_machine_loads(library: bytes, tmp_path: Path) -> None:
     write_artifact(tmp_path / "out", files(library) | {"model.so": b"\x7fELF" + bytes(60)}, fields())
-    with pytest.raises(InputRejectedError, match="compiled for another target"):
+    with pytest.raises(InputRejectedError, match="damaged, or for another system"):
         load(tmp_path / "out")
 
 
