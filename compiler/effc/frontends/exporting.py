@@ -12,15 +12,19 @@ import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
+from unittest.mock import patch
 
 import torch
+import torch.export._trace
 from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind
 from torch.fx.traceback import preserve_node_meta
 
 from effc.errors import Problem, UnsupportedModelError
+from effc.frontends.refusals import refuse_operators
 from effc.ir import Batch, Edit, Program, Provenance, source_of, verify
+from effc.ir.torch_calls import decompose
 
 __all__ = ["as_program", "quiet", "trace"]
 
@@ -38,16 +42,21 @@ def trace(module: torch.nn.Module, args: tuple[Any, ...], dynamic_shapes: Any = 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep torch from logging what a failed attempt raises anyway: a frontend that tries a symbolic batch expects failures."""
+    """Keep torch from logging, and from printing half a graph to stderr, what a failed attempt raises anyway: frontends expect failures."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     before = [logger.disabled for logger in loggers]
     for logger in loggers:
         logger.disabled = True
     try:
-        yield
+        with patch.object(torch.export._trace, "print", _say_nothing, create=True):
+            yield
     finally:
         for logger, disabled in zip(loggers, before, strict=True):
             logger.disabled = disabled
+
+
+def _say_nothing(*args: object, **options: object) -> None:
+    """Stands in for `print` in torch's exporter."""
 
 
 def as_program(
@@ -60,12 +69,14 @@ def as_program(
     """The Program around an exported program: functional, stripped, verified.
 
     Raises:
-        UnsupportedModelError: it keeps state of its own, or an operator has no functional form.
+        UnsupportedModelError: it keeps state of its own, branches, has an operator that effc does not know or one without a functional
+            form, or its data decide a size.
     """
     exported = _without_input_mutation(_functional(exported))
     _refuse_state(exported)
     _strip(exported.graph)
     program = Program.from_exported(exported, provenance, batch=batch, input_names=input_names, output_names=output_names)
+    refuse_operators(program)
     program = Edit(program).done()  # drops what nothing uses any more, repairs the signature
     verify(program)
     return program
@@ -151,7 +162,7 @@ def _replace(graph: fx.Graph, node: fx.Node) -> None:
 def _by_torch(exported: ExportedProgram) -> ExportedProgram:
     """torch's own functionalisation, which resolves any aliasing. It freezes batch norm, so it is the second choice."""
     names = {node.name: source_of(node) for node in exported.graph.nodes}
-    functional: ExportedProgram = exported.run_decompositions({})
+    functional: ExportedProgram = decompose(exported, {})
     mutating = [node for node in functional.graph.nodes if _mutates(node)]
     if mutating:
         where = [Problem(names.get(node.name, node.name), str(node.target), "changes its input in place") for node in mutating]

@@ -26,6 +26,7 @@ from effc.frontends.proof import unproved
 from effc.ir import BATCH, Batch, Program, Provenance
 from effc.ir.edit import copy_graph
 from effc.ir.storage import load_program_bytes, read_archive, save_program
+from effc.ir.torch_calls import copy_call_graph
 
 __all__ = ["load_exported", "load_module", "load_pt2"]
 
@@ -104,7 +105,7 @@ def _export(module: torch.nn.Module, examples: Sequence[Tensor]) -> tuple[Export
     try:
         return trace(module, tuple(examples)), Batch(False, reason)
     except Exception as error:
-        hint = "rewrite data-dependent control flow with torch.where or torch.cond, and loops over tensors with fixed counts"
+        hint = "rewrite data-dependent control flow with torch.where, and loops over tensors with fixed counts"
         problem = Problem(type(module).__name__, "torch.export", _brief(error), hint)
         raise UnsupportedModelError("torch.export cannot trace the module", [problem]) from error
 
@@ -221,7 +222,7 @@ def _copy(exported: ExportedProgram) -> ExportedProgram:
         graph_signature=copy.deepcopy(exported.graph_signature),
         state_dict=dict(exported.state_dict),
         range_constraints=dict(exported.range_constraints),
-        module_call_graph=copy.deepcopy(exported.module_call_graph),
+        module_call_graph=copy_call_graph(exported),
         example_inputs=None,
         constants=dict(exported.constants),
         verifiers=[exported.verifier],

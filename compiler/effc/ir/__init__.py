@@ -5,7 +5,7 @@ from effc.ir.facts import Facts, ValueFacts
 from effc.ir.interface import BATCH, Batch, Interface, State, Value
 from effc.ir.ops import OPS, Cost, OpDef
 from effc.ir.program import Program, Provenance, set_source, source_of
-from effc.ir.verify import check, verify
+from effc.ir.verify import check, is_known, verify
 
 __all__ = [
     "BATCH",
@@ -22,6 +22,7 @@ __all__ = [
     "Value",
     "ValueFacts",
     "check",
+    "is_known",
     "keyword_arguments",
     "set_source",
     "source_of",

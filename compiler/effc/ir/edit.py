@@ -31,6 +31,7 @@ from torch.export.graph_signature import (
 from effc.errors import InternalError
 from effc.ir.interface import State, Value, value_of
 from effc.ir.program import Program, set_source, source_of
+from effc.ir.torch_calls import copy_call_graph
 
 __all__ = ["Edit", "copy_graph", "keyword_arguments"]
 
@@ -297,7 +298,7 @@ class Edit:
 
     def _call_graph(self) -> Any:
         """The call specification of the root module, widened by states that were added."""
-        call_graph = copy.deepcopy(self._program.exported.module_call_graph)
+        call_graph = copy_call_graph(self._program.exported)
         added = len(self._interface.states) - len(self._program.interface.states)
         if added:
             root = call_graph[0].signature

@@ -19,7 +19,7 @@ from effc.errors import InternalError, Problem
 from effc.ir.ops import NAMESPACE
 from effc.ir.program import Program, source_of
 
-__all__ = ["check", "verify"]
+__all__ = ["check", "is_known", "verify"]
 
 _NAMESPACES = ("aten", NAMESPACE)
 _PLAIN_FUNCTIONS = frozenset(
@@ -44,6 +44,13 @@ def verify(program: Program, after: str = "import") -> None:
     problems = check(program)
     if problems:
         raise InternalError(f"the program is malformed after {after}", problems)
+
+
+def is_known(target: object) -> bool:
+    """Whether a program may call this: an ATen or effc operator, or arithmetic on sizes."""
+    if isinstance(target, torch._ops.OpOverload):
+        return target.namespace in _NAMESPACES
+    return target in _PLAIN_FUNCTIONS
 
 
 def _structure(program: Program) -> Iterator[Problem]:
@@ -72,12 +79,9 @@ def _operators(program: Program) -> Iterator[Problem]:
     for node in program.graph.nodes:
         if node.op not in ("placeholder", "call_function", "output"):
             yield Problem(source_of(node), node.op, "only placeholders, calls and one output may stand in a program")
-        elif node.op == "call_function" and not isinstance(node.target, torch._ops.OpOverload):
-            if node.target not in _PLAIN_FUNCTIONS:
-                yield Problem(source_of(node), str(node.target), "is neither an ATen nor an effc operator")
-        elif node.op == "call_function" and node.target.namespace not in _NAMESPACES:
+        elif node.op == "call_function" and not is_known(node.target):
             yield Problem(source_of(node), str(node.target), "is neither an ATen nor an effc operator")
-        elif node.op == "call_function" and node.target._schema.is_mutable:
+        elif isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
             yield Problem(source_of(node), str(node.target), "changes its input in place, which lowering would drop without a word")
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from effc.errors import InternalError, Problem, UnsupportedModelError
 from effc.ir import Program
+from effc.ir.torch_calls import decompose
 from effc.lowering.arena import Lifetime, align, place
 from effc.lowering.batch_norm import multiply_add
 from effc.lowering.emit import Kernel, kernels, object_code
@@ -147,7 +148,7 @@ def _decomposed(program: Program) -> Program:
     table = default_decompositions()
     for operator in [operator for operator in table if "upsample" in str(operator)]:
         del table[operator]
-    return replace(program, exported=program.exported.run_decompositions(table))
+    return replace(program, exported=decompose(program.exported, table))
 
 
 def _array(tensor: Any) -> np.ndarray[Any, Any]:

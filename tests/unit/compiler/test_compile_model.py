@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,17 @@ def test_a_module_becomes_an_artifact(module: TwoInputs, examples: tuple[Tensor,
     expected = module(torch.from_numpy(x), torch.from_numpy(index))
     np.testing.assert_allclose(outputs["output"], expected[0].detach().numpy(), atol=1e-6)
     np.testing.assert_array_equal(outputs["output_1"], expected[1].numpy())
+
+
+def test_torch_says_nothing_about_itself(tmp_path: Path) -> None:
+    """It warns of its own tree specs whenever it, or effc, copies them."""
+    layers = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(18, 3))
+    exported = torch.export.export(layers.eval(), (torch.randn(2, 1, 5, 5),))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        compile_model(layers, tmp_path / "module", example_inputs=(torch.randn(2, 1, 5, 5),), passes="fold-batch-norm")
+        compile_model(exported, tmp_path / "exported")
+    assert [str(warning.message) for warning in caught] == []
 
 
 def test_golden_inputs_are_data_where_there_is_data(module: TwoInputs, examples: tuple[Tensor, Tensor]) -> None:
