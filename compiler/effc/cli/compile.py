@@ -9,7 +9,7 @@ import click
 
 from effc.cli.console import common_options, emit_json, heading, is_debugging, note, progress_bars, table
 from effc.cli.native_warnings import held_back
-from effc.cli.options import check_import_option, limit_option, shape_option
+from effc.cli.options import DATA_RULE, check_import_option, limit_option, shape_option
 from effc.cli.text import bytes_text
 from effc.errors import counted
 
@@ -23,20 +23,28 @@ __all__ = ["command"]
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Directory of the artifact.")
 @click.option("--passes", help='Passes in order, with options: "fold-batch-norm,ranger{option=value}".')
-@click.option("--data", type=click.Path(path_type=Path), help="Calibration and training data: .npz, .npy or a folder of images.")
-@click.option("--eval", type=click.Path(path_type=Path), help="Held-out data, read once, by the gate at the end.")
-@click.option("--metric", help="top1, agreement, kl, perplexity or max-error.  [default: top1 with labels, else agreement]")
+@click.option("--data", type=click.Path(path_type=Path), help=f"Calibration and training data: {DATA_RULE}")
+@click.option("--eval", type=click.Path(path_type=Path), help="Held-out data in the same form, read once, by the gate at the end.")
+@click.option(
+    "--metric",
+    type=click.Choice(["top1", "agreement", "kl", "perplexity", "max-error"]),
+    help="How quality is judged.  [default: top1 with labels, else agreement]",
+)
 @click.option(
     "--max-drop",
     type=float,
-    help="Largest accepted loss of the metric (0.01 is one point of top1). Exit 1 when it is larger, 7 when the samples are too few to tell; "
-    "nothing is written then.",
+    help="Largest accepted loss of the metric (0.01 is one point of top1). Exit 1 when it is larger, 7 when there are too few samples to "
+    "tell; nothing is written then.",
 )
-@click.option("--preprocess", help="How images become inputs: size=32,channels=3,mean=...,std=...,layout=nchw,range=0..1")
+@click.option(
+    "--preprocess",
+    help="How images become inputs: size=32x48,channels=3,range=0..1,mean=0.485;0.456;0.406,std=0.229;0.224;0.225,layout=nchw "
+    "(quote it; ':' serves as well as ';'). range says what black and white become; mean and std are applied after it, in its units.",
+)
 @shape_option
 @click.option("--target", help="What to compile for; see `effc targets`.  [default: cpu]")
 @click.option("--batch", type=int, help="Samples of one call of the compiled code.  [default: 1]")
-@click.option("--emit", multiple=True, metavar="onnx", help="Write the transformed model into the artifact, too.")
+@click.option("--emit", multiple=True, type=click.Choice(["onnx"]), help="Write the transformed model into the artifact, too.")
 @click.option("--seed", type=int, help="Root of all randomness.  [default: 0]")
 @limit_option
 @check_import_option

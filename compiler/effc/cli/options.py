@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import click
 
-__all__ = ["check_import_option", "limit_option", "shape_option"]
+__all__ = ["DATA_RULE", "check_import_option", "limit_option", "shape_option"]
 
+DATA_RULE = (
+    "an .npz with an array per input under its name (x serves a single input) and labels under y, a .npy for a single input, "
+    "or a folder of images, subfolders being the classes in alphabetical order."
+)
 check_import_option = click.option(
     "--check-import/--no-check-import",
     default=None,

@@ -1,8 +1,8 @@
 """The gate at the end: the metric of the source and of the result on held-out data, which nothing else has seen.
 
-With a bound (`--max-drop`) there are three verdicts. Missed: the measured drop is over the bound. Passed: the whole 95 % interval of the drop
-is at or under it. Inconclusive: the measured drop is within the bound, but so few samples cannot tell it from one that is not. Where no pass
-may change outputs there is nothing to estimate: each was compared with what it replaced, and the measured drop alone decides.
+With a bound (`--max-drop`) there are three verdicts. Missed: the measured drop is over the bound. Passed: the whole 95 % interval of the
+drop is at or under it. Inconclusive: the measured drop is within the bound, but so few samples cannot tell it from one that is not.
+Where no pass may change outputs there is nothing to estimate: each was compared with what it replaced, and the measured drop alone decides.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def judge(
     quality = Quality(metric, len(held_out), before.value, after.value, drop, low, high, allowed, found.changed, before.larger_is_better)
     if metric == "top1" and before.value == 0:
         warnings.warn(
-            f"top1 of the source is 0 on {counted(len(held_out), 'sample')}: the labels, their order or the preprocessing do not fit the model",
+            f"top1 of the source is 0 on {counted(len(held_out), 'sample')}: labels, their order or the preprocessing do not fit the model",
             EffcWarning,
             stacklevel=2,
         )
@@ -82,9 +82,9 @@ def _hold(quality: Quality, allowed: float, before: Score, after: Score, lossy: 
         else:
             more = "No number of samples decides against a bound that is the measured value itself"
         raise InconclusiveError(
-            f"{samples} cannot tell whether {quality.metric} {verb} by more than --max-drop {allowed:g}: measured {quality.text(quality.drop)}, "
-            f"95 % interval: {quality.interval}; {quality.movement}. {more}: give more to --eval, raise --max-drop, or "
-            "leave it out, which reports and does not judge; nothing was written"
+            f"{samples} cannot tell whether {quality.metric} {verb} by more than --max-drop {allowed:g}: measured "
+            f"{quality.text(quality.drop)}, 95 % interval: {quality.interval}; {quality.movement}. {more}: give more to --eval, raise "
+            "--max-drop, or leave it out, which reports and does not judge; nothing was written"
         )
 
 

@@ -46,6 +46,7 @@ class ArrayFile:
 
     Attributes:
         names: its arrays; `x` for that of a .npy.
+        named: whether the file itself names them, as a .npz does.
 
     Raises (here and in the methods):
         DataError: it is neither, damaged, or holds pickled objects.
@@ -56,6 +57,7 @@ class ArrayFile:
         with _sound(path):
             self._zipped = zipfile.is_zipfile(path)
             self.names = self._members() if self._zipped else [UNNAMED]
+        self.named = self._zipped
         if not self._zipped:
             self.header(UNNAMED)  # whether it is one
 

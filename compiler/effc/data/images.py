@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from effc.data.preprocess import Preprocess
-from effc.errors import DataError, MissingDependencyError, Problem
+from effc.errors import DataError, MissingDependencyError, Problem, counted
 
 __all__ = ["read_images"]
 
@@ -51,7 +51,7 @@ def read_images(folder: Path, preprocess: Preprocess) -> tuple[Array, Array | No
             problems.append(Problem(str(path.relative_to(folder)), "image", f"cannot be read: {error}"))
     sizes = {array.shape for array in arrays}
     if len(sizes) > 1:
-        problems.append(Problem(str(folder), f"{len(sizes)} image sizes", "must be one", "--preprocess size=224"))
+        problems.append(Problem(str(folder), counted(len(sizes), "image size"), "must be one", "--preprocess size=224"))
     if problems:
         raise DataError(f"{folder}: images cannot be used", problems)
     return np.stack(arrays), np.array([label for _, label in paths], np.int64) if classes else None

@@ -13,11 +13,13 @@ from effc.data.arrays import DATA_BYTES, UNNAMED, Array, ArrayFile, Header
 from effc.data.dataset import Dataset
 from effc.data.images import read_images
 from effc.data.preprocess import Preprocess
-from effc.errors import DataError, Problem
+from effc.errors import DataError, Problem, counted
 
 __all__ = ["InputSpec", "load_dataset"]
 
 _LABELS = "y"
+_LABELS_BESIDE_Y = "labels"  # where the program has an input called y
+_MEANT = frozenset({"y", "label", "labels", "target", "targets", "class", "classes", "y_true", "y_test", "y_train"})
 _SHOWN = 20  # arrays that nobody asked for, in one message
 
 
@@ -43,8 +45,8 @@ def load_dataset(
     """Read data for a program.
 
     Args:
-        path: `.npz` with one array per input, by the input's name (or `x` for a single input) and labels `y` (N,); `.npy` for a single
-            input; a folder of images, whose subfolders are the classes in alphabetical order.
+        path: `.npz` with one array per input, by the input's name (or `x` for a single input) and labels `y` (N,), or `labels` where an
+            input is called `y`; `.npy` for a single input; a folder of images, whose subfolders are the classes in alphabetical order.
         inputs: the program's inputs. The leading axis counts samples.
         preprocess: how images become inputs.
         need_labels: labels must be there.
@@ -61,8 +63,9 @@ def load_dataset(
     faults = {spec.name: _faults(source.headers.get(spec.name), spec, source.hint) for spec in inputs}
     problems = [problem for found in faults.values() for problem in found]
     expected = f"inputs: {', '.join(sorted(spec.name for spec in inputs))}"
-    problems += [Problem(name, "array", "no such input", expected) for name in source.unknown[:_SHOWN]]
-    problems += _label_faults(source.labels, source.headers, need_labels)
+    key = _label_key(inputs)
+    problems += [Problem(name, "array", "no such input", _unknown_hint(name, expected, key)) for name in source.unknown[:_SHOWN]]
+    problems += _label_faults(source.labels, source.headers, need_labels, key)
     arrays, labels = source.read([name for name in source.headers if not faults[name]], source.labels is not None and not problems)
     problems += [problem for name, array in arrays.items() for problem in _values(name, array)]
     if problems:
@@ -100,17 +103,20 @@ def _images(path: Path, inputs: Sequence[InputSpec], preprocess: Preprocess | No
 
 def _file(path: Path, inputs: Sequence[InputSpec], max_bytes: int) -> _Source:
     file = ArrayFile(path)
-    stored = _by_input(file.names, inputs)
-    has_labels = _LABELS in file.names and all(spec.name != _LABELS for spec in inputs)
-    taken = {*stored.values(), *([_LABELS] if has_labels else [])}
+    if not file.named and len(inputs) != 1:
+        names = ", ".join(spec.name for spec in inputs)
+        raise DataError(f"{path}: a .npy holds one array, and the program has {len(inputs)} inputs; give an .npz with the arrays {names}")
+    stored, key = _by_input(file.names, inputs), _label_key(inputs)
+    has_labels = key in file.names
+    taken = {*stored.values(), *([key] if has_labels else [])}
 
     def read(names: Sequence[str], with_labels: bool) -> tuple[Mapping[str, Array], Array | None]:
-        content = file.read([*(stored[name] for name in names), *([_LABELS] if with_labels else [])], max_bytes)
-        return {name: content[stored[name]] for name in names}, content[_LABELS] if with_labels else None
+        content = file.read([*(stored[name] for name in names), *([key] if with_labels else [])], max_bytes)
+        return {name: content[stored[name]] for name in names}, content[key] if with_labels else None
 
     headers = {name: file.header(array) for name, array in stored.items()}
     unknown = [name for name in file.names if name not in taken]
-    return _Source(headers, file.header(_LABELS) if has_labels else None, unknown, "", read)
+    return _Source(headers, file.header(key) if has_labels else None, unknown, "", read)
 
 
 def _preprocess_hint(spec: InputSpec) -> str:
@@ -121,6 +127,17 @@ def _preprocess_hint(spec: InputSpec) -> str:
     first = shape[1] in (1, 3)
     channels, height, width = (shape[1], shape[2], shape[3]) if first else (shape[3], shape[1], shape[2])
     return f"--preprocess size={height}x{width},channels={channels},layout={'nchw' if first else 'nhwc'}"
+
+
+def _label_key(inputs: Sequence[InputSpec]) -> str:
+    """The array that holds labels: `y`, unless an input of the program is called so."""
+    return _LABELS_BESIDE_Y if any(spec.name == _LABELS for spec in inputs) else _LABELS
+
+
+def _unknown_hint(name: str, expected: str, key: str) -> str:
+    if name.lower() not in _MEANT:
+        return expected
+    return f"labels go under {key!r}" + (": y is an input of this program" if key != _LABELS else "")
 
 
 def _by_input(names: Sequence[str], inputs: Sequence[InputSpec]) -> dict[str, str]:
@@ -145,7 +162,7 @@ def _faults(header: Header | None, spec: InputSpec, shape_hint: str) -> list[Pro
         problems.append(Problem(spec.name, "samples", "there are none"))
     unit = _fixed(spec)
     if unit is not None and not problems and shape[0] % unit:
-        problems.append(Problem(spec.name, f"{shape[0]} samples", f"the program takes {unit} at a time", "give a multiple of that"))
+        problems.append(Problem(spec.name, counted(shape[0], "sample"), f"the program takes {unit} at a time", "give a multiple of that"))
     return problems
 
 
@@ -153,21 +170,24 @@ def _values(name: str, array: Array) -> list[Problem]:
     if array.dtype.kind == "f" and array.ndim and array.size:
         bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
         if bad.size:
-            return [Problem(name, f"{bad.size} samples", f"hold NaN or infinity, the first at index {bad[0]}", "remove them")]
+            verb = "holds" if bad.size == 1 else "hold"
+            return [
+                Problem(name, counted(bad.size, "sample"), f"{verb} NaN or infinity, the first at index {bad[0]}", "remove what holds it")
+            ]
     return []
 
 
-def _label_faults(labels: Header | None, arrays: Mapping[str, Header], needed: bool) -> list[Problem]:
+def _label_faults(labels: Header | None, arrays: Mapping[str, Header], needed: bool, key: str) -> list[Problem]:
     counts = {array.shape[0] for array in arrays.values() if array.shape}
     problems = []
     if len(counts) > 1:
         problems.append(Problem("inputs", f"numbers of samples {sorted(counts)}", "differ"))
     if labels is None:
-        return [*problems, Problem(_LABELS, "labels", "are missing", "the metric needs them")] if needed else problems
+        return [*problems, Problem(key, "labels", "are missing", "the metric needs them: an array of N integers")] if needed else problems
     if len(labels.shape) != 1 or labels.dtype.kind not in "iu":
-        problems.append(Problem(_LABELS, f"{labels.dtype.name}{list(labels.shape)}", "expected integers [N]"))
+        problems.append(Problem(key, f"{labels.dtype.name}{list(labels.shape)}", "expected integers [N]"))
     elif counts and labels.shape[0] not in counts:
-        problems.append(Problem(_LABELS, f"{labels.shape[0]} labels", f"for {max(counts)} samples"))
+        problems.append(Problem(key, counted(labels.shape[0], "label"), f"for {counted(max(counts), 'sample')}"))
     return problems
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,7 +19,7 @@ _KEYS = ("size", "channels", "mean", "std", "layout", "range")
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Steps from an 8-bit image to a float32 input: resize, scale to `range`, subtract `mean`, divide by `std`, lay out.
+    """Steps from an 8-bit image to a float32 input, in this order: resize, scale to `range`, subtract `mean`, divide by `std`, lay out.
 
     Attributes:
         size: height and width in pixels; the image's own where None.
@@ -42,11 +43,12 @@ class Preprocess:
         found: dict[str, Any] = {}
         for part in filter(None, (piece.strip() for piece in text.split(","))):
             key, equals, value = part.partition("=")
+            key = key.strip().lower()
             if key not in _KEYS or not equals:
-                problems.append(Problem("--preprocess", part, "is not one of its settings", f"known: {', '.join(_KEYS)}"))
+                problems.append(Problem("--preprocess", part, *_stray(part)))
                 continue
             try:
-                found[key] = _value(key, value)
+                found[key] = _value(key, value.strip())
             except ValueError as error:
                 problems.append(Problem("--preprocess", part, str(error)))
         if found.get("channels") == 1:
@@ -72,16 +74,25 @@ class Preprocess:
         return np.ascontiguousarray(normal.transpose(2, 0, 1) if self.layout == "nchw" else normal)
 
 
+def _stray(part: str) -> tuple[str, str]:
+    """Why a part is no setting, and a hint."""
+    try:
+        float(part)
+    except ValueError:
+        return "is not one of its settings", f"known: {', '.join(_KEYS)}"
+    return "is a number without a name", "settings are separated by commas, the numbers of one by ';' or ':': mean=0.485;0.456;0.406"
+
+
 def _value(key: str, text: str) -> Any:
     if key == "size":
-        sides = [int(side) for side in text.lower().split("x")]
-        if len(sides) > 2 or min(sides) < 1:
+        sides = [int(_number(side)) for side in text.lower().split("x")]
+        if len(sides) > 2 or min(sides) < 1 or "." in text:
             raise ValueError("expected 32 or 32x48 (height x width)")
         return (sides[0], sides[-1])
     if key == "layout":
-        if text not in ("nchw", "nhwc"):
+        if text.lower() not in ("nchw", "nhwc"):
             raise ValueError("expected nchw or nhwc")
-        return text
+        return text.lower()
     if key == "channels":
         if text not in ("1", "3"):
             raise ValueError("expected 1 (grey) or 3 (red, green, blue)")
@@ -90,10 +101,20 @@ def _value(key: str, text: str) -> Any:
         low, dots, high = text.partition("..")
         if not dots:
             raise ValueError("expected two numbers such as 0..1")
-        return (float(low), float(high))
-    numbers = tuple(float(number) for number in text.split(";"))
+        return (_number(low), _number(high))
+    numbers = tuple(_number(number) for number in text.replace(":", ";").split(";"))
     if len(numbers) not in (1, 3):
-        raise ValueError("expected one number, or three separated by ';'")
+        raise ValueError("expected one number, or three separated by ';' or ':', as in 0.485;0.456;0.406")
     if key == "std" and min(numbers) <= 0:
         raise ValueError("must be positive")
     return numbers
+
+
+def _number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no number") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{text!r} is not finite")
+    return number

@@ -44,7 +44,7 @@ def test_everything_wrong_is_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         load_dataset(tmp_path / "bad.npz", [IMAGE, Spec("other", ("batch", 4)), Spec("third", ("batch",))])
     text = str(caught.value)
-    for part in ("1 samples: hold NaN or infinity, the first at index 1", "shape [3, 5]", "dtype float64", "third", "spare", "integers"):
+    for part in ("1 sample: holds NaN or infinity, the first at index 1", "shape [3, 5]", "dtype float64", "third", "spare", "integers"):
         assert part in text
     (tmp_path / "cut.npz").write_bytes((tmp_path / "bad.npz").read_bytes()[:60])
     np.save(tmp_path / "object.npy", np.array([{}], dtype=object), allow_pickle=True)
@@ -163,3 +163,44 @@ def test_parts_are_disjoint_seeded_and_of_all_classes() -> None:
     assert selection.labels is not None and np.bincount(selection.labels).tolist() == [5, 5, 5, 5]
     assert data.split(0.8, 7)[0].sha256 == fit.sha256 != data.split(0.8, 8)[0].sha256
     assert len(data.take(1).split(0.8, 0)[1]) == 1
+
+
+def test_a_wrong_name_for_labels_is_told_the_right_one(tmp_path: Path) -> None:
+    x = np.zeros((3, 2, 2), np.float32)
+    for name in ("label", "labels", "target", "Y"):
+        np.savez(tmp_path / "data.npz", x=x, **{name: np.arange(3)})
+        with pytest.raises(DataError, match=f"{name}: array: no such input; labels go under 'y'"):
+            load_dataset(tmp_path / "data.npz", [IMAGE])
+
+
+def test_an_input_called_y_leaves_labels_to_labels(tmp_path: Path) -> None:
+    inputs = [Spec("x", ("batch", 2)), Spec("y", ("batch", 2))]
+    x = np.zeros((3, 2), np.float32)
+    np.savez(tmp_path / "data.npz", x=x, y=x + 1, labels=np.arange(3))
+    loaded = load_dataset(tmp_path / "data.npz", inputs, need_labels=True)
+    assert loaded.inputs["y"].max() == 1 and loaded.labels is not None and loaded.labels.tolist() == [0, 1, 2]
+    np.savez(tmp_path / "data.npz", x=x, y=x, target=np.arange(3))
+    with pytest.raises(DataError, match="labels go under 'labels': y is an input of this program"):
+        load_dataset(tmp_path / "data.npz", inputs)
+
+
+def test_one_array_for_two_inputs_asks_for_both_by_name(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((3, 2, 2), np.float32))
+    with pytest.raises(DataError, match=r"one array, and the program has 2 inputs; give an \.npz with the arrays image, scale"):
+        load_dataset(tmp_path / "x.npy", [IMAGE, Spec("scale", ("batch",))])
+
+
+def test_preprocessing_is_read_as_people_write_it() -> None:
+    expected = Preprocess((16, 16), (0.5, 0.4, 0.3), (0.2,), "nhwc")
+    for text in ("size=16,mean=0.5;0.4;0.3,std=0.2,layout=nhwc", "Size = 16, MEAN=0.5:0.4:0.3, std = 0.2, layout=NHWC"):
+        assert Preprocess.parse(text) == expected
+    with pytest.raises(ConfigError, match=r"0\.4: is a number without a name; .*mean=0\.485;0\.456;0\.406"):
+        Preprocess.parse("size=16,mean=0.5,0.4,0.3")
+    for text, why in (("size=big", "'big' is no number"), ("mean=nan", "not finite"), ("size=1.5", "height x width")):
+        with pytest.raises(ConfigError, match=why):
+            Preprocess.parse(text)
+
+
+def test_range_comes_first_and_mean_and_std_are_in_its_units() -> None:
+    steps = Preprocess.parse("range=0..255,mean=100,std=10,channels=1")
+    assert steps.apply(np.full((1, 1, 1), 130, np.uint8)).item() == pytest.approx(3)
