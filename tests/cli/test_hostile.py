@@ -64,6 +64,17 @@ class TestRun:
         np.save(tmp_path / "x.npy", np.array([{"not": "numbers"}], object), allow_pickle=True)
         assert effc("run", compiled[0], "--input", tmp_path / "x.npy", "--json").exit_code == 2
 
+    def test_a_model_is_no_data(self, effc: Any, compiled: tuple[Path, dict[str, Any]]) -> None:
+        error = error_of(effc("run", compiled[0], "--input", DIGITS, "--json"))
+        assert error["exit_code"] == 2
+        assert "digits.onnx is a model, not data: --input takes a .npz" in error["message"]
+        assert "magic" not in error["message"] and "pickle" not in error["message"]
+
+    def test_preprocessing_of_arrays_is_refused(self, effc: Any, compiled: tuple[Path, dict[str, Any]]) -> None:
+        error = error_of(effc("run", compiled[0], "--input", TEST, "--preprocess", "channels=1", "--json"))
+        assert error["exit_code"] == 2
+        assert "--preprocess" in error["message"] and "digits_test.npz holds arrays" in error["message"]
+
     @pytest.mark.parametrize("output", ["missing/y.npz", "y.csv", "folder.npz"])
     def test_output_that_cannot_be_written_is_two(
         self, effc: Any, compiled: tuple[Path, dict[str, Any]], tmp_path: Path, output: str
