@@ -150,6 +150,20 @@ class TestOthers:
         assert document["supported"]
         assert document["operators"]["Conv"] == 3
 
+    def test_open_sizes_are_an_error_of_their_own(self, effc: Any, tmp_path: Path) -> None:
+        import onnx
+        from onnx import TensorProto, helper
+
+        x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3, "height"]) for name in "xy")
+        graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "open", [x], [y])
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "open.onnx")
+        result = effc("check", tmp_path / "open.onnx")
+        assert result.exit_code == 2
+        assert "open.onnx: opset 17, 1 node\n" in result.stdout
+        assert result.stderr.startswith("error: the model leaves sizes open")
+        assert "--input-shape x=1x3x8" in result.stderr and "--input-shape" not in result.stdout
+        assert effc("check", tmp_path / "open.onnx", "--input-shape", "x=1x3x8").exit_code == 0
+
     def test_bench(self, effc: Any, compiled: tuple[Path, dict[str, Any]]) -> None:
         arguments = ("--blocks", "2", "--seconds", "0.02", "--warm-up", "0.05", "--threads", "1", "--json")
         result = effc("bench", compiled[0], "--against", "onnxruntime", "--model", DIGITS, *arguments)

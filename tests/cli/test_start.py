@@ -58,6 +58,14 @@ def test_wrong_use_is_two(arguments: list[str]) -> None:
     assert "--help" in result.stderr
 
 
+def test_no_command_at_all_shows_the_help() -> None:
+    result = CliRunner().invoke(cli, [])
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Usage: ")
+    assert "error" not in result.stderr.splitlines()[0]
+    assert all(name in result.stderr for name in COMMANDS)
+
+
 def test_wrong_use_as_json() -> None:
     result = CliRunner().invoke(cli, ["run", "--json"])
     assert json.loads(result.stdout)["error"]["exit_code"] == 2

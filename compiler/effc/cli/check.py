@@ -23,6 +23,7 @@ _USAGE = 2
 def command(model: Path, input_shapes: tuple[str, ...], limits: tuple[str, ...], as_json: bool) -> int:
     """List everything in the ONNX file MODEL that effc cannot compile, in one table; exit code 3 if anything."""
     from effc.cli.pairs import parse_limits, parse_shapes
+    from effc.errors import ConfigError, counted
     from effc.frontends import Limits, check_model
 
     shapes = parse_shapes(input_shapes)
@@ -30,7 +31,7 @@ def command(model: Path, input_shapes: tuple[str, ...], limits: tuple[str, ...],
     if as_json:
         emit_json(report.as_json())
     else:
-        heading(f"{report.model}: opset {report.opset}, {sum(report.operators.values())} nodes")
+        heading(f"{report.model}: opset {report.opset}, {counted(sum(report.operators.values()), 'node')}")
         for value in report.inputs:
             note(f"input {value}")
         for value in report.outputs:
@@ -38,7 +39,9 @@ def command(model: Path, input_shapes: tuple[str, ...], limits: tuple[str, ...],
         table(("operator", "nodes"), report.operators.items(), numbers=("nodes",))
         if report.problems:
             table(("node", "operator", "why", "what works"), [(p.where, p.what, p.why, p.hint) for p in report.problems])
-            note(f"{len(report.problems)} nodes are not supported", bad=True)
+            note(f"{counted(len(report.problems), 'node is', 'nodes are')} not supported", bad=True)
+        elif report.open_sizes:
+            raise ConfigError("the model leaves sizes open that effc must know", report.open_sizes)
         for size in report.open_sizes:
             note(str(size), bad=True)
         if report.supported:

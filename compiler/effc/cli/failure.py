@@ -36,6 +36,9 @@ def leave(invoke: Callable[[list[str]], object], args: Sequence[str] | None) -> 
         code = _report(error, type(error).__name__, error.exit_code, as_json, debug)
     except click.Abort:
         code = _report(None, "Interrupted", _INTERRUPTED, as_json, debug)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        code = error.exit_code
     except click.ClickException as error:
         code = _report(error, "UsageError", 2, as_json, debug)
     except KeyboardInterrupt:
