@@ -63,7 +63,7 @@ def command(
             note(text)
         for finding in verdict.findings:
             for entry in finding.verification.differences:
-                if entry.relative > finding.verification.tolerance:
+                if not entry.within(finding.verification.tolerance):
                     place = "" if entry.index is None else f" at {list(entry.index)}"
                     note(f"{finding.what}: output {entry.name} differs by {entry.relative:.3g}{place} {entry.reason}".rstrip())
         if verdict.diverging:

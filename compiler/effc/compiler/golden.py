@@ -81,7 +81,7 @@ class Checks:
                     f"output {entry.name}", f"differs by {entry.relative:.3g} at {entry.index}", entry.reason or "of the largest magnitude"
                 )
                 for entry in difference.differences
-                if entry.relative > applied.tolerance
+                if not entry.within(applied.tolerance)
             ]
             raise VerificationError(
                 f"pass {applied.spec} changed outputs that it keeps within {applied.tolerance:g} (passes before it: {before})",

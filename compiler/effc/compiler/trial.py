@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from effc.errors import Problem, VerificationError
+from effc.errors import InternalError, Problem, VerificationError
 from effc.runtime import Session, Verification, load, verify_golden, write_artifact
 from effc.runtime.executor import CODE, address, aligned_empty
 from effc.runtime.native import load_code
@@ -61,7 +61,7 @@ def try_out(files: Mapping[str, bytes], fields: Mapping[str, Any]) -> Trial:
         session = load(path)
         verification = verify_golden(session)
         if not verification.passed:
-            wrong = [entry for entry in verification.differences if entry.relative > verification.tolerance]
+            wrong = [entry for entry in verification.differences if not entry.within(verification.tolerance)]
             raise VerificationError(
                 f"the compiled code differs from the program by more than {verification.tolerance:g} of the largest magnitude",
                 [Problem(f"output {one.name}", f"{one.relative:.3g} at {one.index}", one.reason or "is too far off") for one in wrong],
@@ -124,6 +124,7 @@ def _step_times(plan: Plan, session: Session, golden: Mapping[str, Array], code:
             addresses[buffer.name] = address(held[buffer.name])
     calls = [(getattr(library, step.kernel), [addresses[name] for name in (*step.reads, *step.writes)]) for step in plan.steps]
     for kernel, arguments in calls:
+        kernel.restype = ctypes.c_int32
         kernel.argtypes = [ctypes.c_void_p] * len(arguments)
     use_threads(session.threads)
     rounds: list[list[int]] = []
@@ -132,7 +133,9 @@ def _step_times(plan: Plan, session: Session, golden: Mapping[str, Array], code:
         durations = []
         for kernel, arguments in calls:
             start = time.perf_counter_ns()
-            kernel(*arguments)
+            status = kernel(*arguments)
             durations.append(time.perf_counter_ns() - start)
+            if status != 0:
+                raise InternalError(f"the kernel {kernel.__name__} failed with status {status}: its worker threads could not run")
         rounds.append(durations)
     return tuple(float(value) for value in np.median(np.array(rounds[1:]), axis=0))

@@ -2,7 +2,8 @@
 
 Every kernel is `int32 kernel(const T *read..., T *written..., T *temporary...)`. What a kernel allocates outside of its parallel loops
 becomes a further argument, so that no inference calls an allocator for it; the plan gives it a place in the arena. The entry is
-`int32 entry(uint8 *arena, const uint8 *parameters, const void *input..., void *output...)` and holds all addresses as constants.
+`void entry(uint8 *arena, const uint8 *parameters, const void *input..., void *output..., int32 *status)` and holds all addresses as
+constants. A kernel whose own status is not 0 (no threads could be started) is the last one that runs; `status` is its step, counted from 1.
 """
 
 from __future__ import annotations
@@ -185,8 +186,16 @@ def _entry(plan: Plan) -> Any:
         return [tirx.address_of(tirx.BufferLoad(blocks[block], [tirx.IntImm("int64", offset)])) for block, offset in places]
 
     body = [tirx.DeclBuffer(blocks[name], data=variables[name]) for name in arguments]
-    for step in plan.steps:
-        body.append(tirx.Evaluate(tirx.call_extern("int32", step.kernel, *addresses(step.reads), *addresses(step.writes))))
-    body.append(tirx.stmt.Return(tirx.IntImm("int32", 0)))
-    function = tirx.PrimFunc([variables[name] for name in arguments], tirx.SeqStmt(body), ret_type=tvm.ir.PrimType("int32"))
+    status_variable = _pointer("status", "int32")
+    status = tirx.decl_buffer((1,), "int32", name="status_word")
+    first, zero = tirx.IntImm("int64", 0), tirx.IntImm("int32", 0)
+    body += [tirx.DeclBuffer(status, data=status_variable), tirx.BufferStore(status, zero, [first])]
+    for index, step in enumerate(plan.steps):
+        call = tirx.call_extern("int32", step.kernel, *addresses(step.reads), *addresses(step.writes))
+        number = tirx.IntImm("int32", index + 1)
+        run = tirx.BufferStore(status, tirx.Select(call == zero, zero, number), [first])
+        body.append(tirx.IfThenElse(tirx.BufferLoad(status, [first]) == zero, run, None))
+    body.append(tirx.stmt.Return(zero))  # the code generator knows no other; the status is in its argument
+    pointers = [*(variables[name] for name in arguments), status_variable]
+    function = tirx.PrimFunc(pointers, tirx.SeqStmt(body), ret_type=tvm.ir.PrimType("int32"))
     return function.with_attr({"global_symbol": plan.entry})

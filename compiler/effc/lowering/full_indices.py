@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx
 
@@ -30,14 +31,14 @@ def write_out(edit: Edit, node: fx.Node) -> None:
     flat = len(set(shapes)) == 1 and len(shapes[0]) == 1
     if flat and len(given) == len(sizes) and values.meta["val"].shape == shapes[0]:  # type: ignore[union-attr]
         return
-    common = list(torch.broadcast_shapes(*shapes))
+    common = list(np.broadcast_shapes(*(tuple(map(int, shape)) for shape in shapes)))
     axes = sorted(given)
     first = axes[0] if axes == list(range(axes[0], axes[-1] + 1)) else 0
     others = [axis for axis in range(len(sizes)) if axis not in given]
     before, after = others[:first], others[first:]
     result = [*(int(sizes[axis]) for axis in before), *common, *(int(sizes[axis]) for axis in after)]
 
-    def flattened(tensor: fx.Node) -> fx.Node:
+    def flattened(tensor: Any) -> fx.Node:
         spread = edit.call(_aten.expand.default, (tensor, result), like=node, before=node)
         return edit.call(_aten.reshape.default, (spread, [-1]), like=node, before=node)
 

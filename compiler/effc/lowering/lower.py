@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from effc.errors import InternalError, Problem, UnsupportedModelError
+from effc.errors import InternalError
 from effc.ir import Program
 from effc.ir.torch_calls import decompose
 from effc.lowering.arena import Lifetime, align, place
@@ -21,6 +22,7 @@ from effc.lowering.normalise import normalise
 from effc.lowering.optimise import optimise
 from effc.lowering.parameters import ParameterSource, fold_parameters
 from effc.lowering.planning import Call, Draft, NotPlannableError, Slot, draft
+from effc.lowering.precision import widen
 from effc.lowering.to_relax import to_relax
 from effc.lowering.toolchain import link_shared
 from effc.lowering.virtual_machine import FUNCTION, virtual_machine_code
@@ -77,18 +79,18 @@ def lower(program: Program, target: Target, *, batch: int = 1, progress: Progres
     chip = tvm_target(target)
     with (progress or _silent)("lowering", 5) as advance:
         concrete = fix_batch(program, batch)
-        core = multiply_add(normalise(_decomposed(concrete)))
+        core = multiply_add(normalise(widen(_decomposed(concrete))))
         core, sources = fold_parameters(core)
         advance(1)
         relax_module = to_relax(core)
-        stored = {name: core.tensor_names[name] for name in relax_module.parameters}
+        stored = _stored_names(core, relax_module.parameters)
         tensors = {stored[name]: _array(core.tensors[name]) for name in relax_module.parameters}
         origin = {stored[name]: sources[name] for name in relax_module.parameters}
         advance(1)
         size = batch if program.interface.batch.symbolic else 1
         cpu = str(chip.attrs.get("mcpu", ""))
         try:
-            with _tvm_refusals():
+            with _tvm_failures("the program"):
                 fused = optimise(relax_module, chip)
             drafted = draft(fused, concrete.interface, stored, relax_module.inputs)
         except NotPlannableError as error:
@@ -97,8 +99,7 @@ def lower(program: Program, target: Target, *, batch: int = 1, progress: Progres
             note = f"runs on TVM's virtual machine, not from a plan: {error}"
             return Lowered(None, vm, code, (), tensors, origin, size, cpu, (note,))
         advance(1)
-        with _tvm_refusals():
-            families, compiled = _kernels(drafted, target)
+        families, compiled = _kernels(drafted, target)
         advance(1)
         plan = _addresses(drafted, compiled, families)
         objects = object_code(compiled, plan, chip)
@@ -126,15 +127,15 @@ def tvm_target(target: Target) -> Any:
 
 
 @contextmanager
-def _tvm_refusals() -> Iterator[None]:
-    """What TVM cannot compile (integer powers, tensors without elements) is a limit of this compiler, not of the model."""
+def _tvm_failures(what: str) -> Iterator[None]:
+    """What was not refused by node (`to_relax`) should compile: a failure of TVM there is effc's."""
     import tvm
 
     try:
         yield
     except tvm.error.InternalError as error:
         why = str(error).strip().splitlines()[-1].removeprefix("tvm.error.InternalError: ")
-        raise UnsupportedModelError("the program cannot be lowered", [Problem("TVM", "a kernel", why)]) from error
+        raise InternalError(f"{what} cannot be compiled; please report it with the model. TVM says: {why}") from error
 
 
 def _silent(label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
@@ -149,6 +150,20 @@ def _decomposed(program: Program) -> Program:
     for operator in [operator for operator in table if "upsample" in str(operator)]:
         del table[operator]
     return replace(program, exported=decompose(program.exported, table))
+
+
+def _stored_names(program: Program, placeholders: Sequence[str]) -> dict[str, str]:
+    """The user's name of each stored tensor by placeholder; another one where an input or output of the plan is called so."""
+    reserved = {value.name for value in (*program.interface.inputs, *program.interface.outputs)}
+    taken = reserved | {program.tensor_names[placeholder] for placeholder in placeholders}
+    names: dict[str, str] = {}
+    for placeholder in placeholders:
+        name = program.tensor_names[placeholder]
+        if name in reserved:
+            name = next(free for number in itertools.count() if (free := f"{name}.stored{number or ''}") not in taken)
+            taken.add(name)
+        names[placeholder] = name
+    return names
 
 
 def _array(tensor: Any) -> np.ndarray[Any, Any]:
@@ -166,10 +181,18 @@ def _kernels(drafted: Draft, target: Target) -> tuple[dict[str, str], dict[str, 
     import tvm
 
     module = tvm.IRModule({name: function.with_attr("global_symbol", name) for name, function in drafted.functions.items()})
-    scheduled = schedule(module, target)
+    with _tvm_failures("the program"):
+        scheduled = schedule(module, target)
     functions = {variable.name_hint: function for variable, function in scheduled.functions.items()}
     families = {name: str((function.attrs or {}).get("effc.family", "generic")) for name, function in functions.items()}
-    return families, kernels(functions)
+    try:
+        return families, kernels(functions)
+    except tvm.error.InternalError:
+        for call in drafted.calls:  # which one? say it by the user's names
+            sources = ", ".join(dict.fromkeys(part.origin.source for part in call.parts if part.origin.source))
+            with _tvm_failures(f"the kernel of {sources or call.function}"):
+                kernels({call.function: functions[call.function]})
+        raise
 
 
 def _addresses(drafted: Draft, compiled: Mapping[str, Kernel], families: Mapping[str, str]) -> Plan:

@@ -37,7 +37,7 @@ def export_onnx(program: Program) -> bytes:
     _rename(model, program.interface)
     for name, (op, tensors, constants) in functions.needed.items():
         model.functions.append(_function(op, name, tensors, constants))
-    if functions.needed:
+    if functions.needed and NAMESPACE not in (entry.domain for entry in model.opset_import):  # the exporter knows the ops that it saw
         entry = model.opset_import.add()
         entry.domain, entry.version = NAMESPACE, 1
     _strip_notes(model)

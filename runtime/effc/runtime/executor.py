@@ -67,6 +67,7 @@ class PlanExecutor:
             room = self._block[buffer.offset : buffer.offset + stored.nbytes]
             self.parameters[buffer.name] = room.view(stored.dtype).reshape(buffer.shape)
             self.parameters[buffer.name][...] = stored
+        self._plan = plan
         self._library = load_code(code)
         try:
             self._entry = getattr(self._library, plan.entry)
@@ -74,7 +75,7 @@ class PlanExecutor:
             raise AlteredArtifactError(f"{code} has no function {plan.entry!r}, which the plan names") from error
         self._input_order = [list(inputs).index(buffer.name) for buffer in plan.in_room("input")]
         self._output_order = [list(outputs).index(buffer.name) for buffer in plan.in_room("output")]
-        self._entry.argtypes = [ctypes.c_void_p] * (2 + len(inputs) + len(outputs))
+        self._entry.argtypes = [ctypes.c_void_p] * (3 + len(inputs) + len(outputs))
         self._entry.restype = ctypes.c_int32
         self._blocks = (address(self._arena), address(self._block))
 
@@ -82,9 +83,13 @@ class PlanExecutor:
         """Run all steps. Raises InternalError when a kernel reports a failure."""
         pointers = [address(inputs[index]) for index in self._input_order]
         pointers += [address(outputs[index]) for index in self._output_order]
-        code = self._entry(*self._blocks, *pointers)
+        status = ctypes.c_int32(0)
+        self._entry(*self._blocks, *pointers, ctypes.byref(status))
+        code = status.value
         if code != 0:
-            raise InternalError(f"the compiled code failed with code {code}; please report it with the model")
+            step = self._plan.steps[code - 1] if 0 < code <= len(self._plan.steps) else None
+            where = f"step {code} ({', '.join(step.sources or step.ops)})" if step is not None else f"code {code}"
+            raise InternalError(f"the compiled code failed at {where}: its worker threads could not run")
 
 
 class VirtualMachineExecutor:

@@ -68,7 +68,8 @@ class Plan:
     """Buffers, steps and the sizes of the two blocks. `entry` is the symbol that runs all steps in order.
 
     Calling convention of the entry (C, no TVM types):
-        int32 entry(uint8 *arena, const uint8 *parameters, const void *input0, ..., void *output0, ...)
+        int32 entry(uint8 *arena, const uint8 *parameters, const void *input0, ..., void *output0, ..., int32 *status)
+    It returns 0; `status` becomes 0, or the number of the step that failed, counted from 1 (the steps after it did not run).
     """
 
     entry: str

@@ -96,8 +96,8 @@ def self_test(
 
 def _header(plan: Plan, rows: Mapping[str, list[str]], path: str, blob: bytes | bytearray, tolerance: float) -> str:
     ins, outs = len(rows["input"]), len(rows["output"])
-    pointers = [f"(in)[{index}]" for index in range(ins)] + [f"(out)[{index}]" for index in range(outs)]
-    types = ["uint8_t *", "const uint8_t *", *["const void *"] * ins, *["void *"] * outs]
+    pointers = [*(f"(in)[{index}]" for index in range(ins)), *(f"(out)[{index}]" for index in range(outs)), "&effc_status"]
+    types = ["uint8_t *", "const uint8_t *", *["const void *"] * ins, *["void *"] * outs, "int32_t *"]
     lines = [
         "/* Generated; see selftest.c. */",
         f"#define EFFC_BLOB {_quoted(path)}",
@@ -108,7 +108,8 @@ def _header(plan: Plan, rows: Mapping[str, list[str]], path: str, blob: bytes | 
         f"#define EFFC_INPUTS {', '.join(rows['input'])}",
         f"#define EFFC_OUTPUTS {', '.join(rows['output'])}",
         f"extern int32_t {plan.entry}({', '.join(types)});",
-        f"#define EFFC_CALL(arena, parameters, in, out) {plan.entry}({', '.join(['arena', 'parameters', *pointers])})",
+        "static int32_t effc_status;",
+        f"#define EFFC_CALL(arena, parameters, in, out) ({plan.entry}({', '.join(['arena', 'parameters', *pointers])}), effc_status)",
     ]
     return "\n".join(lines) + "\n"
 

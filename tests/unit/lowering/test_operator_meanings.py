@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from effc.errors import InternalError, UnsupportedModelError
 from effc.ir import Batch, Program, Provenance
+from effc.ir.arrays import to_numpy
 from effc.lowering import lower, run_lowered
+from effc.runtime.executor import PlanExecutor, aligned_empty
 from effc.targets import find_target
 
 NAN, INF = float("nan"), float("inf")
@@ -175,3 +181,71 @@ def test_integer_division_rounds_as_torch_and_a_divisor_of_zero_ends_no_process(
     got = run_lowered(lower(program, find_target("cpu")), program, {"a": odd, "b": zeros})
     assert [int(np.abs(array).max()) for array in got.values()] == [0, 0, 0, 0]
     run_lowered(lower(program, find_target("cpu")), program, {"a": odd, "b": zeros - 1})  # the lowest integer by -1 traps, too
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_sums_in_float32_and_rounds_once(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 10), nn.Softmax(-1)).eval().to(dtype)
+    x = torch.randn(2, 3, 4, 4).to(dtype)
+    program = Program.from_exported(
+        torch.export.export(net, (x,)), Provenance("h", "torch", "0" * 64), batch=Batch(False, "one"), input_names=["x"]
+    )
+    (got,) = run_lowered(lower(program, find_target("cpu")), program, {"x": to_numpy(x)}).values()
+    want = net.float()(x.float()).detach().numpy()
+    assert np.abs(got.astype(np.float32) - want).max() <= 4 * torch.finfo(dtype).eps * want.max()
+
+
+def test_products_of_float64_keep_their_digits_and_convolutions_are_refused() -> None:
+    net = nn.Sequential(nn.Linear(30, 20), nn.Tanh(), nn.Linear(20, 5)).double().eval()
+    x = torch.randn(4, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    origin = Provenance("d", "torch", "0" * 64)
+    program = Program.from_exported(torch.export.export(net, (x,)), origin, batch=Batch(False, "one"), input_names=["x"])
+    (got,) = run_lowered(lower(program, find_target("cpu")), program, {"x": x.numpy()}).values()
+    np.testing.assert_allclose(got, net(x).detach().numpy(), rtol=1e-12)
+    image = torch.randn(1, 3, 5, 5, dtype=torch.float64)
+    exported = torch.export.export(nn.Conv2d(3, 4, 3).double(), (image,))
+    with pytest.raises(UnsupportedModelError, match="cannot be lowered") as caught:
+        lower(Program.from_exported(exported, origin, batch=Batch(False, "one"), input_names=["x"]), find_target("cpu"))
+    assert "float64" in caught.value.problems[0].why
+
+
+def test_a_stored_tensor_called_like_an_input_or_output_keeps_its_own_memory() -> None:
+    class Namesakes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.output = nn.Parameter(torch.tensor([2.0, 3.0])), nn.Parameter(torch.tensor([5.0, 7.0]))
+
+        def forward(self, weight: Tensor) -> Tensor:
+            return weight * self.weight + self.output
+
+    net, x = Namesakes().eval(), torch.tensor([[1.0, 10.0]])
+    exported = torch.export.export(net, (x,))
+    program = Program.from_exported(exported, Provenance("n", "torch", "0" * 64), batch=Batch(False, "one"), input_names=["weight"])
+    assert [value.name for value in program.interface.outputs] == ["output"]
+    lowered = lower(program, find_target("cpu"))
+    (got,) = run_lowered(lowered, program, {"weight": x.numpy()}).values()
+    np.testing.assert_array_equal(got, net(x).detach().numpy())
+    assert {source.name for source in lowered.sources.values()} == {"weight", "output"}
+
+
+def test_a_kernel_that_cannot_start_its_threads_is_an_error_that_names_the_layer() -> None:
+    net = nn.Sequential(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU()).eval()
+    x = torch.randn(1, 16, 32, 32)
+    program = Program.from_exported(
+        torch.export.export(net, (x,)), Provenance("t", "torch", "0" * 64), batch=Batch(False, "one"), input_names=["x"]
+    )
+    lowered = lower(program, find_target("cpu"))
+    assert lowered.plan is not None
+    refuse = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)(lambda *_: -1)
+    with tempfile.TemporaryDirectory() as folder:
+        code = Path(folder, "model.so")
+        code.write_bytes(lowered.code)
+        executor = PlanExecutor(lowered.plan, ["x"], ["output"], lowered.parameters, code)
+        inputs, outputs = [aligned_empty((1, 16, 32, 32), "float32")], [aligned_empty((1, 32, 32, 32), "float32")]
+        launch = ctypes.c_void_p.in_dll(executor._library, "__TVMBackendParallelLaunch")
+        kept, launch.value = launch.value, ctypes.cast(refuse, ctypes.c_void_p).value
+        with pytest.raises(InternalError, match="worker threads could not run"):
+            executor.call(inputs, outputs)
+        launch.value = kept
+        executor.call(inputs, outputs)

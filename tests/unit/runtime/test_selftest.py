@@ -35,13 +35,17 @@ static int product(int task, Group *group, void *raw) {
   for (int i = task; i < 12; i += group->tasks) d->y[i] = d->hidden[i] > 0 ? d->hidden[i] : 0;
   return 0;
 }
-int32_t run(uint8_t *arena, const uint8_t *parameters, const void *x, void *y, void *row) {
-  if ((uintptr_t)arena % 64 || (uintptr_t)parameters % 64 || (uintptr_t)x % 64 || (uintptr_t)y % 64) return 7;
+int32_t run(uint8_t *arena, const uint8_t *parameters, const void *x, void *y, void *row, int32_t *status) {
+  *status = 7;
+  if ((uintptr_t)arena % 64 || (uintptr_t)parameters % 64 || (uintptr_t)x % 64 || (uintptr_t)y % 64) return 0;
+  *status = 8;
   Data d = {(float *)arena, (const float *)parameters, (const float *)(parameters + 64), x, y, 0};
   for (int round = 0; round < 200; ++round)
-    if (__TVMBackendParallelLaunch(product, &d, 0)) return 8;
-  if (d.seen != THREADS) return 9;
+    if (__TVMBackendParallelLaunch(product, &d, 0)) return 0;
+  *status = 9;
+  if (d.seen != THREADS) return 0;
   for (int i = 0; i < 4; ++i) ((int64_t *)row)[i] = i;
+  *status = 0;
   return 0;
 }
 """

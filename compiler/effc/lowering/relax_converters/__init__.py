@@ -10,7 +10,20 @@ from typing import Any
 
 from torch import fx
 
-from effc.lowering.relax_converters import division, extremum, full, grid_sample, index, interpolate, rectifiers, select, shift, sort
+from effc.lowering.relax_converters import (
+    division,
+    extremum,
+    full,
+    grid_sample,
+    index,
+    interpolate,
+    power,
+    products,
+    rectifiers,
+    select,
+    shift,
+    sort,
+)
 
 __all__ = ["CONVERTERS"]
 
@@ -21,12 +34,18 @@ CONVERTERS: dict[str, Callable[[fx.Node, Any], Any]] = {
     "__rshift__.Tensor": shift.right,
     "amax.default": extremum.amax,
     "amin.default": extremum.amin,
+    "bmm.default": products.matrix,
+    "convolution.default": products.convolution,
     **interpolate.CONVERTERS,
     "div.Tensor_mode": division.convert,
     "elu.default": rectifiers.elu,
     "full.default": full.convert,
     "grid_sampler_2d.default": grid_sample.convert,
     "index.Tensor": index.convert,
+    "matmul.default": products.matrix,
+    "mm.default": products.matrix,
+    "pow.Tensor_Scalar": power.scalar,
+    "pow.Tensor_Tensor": power.tensor,
     "prod.dim_int": extremum.product,
     "select.int": select.convert,
     "sort.stable": sort.convert,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import fx
 
 __all__ = ["amax", "amin", "product"]
@@ -37,10 +38,10 @@ def _floating(name: str) -> Callable[[fx.Node, Any], Any]:
     integers = _reduction(name, _all)
 
     def convert(node: fx.Node, importer: Any) -> Any:
-        from tvm import te, tirx
+        from tvm import relax, te, tirx
 
         source = node.args[0].meta["val"]  # type: ignore[union-attr]
-        if not source.dtype.is_floating_point or source.ndim == 0:
+        if not (source.dtype.is_floating_point or source.dtype == torch.bool) or source.ndim == 0:
             return integers(node, importer)
         given: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", ())
         axes = sorted({axis % source.ndim for axis in ([given] if isinstance(given, int) else list(given) or _all(source.ndim))})
@@ -49,11 +50,16 @@ def _floating(name: str) -> Callable[[fx.Node, Any], Any]:
 
         def combined(a: Any, b: Any) -> Any:
             ahead = a >= b if name == "max" else a <= b
+            if source.dtype == torch.bool:
+                return tirx.Select(ahead, a, b)
             return tirx.Select(tirx.any(ahead, tirx.isnan(a)), a, b)
 
         def reduced(x: Any) -> Any:
             along = [te.reduce_axis((0, int(source.shape[axis])), name=f"k{axis}") for axis in axes]
-            bound = float("-inf") if name == "max" else float("inf")
+            if source.dtype == torch.bool:
+                bound: float = 0 if name == "max" else 1
+            else:
+                bound = float("-inf") if name == "max" else float("inf")
             reducer = te.comm_reducer(combined, lambda dtype: tirx.const(bound, dtype), name=name)
 
             def element(*outer: Any) -> Any:
@@ -71,7 +77,10 @@ def _floating(name: str) -> Callable[[fx.Node, Any], Any]:
 
             return te.compute(shape, element, name=f"a{name}")
 
-        return importer.block_builder.emit_te(reduced, importer.env[node.args[0]], primfunc_name_hint=f"a{name}")
+        value = importer.env[node.args[0]]
+        if source.dtype == torch.bool:  # which has no order in TVM
+            value = importer.block_builder.emit(relax.op.astype(value, "int8"))
+        return importer.block_builder.emit_te(reduced, value, primfunc_name_hint=f"a{name}")
 
     return convert
 

@@ -23,7 +23,7 @@ def convert(node: fx.Node, importer: Any) -> Any:
     from tvm import te, tirx
 
     shape = [int(size) for size in node.meta["val"].shape]
-    common = len(torch.broadcast_shapes(*(index.meta["val"].shape for index in given.values())))
+    common = max(index.meta["val"].ndim for index in given.values())
     axes = sorted(given)
     adjacent = axes == list(range(axes[0], axes[-1] + 1))
     first = axes[0] if adjacent else 0  # where the axes of the indices stand in the result

@@ -22,15 +22,18 @@ Probe = Callable[[Tensor, int, bool, float | None], Tensor]
 
 
 def _nearest(unit: Tensor, size: int, align: bool, scale: float | None) -> Tensor:
-    return _aten.upsample_nearest1d.default(unit, [size], scale)
+    result: Tensor = _aten.upsample_nearest1d.default(unit, [size], scale)
+    return result
 
 
 def _nearest_exact(unit: Tensor, size: int, align: bool, scale: float | None) -> Tensor:
-    return _aten._upsample_nearest_exact1d.default(unit, [size], scale)
+    result: Tensor = _aten._upsample_nearest_exact1d.default(unit, [size], scale)
+    return result
 
 
 def _linear(unit: Tensor, size: int, align: bool, scale: float | None) -> Tensor:
-    return _aten.upsample_linear1d.default(unit, [size], align, scale)
+    result: Tensor = _aten.upsample_linear1d.default(unit, [size], align, scale)
+    return result
 
 
 def _of_images(operator: Any) -> Probe:

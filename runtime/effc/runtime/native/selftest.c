@@ -4,7 +4,7 @@
  *   EFFC_BLOB             path of the file: the parameters, then every input, then every expected output, each at a multiple of 64
  *   EFFC_BLOB_BYTES, EFFC_BLOB_CRC32   its size and checksum: compilers that cache (zig) do not notice when an assembled-in file changed
  *   EFFC_ARENA_BYTES      scratch memory of the model
- *   EFFC_CALL(arena, parameters, in, out)   calls its entry
+ *   EFFC_CALL(arena, parameters, in, out)   calls its entry; the value is 0, or the step that failed
  *   EFFC_INPUTS, EFFC_OUTPUTS   lists of {name, kind, elements, offset in the blob}
  *   EFFC_TOLERANCE        for floating point, of an output's largest finite magnitude; integers must be equal
  * Prints one line an output, then PASS or FAIL with the largest error. Exit status: 0 pass, 1 fail, 2 the model could not run.
