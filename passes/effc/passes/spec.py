@@ -1,6 +1,6 @@
 """Passes as text: `fold-batch-norm,ranger{option=0.5,names=[a;b]}`.
 
-    passes  = pass ("," pass)*
+    passes  = (pass ("," pass)*)?
     pass    = name ("{" option ("," option)* "}")?
     option  = key "=" value                       value: a number, true, false, a word, or [value;value]
 
@@ -31,7 +31,8 @@ GROUP = "effc.passes"
 def parse_passes(text: str) -> tuple[Pass, ...]:
     """The passes that a spec names, in order. Raises ConfigError with everything that is wrong in it."""
     problems: list[Problem] = []
-    passes = [made for part in _split(text, ",") if part.strip() and (made := _parse_one(part.strip(), problems)) is not None]
+    parts = list(_split(text, ",")) if text.strip() else []
+    passes = [made for part in parts if (made := _parse_one(part.strip(), problems)) is not None]
     if problems:
         raise ConfigError("the passes cannot be read", problems)
     return tuple(passes)
@@ -68,6 +69,9 @@ def _split(text: str, separator: str) -> Iterator[str]:
 
 
 def _parse_one(part: str, problems: list[Problem]) -> Pass | None:
+    if not part:
+        problems.append(Problem("--passes", "nothing", "stands where a pass should", "a comma is at the end or doubled: take it out"))
+        return None
     match = _PASS.fullmatch(part)
     if match is None or not match[1]:
         problems.append(Problem("--passes", repr(part), "is not a pass", "write name or name{option=value}"))
@@ -108,12 +112,12 @@ def _options(kind: type[Pass], text: str, problems: list[Problem]) -> dict[str, 
     hints = get_type_hints(kind)
     options: dict[str, Any] = {}
     sound = True
-    for part in filter(None, (piece.strip() for piece in _split(text, ","))):
+    for part in [piece.strip() for piece in _split(text, ",")] if text.strip() else []:
         key, equals, value = (piece.strip() for piece in part.partition("="))
         name = key.replace("-", "_")
         if not equals or name not in known:
             names = ", ".join(field.replace("_", "-") for field in known) or "it has none"
-            problems.append(Problem(kind.name, part, "is not one of its options", f"options: {names}"))
+            problems.append(Problem(kind.name, part or "nothing", "is not one of its options", f"options: {names}"))
             sound = False
             continue
         listed = value.startswith("[") and value.endswith("]")

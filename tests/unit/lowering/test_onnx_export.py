@@ -45,6 +45,7 @@ def test_an_effc_op_is_a_function_that_onnxruntime_runs_at_any_batch(mode: str) 
     model = onnx.load_from_string(data)
     onnx.checker.check_model(model)
     assert [(function.domain, function.name) for function in model.functions] == [("effc", f"bound_{mode}")]
+    assert sorted(entry.domain for entry in model.opset_import) == ["", "effc"]
     assert [value.name for value in model.graph.input] == ["image:0"]
     assert [value.name for value in model.graph.output] == ["x"]
     session = onnxruntime.InferenceSession(data)

@@ -83,9 +83,16 @@ def test_the_text_of_options_parses_back(monkeypatch: pytest.MonkeyPatch) -> Non
     assert format_pass(pass_) == "sample{ratio=1e-07,count=3,names=[a;b.c],fast=true}"
     assert parse_passes(f" {format_pass(pass_)} , ranger") == (pass_, parse_passes("ranger")[0])
     with pytest.raises(ConfigError) as caught:
-        parse_passes("rangr, sample{ratio=x, hurry=1}, sample{count=1.5}, }")
-    assert len(caught.value.problems) == 5
+        parse_passes("rangr, sample{ratio=x, hurry=1}, sample{count=1.5}, sample{count=2,}, }")
+    assert len(caught.value.problems) == 6
     assert "did you mean ranger?" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["ranger,,ranger", "ranger,", ",ranger", " , "])
+def test_a_pass_that_is_not_there_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="a comma is at the end or doubled"):
+        parse_passes(text)
+    assert parse_passes("") == parse_passes(" \n") == ()
 
 
 def test_the_order_is_checked_before_any_work() -> None:
