@@ -11,6 +11,7 @@ import numpy as np
 
 from effc.data.arrays import DATA_BYTES, UNNAMED, Array, ArrayFile, Header
 from effc.data.dataset import Dataset
+from effc.data.held import HeldArrays
 from effc.data.images import read_images
 from effc.data.preprocess import Preprocess
 from effc.errors import DataError, Problem, counted
@@ -35,7 +36,7 @@ class InputSpec(Protocol):
 
 
 def load_dataset(
-    path: str | Path,
+    given: str | Path | HeldArrays,
     inputs: Sequence[InputSpec],
     *,
     preprocess: Preprocess | None = None,
@@ -45,8 +46,9 @@ def load_dataset(
     """Read data for a program.
 
     Args:
-        path: `.npz` with one array per input, by the input's name (or `x` for a single input) and labels `y` (N,), or `labels` where an
-            input is called `y`; `.npy` for a single input; a folder of images, whose subfolders are the classes in alphabetical order.
+        given: `.npz` with one array per input, by the input's name (or `x` for a single input) and labels `y` (N,), or `labels` where an
+            input is called `y`; `.npy` for a single input; a folder of images, whose subfolders are the classes in alphabetical order;
+            arrays in memory as in an `.npz` or `.npy`.
         inputs: the program's inputs. The leading axis counts samples.
         preprocess: how images become inputs.
         need_labels: labels must be there.
@@ -56,10 +58,10 @@ def load_dataset(
         DataError: the file, a name, a shape, a dtype or a value does not fit; all of them at once.
         LimitError: the arrays are over `max_bytes`, or over this machine's memory.
     """
-    path = Path(path)
-    if not path.exists():
-        raise DataError(f"{path} does not exist; give a .npz, a .npy or a folder of images")
-    source = _images(path, inputs, preprocess) if path.is_dir() else _file(path, inputs, max_bytes)
+    if isinstance(given, HeldArrays):
+        name, source = given.name, _arrays(given, given.name, inputs, max_bytes)
+    else:
+        name, source = str(given), _stored(Path(given), inputs, preprocess, max_bytes)
     faults = {spec.name: _faults(source.headers.get(spec.name), spec, source.hint) for spec in inputs}
     problems = [problem for found in faults.values() for problem in found]
     expected = f"inputs: {', '.join(sorted(spec.name for spec in inputs))}"
@@ -69,7 +71,7 @@ def load_dataset(
     arrays, labels = source.read([name for name in source.headers if not faults[name]], source.labels is not None and not problems)
     problems += [problem for name, array in arrays.items() for problem in _values(name, array)]
     if problems:
-        raise DataError(f"{path} does not fit the program", problems)
+        raise DataError(f"{name} does not fit the program", problems)
     kept = {spec.name: np.ascontiguousarray(arrays[spec.name]) for spec in inputs}
     return Dataset(kept, None if labels is None else labels.astype(np.int64), _unit(inputs))
 
@@ -88,6 +90,12 @@ class _Source:
     read: Callable[[Sequence[str], bool], tuple[Mapping[str, Array], Array | None]]
 
 
+def _stored(path: Path, inputs: Sequence[InputSpec], preprocess: Preprocess | None, max_bytes: int) -> _Source:
+    if not path.exists():
+        raise DataError(f"{path} does not exist; give a .npz, a .npy or a folder of images")
+    return _images(path, inputs, preprocess) if path.is_dir() else _arrays(ArrayFile(path), str(path), inputs, max_bytes)
+
+
 def _images(path: Path, inputs: Sequence[InputSpec], preprocess: Preprocess | None) -> _Source:
     if len(inputs) != 1:
         raise DataError(f"{path}: a folder of images serves programs with one input; this one has {len(inputs)}")
@@ -101,11 +109,11 @@ def _images(path: Path, inputs: Sequence[InputSpec], preprocess: Preprocess | No
     return _Source({name: Header(images.shape, images.dtype)}, described, [], _preprocess_hint(inputs[0]), read)
 
 
-def _file(path: Path, inputs: Sequence[InputSpec], max_bytes: int) -> _Source:
-    file = ArrayFile(path)
+def _arrays(file: ArrayFile | HeldArrays, name: str, inputs: Sequence[InputSpec], max_bytes: int) -> _Source:
     if not file.named and len(inputs) != 1:
-        names = ", ".join(spec.name for spec in inputs)
-        raise DataError(f"{path}: a .npy holds one array, and the program has {len(inputs)} inputs; give an .npz with the arrays {names}")
+        wanted = ", ".join(spec.name for spec in inputs)
+        what, better = ("it is", "a mapping") if isinstance(file, HeldArrays) else ("a .npy holds", "an .npz")
+        raise DataError(f"{name}: {what} one array, and the program has {len(inputs)} inputs; give {better} with the arrays {wanted}")
     stored, key = _by_input(file.names, inputs), _label_key(inputs)
     has_labels = key in file.names
     taken = {*stored.values(), *([key] if has_labels else [])}

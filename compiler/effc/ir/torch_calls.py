@@ -23,7 +23,8 @@ def copy_call_graph(exported: ExportedProgram) -> list[Any]:
 def decompose(exported: ExportedProgram, table: Mapping[Any, Callable[..., Any]]) -> ExportedProgram:
     """The program with the operators of `table` written out in others, and without in-place operators."""
     with _no_tree_spec_warning():
-        return exported.run_decompositions(dict(table))
+        decomposed: ExportedProgram = exported.run_decompositions(dict(table))
+    return decomposed
 
 
 @contextmanager
