@@ -13,7 +13,7 @@ from effc.compiler import crosscheck, dumping, gate, summary
 from effc.compiler.contents import artifact_files, manifest_fields
 from effc.compiler.crosscheck import SelfTestRun
 from effc.compiler.golden import Checks, golden_inputs
-from effc.compiler.inputs import Inputs, read_inputs
+from effc.compiler.inputs import Inputs, check_files, read_inputs
 from effc.compiler.settings import Settings, settings_of
 from effc.compiler.trial import Trial, try_out
 from effc.errors import ConfigError
@@ -143,6 +143,7 @@ def compile_with(
     compiler_for(target, static=not target.runs_here)  # a missing linker is said before minutes of work
     if settings.max_drop is not None and settings.eval is None:
         raise ConfigError("max-drop needs held-out data to judge by: give --eval test.npz")
+    check_files(settings)
     pipeline = Pipeline(passes)
     with progress("reading the model", 1) as advance:
         original = load_program(
@@ -153,7 +154,7 @@ def compile_with(
             check_import=settings.check_import,
         )
         advance(1)
-    given = read_inputs(settings, original)
+    given = read_inputs(settings, original, passes)
     checks = Checks(golden_inputs(original, given.data, settings.seed, settings.batch))
     rewritten = _rewrite(original, passes, pipeline, checks, given, target, settings, dump_ir, progress)
     lossy = any(not one.exact for one in passes)
@@ -172,6 +173,8 @@ def compile_with(
             if executable is not None:
                 files[crosscheck.SELF_TEST] = executable
                 emulated = crosscheck.run_emulated(executable, target)
+            if emulated is None:
+                crosscheck.rehearse(rewritten.program, checks, settings.batch)
             advance(1)
     report = summary.make_report(original, rewritten.program, rewritten.log, quality, lowered, trial, emulated, target)
     measurements = {"measurements.json": summary.measurements(trial), "report.json": summary.as_json(report), "report.html": render(report)}

@@ -5,6 +5,7 @@ passes = "fold-batch-norm,ranger"
 data = "calibration.npz"           # relative to this file
 eval = "test.npz"
 max-drop = 0.01
+emit = "onnx"
 
 [input-shapes]
 image = [1, 3, 32, 32]
@@ -14,17 +15,34 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from effc.errors import ConfigError, Problem
 
 __all__ = ["Settings", "load_settings", "settings_of"]
 
 _PATHS = ("data", "eval")
+_SHARES = (None, "top1", "agreement")  # metrics that are a share of the samples; None becomes one of the two
+_NAMES_ONLY = """\
+# Of data files only the names are kept. A config's names are relative to its folder: put the files there, or give --data and --eval.
+"""
+_WANTED = {  # what each of pydantic's error types means, in words; {} from its context
+    "literal_error": "must be {expected}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "greater_than": "must be more than {gt:g}",
+    "finite_number": "must be a finite number",
+    "string_type": "must be text",
+    "path_type": "must be the name of a file",
+    "dict_type": "must be a table",
+    "tuple_type": "must be a list",
+    **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "must be a whole number"),
+    **dict.fromkeys(("float_parsing", "float_type"), "must be a number"),
+    **dict.fromkeys(("bool_parsing", "bool_type"), "must be true or false"),
+}
 LimitName = Literal["model_bytes", "nodes", "tensor_elements", "folded_bytes", "nesting", "data_bytes"]
 
 
@@ -55,7 +73,7 @@ class Settings(BaseModel):
     data: Path | None = None
     eval: Path | None = None
     metric: Literal["top1", "agreement", "kl", "perplexity", "max-error"] | None = None
-    max_drop: Annotated[float, Field(ge=0)] | None = None
+    max_drop: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     preprocess: str | None = None
     input_shapes: dict[str, tuple[Annotated[int, Field(gt=0)], ...]] = {}
     target: str = "cpu"
@@ -65,6 +83,11 @@ class Settings(BaseModel):
     check_import: bool = True
     limits: dict[LimitName, Annotated[int, Field(gt=0)]] = {}
 
+    @field_validator("emit", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
     def as_toml(self) -> str:
         """A config file with every value that is set. Data files appear by their names only: a folder would leak into the artifact."""
         import tomli_w
@@ -73,7 +96,8 @@ class Settings(BaseModel):
         for name in _PATHS:
             if name in values:
                 values[name] = Path(values[name]).name
-        return tomli_w.dumps({name: value for name, value in values.items() if value not in ([], {}, "")})
+        text = tomli_w.dumps({name: value for name, value in values.items() if value not in ([], {}, "")})
+        return _NAMES_ONLY + text if any(name in values for name in _PATHS) else text
 
 
 def load_settings(config: Path | None, flags: Mapping[str, Any]) -> Settings:
@@ -89,16 +113,35 @@ def load_settings(config: Path | None, flags: Mapping[str, Any]) -> Settings:
             if isinstance(values.get(name), str):
                 values[name] = config.parent / values[name]
     given = {name: value for name, value in flags.items() if value is not None}
-    return settings_of({**values, **given}, str(config) if config is not None else "")
+    return settings_of({**values, **given}, str(config) if config is not None else "", frozenset(given))
 
 
-def settings_of(values: Mapping[str, Any], origin: str = "") -> Settings:
-    """Checked settings by field name. Raises ConfigError that lists everything wrong; `origin` is the file that the values are from."""
+def settings_of(values: Mapping[str, Any], origin: str = "", flags: Set[str] = frozenset()) -> Settings:
+    """Checked settings by field name.
+
+    Args:
+        values: field name -> value.
+        origin: the file that values are from.
+        flags: the fields that came from the command line instead.
+
+    Raises:
+        ConfigError: lists everything wrong.
+    """
+    problems, settings = [], None
     try:
-        return Settings.model_validate(dict(values))
+        settings = Settings.model_validate(dict(values))
     except ValidationError as error:
-        problems = [_problem(entry) for entry in error.errors()]
-        raise ConfigError(f"the configuration{f' in {origin}' if origin else ''} is wrong", problems) from error
+        problems = [_problem(entry, flags) for entry in error.errors()]
+    checked = values if settings is None else settings.model_dump()
+    drop, metric = checked.get("max_drop"), checked.get("metric")
+    if isinstance(drop, (int, float)) and drop > 1 and metric in _SHARES:
+        hint = f"for {drop:g} points write {drop / 100:g}" if drop <= 100 else ""
+        why = f"is over 1: {metric or 'top1 or agreement'} is a share, 0.05 of it is 5 points"
+        problems.append(Problem(_shown("max_drop", flags), f"{drop:g}", why, hint))
+    if settings is None or problems:
+        what = f"the configuration in {origin}" if origin else "the configuration"
+        raise ConfigError(f"{what} is wrong", problems)
+    return settings
 
 
 def _read(config: Path) -> dict[str, Any]:
@@ -111,12 +154,20 @@ def _read(config: Path) -> dict[str, Any]:
         raise ConfigError(f"--config {config} is not TOML: {error}") from error
 
 
-def _problem(entry: Mapping[str, Any]) -> Problem:
+def _shown(field: str, flags: Set[str]) -> str:
+    """A field as the user wrote it: `--max-drop` on the command line, `max-drop` in a file."""
+    name = field.replace("_", "-")
+    return f"--{name.removesuffix('s') if field in ('limits', 'input_shapes') else name}" if field in flags else name
+
+
+def _problem(entry: Mapping[str, Any], flags: Set[str]) -> Problem:
     path = [str(part) for part in entry["loc"] if part != "[key]"]
-    name = (path[0] if path else "settings").replace("_", "-")
-    where = ".".join([name, *path[1:]])
+    field = (path[0] if path else "settings").replace("-", "_")
+    name = field.replace("_", "-")
+    where = ".".join([_shown(field, flags), *(path[1:] if field != "emit" else [])])
     if entry["type"] == "extra_forbidden":
         known = [field.replace("_", "-") for field in Settings.model_fields]
         near = difflib.get_close_matches(name, known, 1)
         return Problem(where, "the key", "is unknown", f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}")
-    return Problem(where, repr(entry.get("input")), entry["msg"])
+    words = _WANTED.get(entry["type"], "is no valid value").format(**entry.get("ctx", {}))
+    return Problem(where, repr(entry.get("input")), words)

@@ -59,8 +59,8 @@ class Context:
     """What a pass may use besides the program.
 
     Attributes:
-        fit: the part of `--data` for calibration and training; None without data.
-        selection: the part of `--data` for choosing among candidates; None without data.
+        fit: the part of `--data` for calibration and training: all of it where no pass needs a selection part; None without data.
+        selection: the part of `--data` for choosing among candidates; None without data and where no pass needs it.
         target: what the program will run on; None when only the graph matters.
         seed: the root of all randomness in passes.
         progress: shows long work.
@@ -94,6 +94,7 @@ class Pass(ABC):
             The pass's docstring defends any other value.
         after: passes that must come earlier in a pipeline when both are in it.
         needs_data: True when the pass cannot run without `--data`.
+        needs_selection: True when it chooses among candidates by data that it was not fitted on; part of `--data` is then held back.
         idempotent: True when a second run changes nothing.
     """
 
@@ -102,12 +103,15 @@ class Pass(ABC):
     tolerance: ClassVar[float] = 0.0
     after: ClassVar[tuple[type[Pass], ...]] = ()
     needs_data: ClassVar[bool] = False
+    needs_selection: ClassVar[bool] = False
     idempotent: ClassVar[bool] = True
 
     def requires(self, program: Program, context: Context) -> None:
         """Raise an EffcError (DataError, ConfigError, ...) when the pass cannot run here. Default: data where `needs_data`."""
         if self.needs_data and context.fit is None:
             raise DataError(f"pass {self.name} needs calibration data: give --data calib.npz")
+        if self.needs_selection and context.selection is None:
+            raise DataError(f"pass {self.name} needs data to choose by: give --data calib.npz")
 
     @abstractmethod
     def run(self, program: Program, context: Context) -> Program:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,44 @@ def test_the_effective_configuration_reads_back_and_names_no_folder(tmp_path: Pa
     assert str(tmp_path) not in text
     again = load_settings(write(tmp_path, text), {})
     assert again == settings
+
+
+def test_the_readme_shows_every_key(tmp_path: Path) -> None:
+    readme = (Path(__file__).resolve().parents[3] / "README.md").read_text()
+    example = readme.partition("```toml\n")[2].partition("```")[0]
+    assert load_settings(write(tmp_path, example), {}).max_drop == 0.01
+    assert {key.replace("-", "_") for key in tomllib.loads(example)} == set(Settings.model_fields)
+
+
+def test_one_file_to_emit_needs_no_list(tmp_path: Path) -> None:
+    assert load_settings(write(tmp_path, 'emit = "onnx"\n'), {}).emit == ("onnx",)
+    assert load_settings(write(tmp_path, 'emit = ["onnx"]\n'), {}).emit == ("onnx",)
+
+
+def test_what_is_wrong_is_said_in_own_words_and_where_it_was_written(tmp_path: Path) -> None:
+    text = 'emit = "tflite"\nmetric = "acc"\nbatch = 0\nseed = 1.5\ncheck-import = "perhaps"\n[input-shapes]\nx = 3\n[limits]\nnode = 5\n'
+    with pytest.raises(ConfigError) as caught:
+        load_settings(write(tmp_path, text), {"max_drop": -1.0})
+    said = {problem.where: problem.why for problem in caught.value.problems}
+    assert said.pop("metric") == "must be 'top1', 'agreement', 'kl', 'perplexity' or 'max-error'"
+    assert said.pop("limits.node").startswith("must be 'model_bytes'")
+    assert said == {
+        "--max-drop": "must be at least 0",
+        "batch": "must be at least 1",
+        "seed": "must be a whole number",
+        "check-import": "must be true or false",
+        "emit": "must be 'onnx'",
+        "input-shapes.x": "must be a list",
+    }
+
+
+@pytest.mark.parametrize("metric", [None, "top1", "agreement"])
+def test_a_share_is_no_percentage(metric: str | None) -> None:
+    with pytest.raises(ConfigError, match=r"--max-drop: 5: is over 1: .* a share, 0\.05 of it is 5 points; for 5 points write 0\.05"):
+        load_settings(None, {"max_drop": 5.0, "metric": metric})
+    assert load_settings(None, {"max_drop": 5.0, "metric": "perplexity"}).max_drop == 5
+
+
+def test_the_artifacts_configuration_says_that_it_keeps_names_only(tmp_path: Path) -> None:
+    assert "only the names are kept" in Settings(data=tmp_path / "calib.npz").as_toml()
+    assert "#" not in Settings(passes="ranger").as_toml()

@@ -1,0 +1,83 @@
+"""What a compile reads: all of the data where nothing has to be held back, and a warning where the gate sees what passes saw."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from effc.compiler.dumping import Dump
+from effc.compiler.inputs import Inputs, check_files, read_inputs
+from effc.compiler.settings import Settings
+from effc.errors import DataError, EffcWarning
+from effc.frontends import load_program
+from effc.ir import Program
+from effc.passes import Context, Pass, parse_passes
+
+
+class Chooser(Pass):
+    name: ClassVar[str] = "chooser"
+    exact: ClassVar[bool] = True
+    needs_selection: ClassVar[bool] = True
+
+    def run(self, program: Program, context: Context) -> Program:
+        return program
+
+
+@pytest.fixture
+def program() -> Program:
+    return load_program(nn.ReLU(), example_inputs=(torch.randn(2, 3),))
+
+
+def write(path: Path, count: int, seed: int) -> Path:
+    np.savez(path, x=np.random.default_rng(seed).standard_normal((count, 3), np.float32))
+    return path
+
+
+def read(program: Program, passes: Sequence[Pass], **paths: Path) -> Inputs:
+    return read_inputs(Settings(**paths), program, passes)
+
+
+def test_data_are_held_back_only_for_a_pass_that_chooses(program: Program, tmp_path: Path) -> None:
+    data = write(tmp_path / "calib.npz", 50, 0)
+    whole = read(program, parse_passes("ranger"), data=data)
+    assert whole.fit is not None and len(whole.fit) == 50 and whole.selection is None
+    parts = read(program, [*parse_passes("ranger"), Chooser()], data=data)
+    assert parts.fit is not None and parts.selection is not None and (len(parts.fit), len(parts.selection)) == (40, 10)
+
+
+def test_a_pass_that_chooses_says_what_it_lacks(program: Program) -> None:
+    with pytest.raises(DataError, match="chooser needs data to choose by: give --data"):
+        Chooser()(program, Context())
+
+
+def test_the_same_samples_on_both_sides_are_said(program: Program, tmp_path: Path) -> None:
+    data, copy, other = write(tmp_path / "a.npz", 9, 0), write(tmp_path / "b.npz", 9, 0), write(tmp_path / "c.npz", 9, 1)
+    for held_out in (data, copy):
+        with pytest.warns(EffcWarning, match="--data and --eval hold the same samples"):
+            read(program, [], data=data, eval=held_out)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", EffcWarning)
+        read(program, [], data=data, eval=other)
+
+
+def test_files_that_are_not_there_are_all_said_with_a_way_out(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        check_files(Settings(data=tmp_path / "calib.npz", eval=tmp_path / "test.npz"))
+    assert [problem.where for problem in caught.value.problems] == ["--data", "--eval"]
+    assert "config.toml keeps no folders; a flag beats the file" in str(caught.value)
+
+
+def test_a_dump_replaces_its_own_texts_and_no_others(program: Program, tmp_path: Path) -> None:
+    for name in ("01-fold-batch-norm.txt", "02-ranger.txt", "03-notes.txt", "ranger.txt"):
+        (tmp_path / name).write_text("old")
+    dump = Dump(tmp_path)
+    dump.write(0, "source", program)
+    dump.write(1, "ranger", program)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00-source.txt", "01-ranger.txt", "03-notes.txt", "ranger.txt"]
