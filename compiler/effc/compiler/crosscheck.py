@@ -1,4 +1,8 @@
-"""Code for another machine checks itself: a static program with the golden vectors inside, run under an emulator where there is one."""
+"""Code for another machine checks itself: a static program with the golden vectors inside, run under an emulator where there is one.
+
+Where there is none, the same program is lowered for this machine and run here: of the way to the other machine's code only its last part,
+code generation, then stays untried.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +16,17 @@ from pathlib import Path
 import numpy as np
 
 from effc.compiler.golden import Checks
-from effc.errors import VerificationError
+from effc.errors import Problem, VerificationError
 from effc.ir import Interface, Program
-from effc.lowering import Lowered
+from effc.lowering import Lowered, lower, run_lowered
 from effc.lowering.toolchain import emulator_for, link_static
 from effc.runtime.artifact import SELF_TEST
 from effc.runtime.selftest import BLOB, HEADER, SOURCES, self_test
 from effc.runtime.tensors import Array
-from effc.targets import Target
+from effc.runtime.verify import compare
+from effc.targets import Target, find_target
 
-__all__ = ["SELF_TEST", "SelfTestRun", "build", "run_emulated"]
+__all__ = ["SELF_TEST", "SelfTestRun", "build", "rehearse", "run_emulated"]
 
 _TIMEOUT = 600  # seconds; an emulator is some hundred times slower than the machine
 
@@ -70,6 +75,24 @@ def run_emulated(executable: bytes, target: Target) -> SelfTestRun | None:
     if done.returncode != 0:
         raise VerificationError(f"the self-test for {target.name} failed under {emulator} with code {done.returncode}: {text}")
     return SelfTestRun(emulator, text)
+
+
+def rehearse(program: Program, checks: Checks, batch: int) -> float:
+    """Lower the program for this machine and run its golden inputs; the largest relative difference.
+
+    Raises:
+        VerificationError: an output is further from the program's than float32 sums in another order explain.
+    """
+    lowered = lower(program, find_target("cpu"), batch=batch)
+    outputs = run_lowered(lowered, program, _one_call(checks.inputs, program.interface, lowered.batch))
+    found = compare(outputs, _one_call(checks.outputs, program.interface, lowered.batch))
+    if not found.passed:
+        wrong = [one for one in found.differences if not one.within(found.tolerance)]
+        raise VerificationError(
+            f"the lowered program, tried on this machine, differs by more than {found.tolerance:g} of the largest magnitude",
+            [Problem(f"output {one.name}", f"{one.relative:.3g} at {one.index}", one.reason or "is too far off") for one in wrong],
+        )
+    return found.worst
 
 
 def _one_call(arrays: Mapping[str, Array], interface: Interface, batch: int) -> dict[str, Array]:

@@ -12,6 +12,7 @@ import torch
 
 from effc.compiler.crosscheck import SelfTestRun
 from effc.compiler.trial import Trial
+from effc.errors import counted
 from effc.ir import Program, source_of
 from effc.lowering import Lowered
 from effc.passes import Decision, Pass
@@ -20,6 +21,8 @@ from effc.runtime import Verification
 from effc.targets import Target
 
 __all__ = ["PassRun", "as_json", "make_report", "measurements"]
+
+_AROUND_STEPS = "from Python: with the checks of its inputs and new outputs, which the times of the steps leave out"
 
 
 @dataclass(frozen=True)
@@ -84,25 +87,31 @@ def _facts(original: Program, lowered: Lowered, trial: Trial | None, emulated: S
         *([("import", origin.checked)] if origin.checked else []),
         ("target", f"{target.name} ({lowered.cpu})"),
         ("batch", f"{lowered.batch} a call, any number a run" if batch.symbolic else f"fixed: {batch.reason}"),
-        ("weights", f"{sum(array.nbytes for array in lowered.parameters.values()) / 1000:,.1f} kB"),
+        ("weights", f"{_weight_bytes(lowered) / 1000:,.1f} kB in memory"),
     ]
     if lowered.plan is not None:
         facts.append(("scratch memory", f"{lowered.plan.arena_bytes / 1000:,.1f} kB"))
         facts.append(("multiply-accumulates", f"{sum(step.macs for step in lowered.plan.steps):,}"))
     facts.append(("code", f"{len(lowered.code) / 1000:,.1f} kB"))
     if trial is not None:
-        facts.append(("one call", f"{trial.call / 1000:,.1f} µs with {trial.threads} threads"))
+        facts.append(("one call", f"{trial.call / 1000:,.1f} µs with {counted(trial.threads, 'thread')}, {_AROUND_STEPS if lowered.plan is not None else 'from Python'}"))
         facts.append(("differs from the program by", f"{trial.verification.worst:.1e} of the largest magnitude"))
     if emulated is not None:
         facts.append((f"self-test under {emulated.emulator}", emulated.text))
     return facts
 
 
+def _weight_bytes(lowered: Lowered) -> int:
+    """What the weights take while the code runs: in a plan's block each starts at a multiple of 64 bytes."""
+    return lowered.plan.parameter_bytes if lowered.plan is not None else sum(array.nbytes for array in lowered.parameters.values())
+
+
 def _notes(original: Program, lowered: Lowered, trial: Trial | None, emulated: SelfTestRun | None, target: Target) -> list[str]:
     notes = list(lowered.notes)
     if trial is None and emulated is None:
-        how = "copy `selftest` there and run it" if lowered.plan is not None else "golden.npz holds vectors to test it with"
-        notes.append(f"The code is for {target.name} and was not run on this machine: {how}.")
+        how = "Copy `selftest` there and run it" if lowered.plan is not None else "golden.npz holds vectors to test it with"
+        tried = "the same program, lowered for this machine, gave the right results"
+        notes.append(f"The code is for {target.name} and was not run; {tried}. {how}.")
     if not original.interface.batch.symbolic:
         notes.append(f"The batch is fixed: {original.interface.batch.reason}.")
     return notes

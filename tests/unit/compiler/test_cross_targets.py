@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,8 @@ from effc.cli.doctor import _machine
 from effc.compiler import compile_model
 from effc.compiler.crosscheck import SELF_TEST, run_emulated
 from effc.errors import MissingDependencyError, VerificationError
-from effc.lowering.toolchain import emulator_for
-from effc.targets import find_target
+from effc.lowering.toolchain import emulator_for, link_shared
+from effc.targets import Target, find_target
 
 OTHERS = ["aarch64", "riscv64"]
 
@@ -93,3 +94,25 @@ def test_doctor_finds_the_emulator_that_a_compile_runs(installed: set[str], foun
     monkeypatch.setattr("effc.compiler.crosscheck.subprocess.run", run)
     run_emulated(b"", target)
     assert ran == ([] if expected is None else [expected])
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_without_an_emulator_the_program_is_lowered_and_tried_here(right: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = next(name for name in OTHERS if not find_target(name).runs_here)
+    monkeypatch.setattr("effc.compiler.compile.compiler_for", lambda *_, **__: None)
+    monkeypatch.setattr(sys.modules["effc.lowering.lower"], "link_shared", lambda objects, target: _linked(objects, target, other))
+    monkeypatch.setattr("effc.compiler.crosscheck.link_static", lambda *_: b"a program for another machine")
+    monkeypatch.setattr("effc.compiler.crosscheck.emulator_for", lambda target: None)
+    if not right:
+        monkeypatch.setattr("effc.compiler.crosscheck.run_lowered", lambda *_: {"logits": np.ones((1, 10), np.float32)})
+        with pytest.raises(VerificationError, match="tried on this machine"):
+            compile_model("examples/digits.onnx", tmp_path / "out", target=other)
+        assert not (tmp_path / "out").exists()
+        return
+    result = compile_model("examples/digits.onnx", tmp_path / "out", target=other)
+    assert result.trial is None and result.emulated is None
+    assert any("lowered for this machine, gave the right results" in note for note in result.report.notes)
+
+
+def _linked(objects: tuple[bytes, ...], target: Target, other: str) -> bytes:
+    return b"a library for another machine" if target.name == other else link_shared(objects, target)
