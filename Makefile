@@ -24,7 +24,9 @@ demo: $(VENV)/.stamp
 test: $(VENV)/.stamp
 	$(BIN)/python -m pytest -m "not slow" -q
 
+# The cross linker too, so that code for other machines is tested wherever an emulator (qemu-user) is installed.
 test-all: $(VENV)/.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[cross]"
 	$(BIN)/python -m pytest -q
 
 lint: $(VENV)/.stamp

@@ -203,5 +203,5 @@ ARCHITECTURES = {
     "transformer_encoder": Architecture(Encoder, _tokens, quick=("dynamo20",), batched=False),
     "bidirectional_lstm": Architecture(Recurrent, _sequence, lowered="legacy17", quick=("legacy17",)),
     "unet": Architecture(Unet, _image(32), quick=("dynamo20",)),
-    "index_mix": Architecture(IndexMix, _indexed, lowered="legacy17", quick=("dynamo20", "legacy17"), batched=False),
+    "index_mix": Architecture(IndexMix, _indexed, lowered="dynamo20", quick=("dynamo20", "legacy17"), batched=False),
 }
