@@ -102,15 +102,18 @@ def _show(result: CompileResult, explain: bool) -> None:
         rows = [
             (
                 entry.spec,
-                f"{sum(bool(row['done']) for row in entry.decisions)} of {len(entry.decisions)}",
+                f"{sum(bool(row['done']) for row in entry.decisions)} of {len(entry.decisions)}" if entry.decisions else "nothing to do",
                 f"{entry.nodes_before} -> {entry.nodes_after}",
                 "same" if entry.difference == 0 else "not finite" if entry.difference is None else f"{entry.difference:.1e}",
+                entry.measured_on,
                 f"{entry.seconds:.2f}",
             )
             for entry in report.passes
         ]
         table(
-            ("pass", "sites changed", "operators", "outputs moved", "s"), rows, numbers=("sites changed", "operators", "outputs moved", "s")
+            ("pass", "sites changed", "operators", "outputs moved", "measured on", "s"),
+            rows,
+            numbers=("sites changed", "operators", "outputs moved", "s"),
         )
     if explain:
         for entry in report.passes:

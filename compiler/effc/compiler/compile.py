@@ -14,6 +14,7 @@ from effc.compiler.contents import artifact_files, manifest_fields
 from effc.compiler.crosscheck import SelfTestRun
 from effc.compiler.golden import Checks, golden_inputs
 from effc.compiler.inputs import Inputs, check_files, read_inputs
+from effc.compiler.movement import movement
 from effc.compiler.settings import Settings, settings_of
 from effc.compiler.trial import Trial, try_out
 from effc.errors import ConfigError
@@ -215,7 +216,7 @@ def _rewrite(
             dump.write(index + 1, applied.name, program)
             checks.after(applied, program)
             decisions = tuple(context.decisions[sum(len(run.decisions) for run in runs) :])
-            runs.append(summary.PassRun(applied, seconds, before, program, checks.differences[-1], decisions))
+            runs.append(summary.PassRun(applied, seconds, before, program, movement(applied, before, program, checks, given), decisions))
             started, before = time.monotonic(), program
             advance(1)
 

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from effc.compiler.crosscheck import SelfTestRun
+from effc.compiler.movement import Movement
 from effc.compiler.trial import Trial
 from effc.errors import counted
 from effc.ir import Program, source_of
 from effc.lowering import Lowered
 from effc.passes import Decision, Pass
 from effc.report import Block, Layer, Memory, PassReport, Quality, Range, Report, graphs_of
-from effc.runtime import Verification
 from effc.targets import Target
 
 __all__ = ["PassRun", "as_json", "make_report", "measurements"]
@@ -27,13 +27,13 @@ _AROUND_STEPS = "from Python: with the checks of its inputs and new outputs, whi
 
 @dataclass(frozen=True)
 class PassRun:
-    """One pass that ran: the programs around it, its time, its change on the golden inputs, its decisions."""
+    """One pass that ran: the programs around it, its time, how far it moved the outputs, its decisions."""
 
     applied: Pass
     seconds: float
     before: Program
     after: Program
-    difference: Verification
+    moved: Movement
     decisions: tuple[Decision, ...]
 
 
@@ -94,7 +94,8 @@ def _facts(original: Program, lowered: Lowered, trial: Trial | None, emulated: S
         facts.append(("multiply-accumulates", f"{sum(step.macs for step in lowered.plan.steps):,}"))
     facts.append(("code", f"{len(lowered.code) / 1000:,.1f} kB"))
     if trial is not None:
-        facts.append(("one call", f"{trial.call / 1000:,.1f} µs with {counted(trial.threads, 'thread')}, {_AROUND_STEPS if lowered.plan is not None else 'from Python'}"))
+        around = _AROUND_STEPS if lowered.plan is not None else "from Python"
+        facts.append(("one call", f"{trial.call / 1000:,.1f} µs with {counted(trial.threads, 'thread')}, {around}"))
         facts.append(("differs from the program by", f"{trial.verification.worst:.1e} of the largest magnitude"))
     if emulated is not None:
         facts.append((f"self-test under {emulated.emulator}", emulated.text))
@@ -118,7 +119,7 @@ def _notes(original: Program, lowered: Lowered, trial: Trial | None, emulated: S
 
 
 def _pass_report(run: PassRun) -> PassReport:
-    worst = run.difference.worst
+    worst = run.moved.worst
     return PassReport(
         spec=run.applied.spec,
         exact=run.applied.exact,
@@ -127,6 +128,7 @@ def _pass_report(run: PassRun) -> PassReport:
         nodes_before=_operators(run.before),
         nodes_after=_operators(run.after),
         decisions=tuple({key: value for key, value in decision.as_json().items() if key != "pass_name"} for decision in run.decisions),
+        measured_on=run.moved.on,
     )
 
 

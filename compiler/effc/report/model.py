@@ -64,10 +64,11 @@ class PassReport:
     Attributes:
         spec: the pass with its options.
         exact: whether it promised the same outputs.
-        difference: largest change of an output on the golden inputs, relative to its largest magnitude; None where it is infinite.
+        difference: largest change of an output relative to its largest magnitude; None where it is infinite.
         seconds: how long it took.
         nodes_before, nodes_after: operators in the graph.
         decisions: rows of `site`, `op`, `done`, `why`.
+        measured_on: the samples behind `difference`: `64 samples of --eval`.
     """
 
     spec: str
@@ -77,6 +78,7 @@ class PassReport:
     nodes_before: int
     nodes_after: int
     decisions: tuple[Mapping[str, Any], ...] = ()
+    measured_on: str = ""
 
 
 @dataclass(frozen=True)
