@@ -5,37 +5,16 @@ from __future__ import annotations
 import os
 import resource
 import time
-import tracemalloc
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from effc.errors import ConfigError, EffcError, InputRejectedError, LimitError, UnsupportedModelError, UsageError
+from effc.errors import ConfigError, InputRejectedError, LimitError, UnsupportedModelError, UsageError
 from effc.frontends import Limits, check_model, load_program
-
-
-def value(name: str, shape: Any = (1, 4), kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, shape)
-
-
-def save(
-    path: Path, nodes: list[Any], *, inputs: Any = None, outputs: Any = None, tensors: Any = (), opset: int = 17, functions: Any = ()
-) -> Path:
-    graph = helper.make_graph(nodes, "g", inputs if inputs is not None else [value("x")], outputs or [value("y")], list(tensors))
-    imports = [helper.make_opsetid("", opset), helper.make_opsetid("local", 1)]
-    path.write_bytes(helper.make_model(graph, opset_imports=imports, functions=list(functions), ir_version=10).SerializeToString())
-    return path
-
-
-def refused(path: Path, kind: type[EffcError], text: str, limits: Limits | None = None) -> EffcError:
-    with pytest.raises(kind) as caught:
-        load_program(path, limits=limits)
-    assert text in str(caught.value)
-    return caught.value
+from tests.unit.frontends.hostile_files import refused, save, value
 
 
 def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
@@ -131,81 +110,6 @@ def test_a_huge_traced_value_and_many_folded_constants_are_refused_too(tmp_path:
     nodes.append(helper.make_node("Add", ["x", "c0"], ["y"]))
     path = save(tmp_path / "m.onnx", nodes, inputs=[value("x", (1, 1))], tensors=[shape], outputs=[value("y", None)])
     refused(path, LimitError, "folded_bytes", Limits(folded_bytes=16 << 20))
-
-
-def integers(name: str, *values: int) -> onnx.TensorProto:
-    return helper.make_tensor(name, TensorProto.INT64, [len(values)], values)
-
-
-def fill(shape: str, name: str, kind: int = TensorProto.FLOAT) -> onnx.NodeProto:
-    return helper.make_node("ConstantOfShape", [shape], [name], value=helper.make_tensor("v", kind, [1], [1]))
-
-
-ROW, COLUMN = integers("row", 1, 32768), integers("column", 32768, 1)
-FOLDED_BOMBS: dict[str, list[Any]] = {
-    "GatherND": [fill("row", "a"), fill("column", "i", TensorProto.INT64), ("GatherND", ["a", "i"], {"batch_dims": 0})],
-    "Gather": [fill("row", "a"), fill("column", "i", TensorProto.INT64), ("Gather", ["a", "i"], {})],
-    "TopK": [fill("row", "a"), ("TopK", ["a", "billions"], {})],
-    "Sum": [fill("row", "a"), fill("column", "b"), ("Sum", ["a", "b"], {})],
-    "Pow": [fill("row", "a"), fill("column", "b"), ("Pow", ["a", "b"], {})],
-    "Clip": [fill("row", "a"), fill("column", "b"), ("Clip", ["a", "b"], {})],
-    "Equal": [fill("row", "a"), fill("column", "b"), ("Equal", ["a", "b"], {})],
-    "ReduceSum": [fill("empty", "a"), ("ReduceSum", ["a", "zero"], {})],
-    "ReduceProd": [fill("empty", "a"), ("ReduceProd", ["a", "zero"], {})],
-    "Tile": [fill("row", "a"), ("Tile", ["a", "column"], {})],
-    "Expand": [fill("row", "a"), ("Expand", ["a", "wide"], {})],
-    "Range": [("Range", ["zero", "billions", "one"], {})],
-}
-
-
-@pytest.mark.parametrize("op", FOLDED_BOMBS)
-def test_a_folded_result_is_measured_before_it_is_computed(tmp_path: Path, op: str) -> None:
-    """A few stored numbers that ask for gigabytes, one operator at a time."""
-    *nodes, (kind, given, attributes) = FOLDED_BOMBS[op]
-    nodes.append(helper.make_node(kind, given, ["y", "indices"] if kind == "TopK" else ["y"], "bomb", **attributes))
-    nodes.append(helper.make_node("Identity", ["y"], ["z"]))
-    tensors = [
-        ROW,
-        COLUMN,
-        integers("wide", 32768, 32768),
-        integers("billions", 1 << 33),
-        integers("zero", 0),
-        integers("one", 1),
-        integers("empty", 0, 1 << 29),
-    ]
-    path = save(tmp_path / "m.onnx", nodes, inputs=[], outputs=[value("z", None)], tensors=tensors)
-    assert path.stat().st_size < 1000
-    tracemalloc.start()
-    try:
-        error = refused(path, LimitError, "--limit ")
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < 50_000_000, f"{op}: {peak} bytes before {error}"
-
-
-def test_folded_sizes_are_never_negative_and_parts_are_those_that_the_node_has(tmp_path: Path) -> None:
-    """A negative size must not give bytes back to the budget, and `num_outputs` not make billions of parts."""
-    shape = integers("s", -1, 1 << 27)
-    bomb = [fill("s", "a"), helper.make_node("Relu", ["x"], ["y"])]
-    refused(save(tmp_path / "m.onnx", bomb, tensors=[shape]), UnsupportedModelError, "negative")
-    parts = [fill("s", "a"), helper.make_node("Split", ["a"], ["b", "c"], num_outputs=1 << 40), helper.make_node("Relu", ["x"], ["y"])]
-    path = save(tmp_path / "m.onnx", parts, tensors=[integers("s", 8)], opset=18)
-    refused(path, UnsupportedModelError, "but it has 2 outputs")
-
-
-def test_elements_are_gathered_along_any_axis_of_any_length(tmp_path: Path) -> None:
-    data = np.arange(600, dtype=np.int64).reshape(200, 3)
-    index = np.array([[199, -1], [0, 57]])
-    tensors = [
-        helper.make_tensor("d", TensorProto.INT64, [200, 3], data.reshape(-1)),
-        helper.make_tensor("i", TensorProto.INT64, [2, 2], index.reshape(-1)),
-    ]
-    nodes = [helper.make_node("GatherElements", ["d", "i"], ["g"], axis=0), helper.make_node("Add", ["x", "g"], ["y"])]
-    inputs, outputs = [value("x", (2, 2), TensorProto.INT64)], [value("y", (2, 2), TensorProto.INT64)]
-    program = load_program(save(tmp_path / "m.onnx", nodes, inputs=inputs, outputs=outputs, tensors=tensors))
-    (constant,) = program.tensors.values()
-    assert constant.tolist() == [[597, 598], [0, 172]]
 
 
 def test_a_declared_shape_that_the_data_do_not_fill_is_rejected(tmp_path: Path) -> None:

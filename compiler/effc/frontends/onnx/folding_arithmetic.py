@@ -137,6 +137,8 @@ ARITHMETIC: dict[str, Callable[..., Array | None]] = {
     "Equal": _elementwise(operator.eq, np.bool_),
     "Less": _elementwise(operator.lt, np.bool_),
     "Greater": _elementwise(operator.gt, np.bool_),
+    "GreaterOrEqual": _elementwise(operator.ge, np.bool_),
+    "LessOrEqual": _elementwise(operator.le, np.bool_),
     "And": _elementwise(_and, np.bool_),
     "Or": _elementwise(_or, np.bool_),
     "Not": _elementwise(np.logical_not, np.bool_),

@@ -105,7 +105,7 @@ _SHAPES: Mapping[str, Shapes] = {
     **dict.fromkeys(("Reciprocal", "Relu", "Round", "Sigmoid", "Sign", "Sin", "Sqrt", "Tanh", "Trilu"), _of_first),
     **dict.fromkeys(("ArgMax", "ArgMin", "ReduceL1", "ReduceL2", "ReduceMean", "ReduceSumSquare"), _of_first),
     **dict.fromkeys(("Compress", "ScatterElements", "ScatterND", "Unique"), _of_first),
-    **dict.fromkeys(("BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Clip", "GreaterOrEqual", "LessOrEqual"), _broadcast),
+    **dict.fromkeys(("BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Clip"), _broadcast),
     **dict.fromkeys(("Mean", "Pow", "Sum"), _broadcast),
     "GatherND": _gather_nd,
     "NonZero": _non_zero,

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from effc.frontends.onnx.operators.base import Node, Operator, Unsupported, Value
-from effc.frontends.onnx.operators.values import dtype_of, is_constant, normal_axis, number, tensor
+from effc.frontends.onnx.operators.values import check_steps, dtype_of, is_constant, normal_axis, number, tensor
 
 __all__ = ["OPERATORS"]
 
@@ -98,6 +98,7 @@ def lp_normalization(node: Node, x: Value) -> Tensor:
 def lrn(node: Node, x: Value) -> Tensor:
     x, size = tensor(x), int(node.get("size"))
     alpha, beta, k = float(node.get("alpha", 1e-4)), float(node.get("beta", 0.75)), float(node.get("bias", 1.0))
+    check_steps(size, f"a sum over {size} channels")
     before, after = (size - 1) // 2, math.ceil((size - 1) / 2)
     padded = torch.constant_pad_nd(x * x, [0, 0] * (x.ndim - 2) + [before, after], 0.0)
     channels = x.shape[1]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from effc.frontends.onnx.operators.base import Node, Operator, Unsupported, Value
-from effc.frontends.onnx.operators.values import ints, normal_axis, number, tensor
+from effc.frontends.onnx.operators.values import check_table, ints, normal_axis, number, tensor
 
 __all__ = ["OPERATORS"]
 
@@ -50,6 +50,7 @@ def _pad_axis(x: Tensor, axis: int, before: int, after: int, mode: str) -> Tenso
     if not isinstance(size, int):
         raise Unsupported(f"mode {mode} along an axis of symbolic size", "fix the size with --input-shape")
     index = np.arange(size)[max(-before, 0) : size - max(-after, 0)]
+    check_table(size + max(before, 0) + max(after, 0), f"padding by {before} and {after}")
     extended: Any = np.pad(index, (max(before, 0), max(after, 0)), mode)  # type: ignore[call-overload]
     return torch.index_select(x, axis, torch.tensor(extended, dtype=torch.int64))
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from effc.frontends.onnx.operators.base import Node, Operator, Unsupported, Value
-from effc.frontends.onnx.operators.values import ints, tensor
+from effc.frontends.onnx.operators.values import check_steps, ints, tensor
 from effc.frontends.onnx.operators.windows import Window, pad_spatial, window_of
 
 __all__ = ["OPERATORS"]
@@ -83,6 +83,7 @@ def average_pool(node: Node, x: Value) -> Tensor:
 
 def window_sum(x: Tensor, window: Window) -> Tensor:
     """Sum over the window's elements: one strided slice of the padded input for each."""
+    check_steps(math.prod(window.kernel), f"a sum over a window of {list(window.kernel)}")
     total = None
     for offsets in itertools.product(*(range(k) for k in window.kernel)):
         part = x

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from effc.frontends.onnx.operators.base import Node, Operator, Unsupported, Value
-from effc.frontends.onnx.operators.values import constant, ints, normal_axis, tensor
+from effc.frontends.onnx.operators.values import check_table, constant, ints, normal_axis, tensor
 
 __all__ = ["OPERATORS"]
 
@@ -128,6 +128,7 @@ def _along_axis(x: Tensor, axis: int, factor: float, target: int, rule: _Rule, r
 
 def _source(size: int, factor: float, target: int, rule: _Rule, region: Any) -> tuple[Array, Array | None]:
     """The input coordinate of every output position, and which of them lie outside of a cropped image."""
+    check_table(target, f"an axis of {target} elements")
     y, width = np.arange(target, dtype=np.float64), factor * size
     match rule.coordinates:
         case "align_corners":
@@ -167,6 +168,7 @@ def _taps(position: Array, size: int, factor: float, rule: _Rule) -> tuple[Array
     shrink = min(factor, 1.0) if rule.antialias else 1.0
     radius = 1 if rule.mode == "linear" else 2
     first = int(np.floor(-radius / shrink) + 1)
+    check_table(len(position) * max(2 - first, 1), f"shrinking to {factor:g} of the size")
     offsets = np.arange(first, 2 - first)
     distance = np.abs(shrink * (offsets[None, :] - ratio[:, None]))
     weight = np.clip(1 - distance, 0, 1) if rule.mode == "linear" else _cubic(distance, rule.cubic_a)

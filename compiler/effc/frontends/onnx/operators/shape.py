@@ -114,6 +114,9 @@ def _split_sizes(node: Node, x: Any, given: Value, axis: int) -> list[int]:
     if node.get("split") is not None:
         return [int(item) for item in node.get("split")]
     total, parts = x.shape[axis], int(node.get("num_outputs", len(node.outputs)))
+    if parts != len(node.outputs):
+        why = f"num_outputs is {parts}, but it has {len(node.outputs)} outputs"
+        raise Unsupported(why, "the file is malformed; check it with onnx.checker")
     if not isinstance(total, int):
         raise Unsupported("splits an axis of symbolic size", "give the sizes in `split`")
     if node.opset < 18 and total % parts:

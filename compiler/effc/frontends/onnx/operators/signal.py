@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from effc.frontends.onnx.operators.base import Node, Operator, Unsupported, Value
-from effc.frontends.onnx.operators.values import dtype_of, ints, normal_axis, number, tensor
+from effc.frontends.onnx.operators.values import check_table, dtype_of, ints, normal_axis, number, tensor
 
 __all__ = ["OPERATORS"]
 
 
 def _matrices(rows: int, length: int, inverse: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """cos and sin of the transform's angles, (rows, length); exact multiples are reduced before the angle is taken."""
+    check_table(rows * length, f"a transform of {length} elements")
     turns = (np.outer(np.arange(rows), np.arange(length)) % length) / length
     angle = 2 * np.pi * turns * (1 if inverse else -1)
     scale = 1 / length if inverse else 1.0
@@ -87,6 +88,7 @@ def stft(node: Node, x: Value, step: Value, window: Value = None, length: Value 
     else:
         raise Unsupported("neither window nor frame_length is given", "the file is malformed; check it with onnx.checker")
     frames = (x.shape[1] - count) // hop + 1
+    check_table(frames * count, f"{frames} frames of {count} elements")
     index = (np.arange(frames)[:, None] * hop + np.arange(count)[None, :]).reshape(-1)
     cut = torch.index_select(x, 1, torch.tensor(index)).reshape(x.shape[0], frames, count, x.shape[2])
     cut = cut if weights is None else cut * weights.reshape(-1, 1)
@@ -96,6 +98,7 @@ def stft(node: Node, x: Value, step: Value, window: Value = None, length: Value 
 def _window(form: Callable[[Any], Any]) -> Callable[..., Tensor]:
     def call(node: Node, size: Value) -> Tensor:
         count = ints(size, "size")[0]
+        check_table(count, "a window")
         period = count if node.get("periodic", 1) else count - 1
         phase = np.arange(count) * 2 * np.pi / max(period, 1)
         return torch.tensor(form(phase)).to(dtype_of(int(node.get("output_datatype", 1))))

@@ -16,6 +16,8 @@ __all__ = [
     "DTYPES",
     "all_constant",
     "axes_of",
+    "check_steps",
+    "check_table",
     "constant",
     "dtype_of",
     "folds",
@@ -26,6 +28,9 @@ __all__ = [
     "shape_of",
     "tensor",
 ]
+
+_TABLE = 1 << 24  # numbers; 128 MiB in float64
+_STEPS = 1 << 12
 
 # TensorProto.DataType -> torch. Absent: string (8), 8-bit and smaller floats (17-20, 23, 24), 4- and 2-bit integers (21, 22, 25, 26).
 DTYPES: dict[int, torch.dtype] = {
@@ -104,6 +109,18 @@ def number(value: Value, what: str) -> float | int | bool:
 
 def _concrete(item: Any) -> Any:
     return item if isinstance(item, torch.SymInt) else int(item)
+
+
+def check_table(entries: int, what: str) -> None:
+    """Refuse a table of constants that an operator would compute while the graph is read, before it takes gigabytes."""
+    if entries > _TABLE:
+        raise Unsupported(f"{what} makes a table of {entries} numbers, more than the {_TABLE} that effc computes for one operator")
+
+
+def check_steps(steps: int, what: str) -> None:
+    """Refuse an operator that would be written out as so many others."""
+    if steps > _STEPS:
+        raise Unsupported(f"{what} is written out as {steps} operators, more than the {_STEPS} that effc makes of one")
 
 
 def normal_axis(axis: int, dims: int) -> int:
