@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from effc.errors import MissingDependencyError
+from effc.errors import EffcWarning, MissingDependencyError
 from effc.targets import Target
 
 __all__ = ["compiler_for", "emulator_for", "link_shared", "link_static"]
 
+_PATIENCE = 5.0  # seconds; zig links in two when its C library is built
 _ZIG = {"x86_64": "x86_64-linux", "aarch64": "aarch64-linux", "riscv64": "riscv64-linux"}
 
 
@@ -24,7 +27,7 @@ def link_shared(objects: Sequence[bytes], target: Target) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         sources, result = _write(objects, folder), Path(folder, "model.so")
         # A relative name and no build id: the folder's random name must not reach the bytes.
-        _run([*compiler_for(target, static=False), "-shared", "-Wl,--build-id=none", "-o", result.name, *sources, "-lm"], folder)
+        _run([*compiler_for(target, static=False), "-shared", "-Wl,--build-id=none", "-o", result.name, *sources, "-lm"], folder, target)
         return result.read_bytes()
 
 
@@ -38,7 +41,7 @@ def link_static(objects: Sequence[bytes], sources: Sequence[Path], files: Mappin
             shutil.copy(source, folder)
         flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-s", "-Wl,--build-id=none", "-I."]
         names += [source.name for source in sources]
-        _run([*compiler_for(target, static=True), *flags, *names, "-o", "selftest", "-lm", "-lpthread"], folder)
+        _run([*compiler_for(target, static=True), *flags, *names, "-o", "selftest", "-lm", "-lpthread"], folder, target)
         return Path(folder, "selftest").read_bytes()
 
 
@@ -80,7 +83,27 @@ def emulator_for(target: Target) -> str | None:
     return next((name for name in names if shutil.which(name)), None)
 
 
-def _run(command: Sequence[str], folder: str) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise MissingDependencyError(f"linking failed: {' '.join(command)}\n{done.stderr.strip()}")
+def _run(command: Sequence[str], folder: str, target: Target) -> None:
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            errors = _errors(process, target.name if "ziglang" in command else "")
+        except BaseException:  # whoever waits was interrupted
+            process.kill()
+            raise
+    if process.returncode != 0:
+        raise MissingDependencyError(f"linking failed: {' '.join(command)}\n{errors.strip()}")
+
+
+def _errors(process: subprocess.Popen[str], zig_for: str) -> str:
+    """What it writes to stderr until it ends. Zig takes long when it has no C library for the target yet, and says nothing meanwhile."""
+    try:
+        return process.communicate(timeout=_PATIENCE if zig_for else None)[1]
+    except subprocess.TimeoutExpired:
+        _say_why(zig_for)
+        return process.communicate()[1]
+
+
+@functools.cache
+def _say_why(target: str) -> None:
+    """Once, although the library and the self-test are linked against different C libraries."""
+    warnings.warn(f"the first build for {target} takes about a minute: zig builds its C library", EffcWarning, stacklevel=2)

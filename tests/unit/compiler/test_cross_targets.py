@@ -6,6 +6,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ import pytest
 from effc.cli.doctor import _machine
 from effc.compiler import compile_model
 from effc.compiler.crosscheck import SELF_TEST, run_emulated
-from effc.errors import MissingDependencyError, VerificationError
+from effc.errors import EffcWarning, MissingDependencyError, VerificationError
+from effc.lowering import toolchain
 from effc.lowering.toolchain import emulator_for, link_shared
 from effc.targets import Target, find_target
 
@@ -116,3 +118,16 @@ def test_without_an_emulator_the_program_is_lowered_and_tried_here(right: bool, 
 
 def _linked(objects: tuple[bytes, ...], target: Target, other: str) -> bytes:
     return b"a library for another machine" if target.name == other else link_shared(objects, target)
+
+
+@pytest.mark.parametrize("tool", ["ziglang", "gcc"])
+def test_a_first_build_that_takes_long_says_why(tool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = "import pathlib, sys, time; time.sleep(0.3); pathlib.Path(sys.argv[sys.argv.index('-o') + 1]).write_bytes(b'code')"
+    monkeypatch.setattr("effc.lowering.toolchain.compiler_for", lambda *_, **__: [sys.executable, "-c", slow, tool])
+    monkeypatch.setattr("effc.lowering.toolchain._PATIENCE", 0.05)
+    toolchain._say_why.cache_clear()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert link_shared([b""], find_target("aarch64")) == link_shared([b""], find_target("aarch64")) == b"code"
+    expected = ["the first build for aarch64 takes about a minute: zig builds its C library"] if tool == "ziglang" else []
+    assert [str(entry.message) for entry in said if issubclass(entry.category, EffcWarning)] == expected
