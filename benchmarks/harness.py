@@ -24,10 +24,15 @@ from typing import Any, Literal
 
 from effc.errors import EffcError
 
-__all__ = ["DATA_HELP", "Claim", "Options", "Outcome", "data_file", "data_folder", "machine", "main", "markdown"]
+__all__ = ["DATA_HELP", "TIMES_EFFC", "Claim", "Options", "Outcome", "data_file", "data_folder", "machine", "main", "markdown"]
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGES = ("effc", "torch", "apache-tvm", "onnx", "onnxruntime", "numpy")
+
+TIMES_EFFC = (
+    "`times effc` is the engine's time divided by effc's: above 1 effc is faster, below 1 slower (median over rounds of alternating blocks "
+    "in one run, and its 95 % bootstrap interval)."
+)
 
 DATA_HELP = """\
 $EFFC_DATA is a folder (default: ../shared/data beside the repository) with

@@ -1,7 +1,7 @@
 """Latency of one call: the compiled network beside onnxruntime at its best, eager torch and torch.compile, batch 1.
 
 Each engine has a process of its own on the same processors; blocks alternate; inputs are fresh. `times effc` is the engine's time divided
-by effc's in the same round of blocks (median, 95 % bootstrap interval): above 1, effc is faster. The engine `nothing` returns at once: what
+by effc's (`harness.TIMES_EFFC`): above 1, effc is faster. The engine `nothing` returns at once: what
 is left of its time is the harness. Settings of every engine are in its row.
 """
 

@@ -101,6 +101,14 @@ def test_a_section_tells_what_was_missed_and_skipped() -> None:
     assert "long" not in text
 
 
+def test_the_column_that_compares_is_defined_above_its_table() -> None:
+    outcome = Outcome([{"engine": "other", "times effc": 0.5, "interval": "0.4 to 0.6"}])
+    machine = {"processor": "P", "processors": 2, "threads": 1, "system": "S", "python": "3", "versions": {}}
+    text = results.section("Title", outcome.as_json(machine))
+    assert text.startswith(f"**Title**\n\n{harness.TIMES_EFFC}\n\n| engine |")
+    assert harness.TIMES_EFFC in (harness.REPOSITORY / "README.md").read_text()
+
+
 def test_the_readme_changes_between_its_marks_only() -> None:
     document = f"before\n{results.BEGIN}\nold\n{results.END}\nafter\n"
     once = results.replaced(document, results.text({"accuracy": result()}))

@@ -72,7 +72,7 @@ def command(
         verdict = "faster than" if ratio.value >= 1 else "slower than"
         factor = ratio.value if ratio.value >= 1 else 1 / ratio.value
         interval = f"95 % interval {ratio.low:.2f}..{ratio.high:.2f}"
-        note(f"{ratio.label} is {factor:.2f} x {verdict} {ratio.other} (time ratio {ratio.value:.2f}, {interval})")
+        note(f"{ratio.label} is {factor:.2f} x {verdict} {ratio.other}, whose time is {ratio.value:.2f} times {ratio.label}'s ({interval})")
     settings = comparison.timings[0].settings
     note(f"threads {settings.get('threads')}, processors {settings.get('cpus')}, batch {manifest.batch}, {blocks} blocks of {seconds:g} s")
 

@@ -10,6 +10,7 @@ import click
 from effc.cli.console import common_options, emit_json, heading, note, table
 from effc.cli.options import limit_option, shape_option
 from effc.cli.text import bytes_text
+from effc.errors import counted
 
 __all__ = ["command"]
 
@@ -75,8 +76,8 @@ def _artifact(path: Path, with_text: bool, as_json: bool) -> None:
     if manifest.plan is not None:
         plan = manifest.plan
         macs = sum(step.macs for step in plan.steps)
-        memory = f"{bytes_text(plan.arena_bytes)} scratch, {bytes_text(plan.parameter_bytes)} parameters"
-        note(f"plan: {len(plan.steps)} steps, {macs:,} multiply-accumulates, {memory}")
+        memory = f"{bytes_text(plan.arena_bytes)} scratch, {bytes_text(plan.parameter_bytes)} weights"
+        note(f"plan: {counted(len(plan.steps), 'step')}, {macs:,} multiply-accumulates, {memory}")
         rows = [
             (index, ", ".join(step.sources) or step.kernel, " + ".join(step.ops), step.family, f"{step.macs:,}", bytes_text(step.bytes))
             for index, step in enumerate(plan.steps)
