@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from effc.errors import counted
 from effc.ir import Program, source_of
 from effc.ir.interface import value_of
 from effc.report.model import Graph, Node
@@ -52,7 +53,7 @@ def _operator(node: fx.Node) -> str:
 def _shape(node: fx.Node) -> str:
     fake = node.meta.get("val")
     if isinstance(fake, (list, tuple)):
-        return f"{len(fake)} values"
+        return counted(len(fake), "value")
     if fake is None:
         return ""
     return "×".join("N" if size == "batch" else str(size) for size in value_of("", fake).shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import resources
 from typing import Any
 
+from effc.errors import counted
 from effc.report.graph_svg import draw_graph
 from effc.report.memory_svg import draw_memory
 from effc.report.model import Layer, Report
@@ -19,7 +20,7 @@ def render(report: Report) -> bytes:
     from markupsafe import Markup
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"kilobytes": _kilobytes, "count": _count, "microseconds": _microseconds}
+    environment.filters |= {"kilobytes": _kilobytes, "count": _count, "microseconds": _microseconds, "counted": counted}
     template = environment.from_string(resources.files("effc.report").joinpath("page.html.jinja").read_text(encoding="utf-8"))
     longest = max((layer.nanoseconds or 0.0 for layer in report.layers), default=0.0)
     most = max((layer.macs for layer in report.layers), default=0)

@@ -30,7 +30,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, fx
 
-from effc.errors import DataError
+from effc.errors import DataError, counted
 from effc.ir import Edit, Program, ValueFacts, keyword_arguments, source_of
 from effc.ir.ops.bound import BOUND
 from effc.passes.activations import ACTIVATIONS, composed_activations
@@ -134,7 +134,9 @@ class Ranger(Pass):
             if len(inside) == len(known):
                 return min(low for low, _ in inside), max(high for _, high in inside)
             if inside:
-                context.log(self, node, False, f"only {len(inside)} of its {len(known)} inputs are bounded")
+                context.log(
+                    self, node, False, f"only {len(inside)} of its {len(known)} inputs {'is' if len(inside) == 1 else 'are'} bounded"
+                )
             return None
         source = node.args[0] if node.args else None
         if not isinstance(source, fx.Node) or source not in ranges or not (node.target in _FOLLOWERS or _hands_on(node)):
@@ -211,5 +213,5 @@ def _reason(node: fx.Node, bounds: Range, seen: Mapping[str, ValueFacts], compos
     low, high = bounds
     kind = f" ({composed[node.name]} in several operators)" if node.name in composed else ""
     if node.name in seen:
-        return f"clamped to [{low:.4g}, {high:.4g}], its range on {seen[node.name].samples} samples{kind}"
+        return f"clamped to [{low:.4g}, {high:.4g}], its range on {counted(seen[node.name].samples, 'sample')}{kind}"
     return f"clamped to [{low:.4g}, {high:.4g}], carried over from what it follows"

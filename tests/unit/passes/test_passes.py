@@ -297,3 +297,10 @@ def test_ranger_needs_sound_data() -> None:
     huge = Dataset({program.interface.inputs[0].name: np.full((2, 4), 3e38, np.float32)})
     with pytest.raises(DataError, match="NaN or infinite"):
         apply("ranger", program, huge)
+
+
+def test_a_range_on_one_sample_is_said_in_the_singular() -> None:
+    program = program_of(nn.ReLU(), torch.randn(2, 3))
+    context = Context(fit=data_for(program, 1))
+    Pipeline(parse_passes("ranger"))(program, context)
+    assert context.decisions[0].why.endswith("its range on 1 sample")

@@ -143,6 +143,14 @@ def test_the_page_is_whole_and_what_models_say_stays_text() -> None:
     assert "script" not in page.tags
     assert "http" not in text.replace('xmlns="http://www.w3.org/2000/svg"', "").replace('http-equiv="', "")
     assert "prefers-color-scheme: dark" in text
+    assert "1 of 1 site changed, 3 → 4 operators" in text and "kB for 1 tensor that" in text
+
+
+def test_on_a_narrow_page_only_the_page_scrolls() -> None:
+    """A pass's rows stand below each other there, without a bar of their own inside the page."""
+    style = render(Report("digits", (), Graph(()), Graph(()))).decode().partition("@media (max-width: 640px)")[2]
+    assert "details .inside { max-height: none; overflow: visible; }" in style
+    assert ".inside tr { display: grid;" in style
 
 
 def test_a_constant_stands_right_above_its_reader() -> None:
