@@ -1,4 +1,4 @@
-"""`index_put` with an index for every axis: TVM's scatter asks for as many index tensors as axes, all of one size and flat.
+"""Scatters as `index_put` with an index for every axis: TVM's scatter asks for as many index tensors as axes, all of one size and flat.
 
     before: index_put(x[N, M], [i[K]], v[K, M])
     after:  index_put(x, [i[K M], m[K M]], v[K M])        with m = 0, 1, ... along M
@@ -14,9 +14,26 @@ from torch import fx
 
 from effc.ir import Edit
 
-__all__ = ["write_out"]
+__all__ = ["scatter_add", "write_out"]
 
 _aten = torch.ops.aten
+
+
+def scatter_add(edit: Edit, node: fx.Node) -> bool:
+    """`scatter_add`, and `scatter_reduce` that sums, as an `index_put` that accumulates; False for what is another operator."""
+    source, axis, index, values = node.args[:4]
+    plain = node.target == _aten.scatter_add.default
+    sums = node.target == _aten.scatter_reduce.two and node.args[4] == "sum" and node.kwargs.get("include_self", True)
+    shape = index.meta["val"].shape  # type: ignore[union-attr]
+    if not (plain or sums) or values.meta["val"].shape != shape or not shape:  # type: ignore[union-attr]
+        return False
+    indices: list[Any] = []
+    for place, size in enumerate(shape):
+        along = torch.arange(int(size)).reshape([-1 if one == place else 1 for one in range(len(shape))])
+        own = place == axis % len(shape)  # type: ignore[operator]
+        indices.append(index if own else edit.add_tensor(f"{node.name}.axis{place}", along, kind="buffer"))
+    node.target, node.args, node.kwargs = _aten.index_put.default, (source, indices, values, True), {}
+    return True
 
 
 def write_out(edit: Edit, node: fx.Node) -> None:

@@ -6,7 +6,8 @@
 - `x != x`, which torch makes of isnan, is simplified to false: isnan goes in its place.
 - Index tensors that may hold negative values (of `index_put`, `take`) do the same: `where(i < 0, i + n, i)` goes in front, unless their
   dtype is bool or unsigned, or their data are known and never negative. (`index.Tensor` has its own converter, which knows them.)
-- `index_put` gets an index for every axis, `native_group_norm` its weights, an `adaptive_max_pool2d` with equal windows is a pool.
+- Scatters that add are an `index_put`, which gets an index for every axis, `native_group_norm` gets its
+  weights, an `adaptive_max_pool2d` with equal windows is a pool.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from torch import fx
 
 from effc.ir import Edit, Program
-from effc.lowering.full_indices import write_out
+from effc.lowering.full_indices import scatter_add, write_out
 
 __all__ = ["normalise"]
 
@@ -30,6 +31,7 @@ _POOLS = (
 _COMPARISONS = tuple(
     getattr(getattr(_aten, name), kind) for name in ("eq", "ne", "lt", "le", "gt", "ge") for kind in ("Tensor", "Scalar")
 )
+_SCATTERS = (_aten.scatter_add.default, _aten.scatter_reduce.two)
 _INDEX_PUTS = (_aten.index_put.default, _aten._unsafe_index_put.default)
 
 
@@ -37,6 +39,8 @@ def normalise(program: Program) -> Program:
     """The program without negative indices. Values are the same bit for bit."""
     edit = Edit(program)
     for node in edit.nodes:
+        if node.target in _SCATTERS:
+            scatter_add(edit, node)
         if node.target == _aten.select.int:
             _select(node)
         elif node.target in _POOLS:

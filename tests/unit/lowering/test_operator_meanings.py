@@ -23,6 +23,7 @@ from effc.targets import find_target
 
 NAN, INF = float("nan"), float("inf")
 ODD = torch.tensor([[NAN, INF, -INF, 0.0, -0.0, 1e30, -1e30, 2.5, 3.5, -2.5, -0.5, 0.5, 1e-40, 88.0, -100.0, 1000.0]])
+GRID = torch.rand(2, 4, 6, 2, generator=torch.Generator().manual_seed(1)) * 2.6 - 1.3
 IMAGE = torch.randn(2, 3, 5, 7, generator=torch.Generator().manual_seed(0))
 
 
@@ -137,6 +138,11 @@ INDICES: dict[str, Callable[[Tensor], Tensor]] = {
     "same row added twice": lambda x: x.index_put((torch.tensor([1, 1]),), torch.ones(2, 3, 5, 7), accumulate=True),
     "adjacent indices broadcast": lambda x: x[:, :, torch.tensor([[1], [0]]), torch.tensor([3, -1])],
     "indices apart": lambda x: x[torch.tensor([1, 0]), :, torch.tensor([4, -5])],
+    "elements added": lambda x: x.scatter_add(1, torch.tensor([[[[2, 0, 2]]], [[[1, 1, 0]]]]), x[:, 1:2, 2:3, :3]),
+    "elements summed": lambda x: x.scatter_reduce(3, torch.tensor([[[[6, 0, -0]]]]), torch.ones(1, 1, 1, 3), "sum"),
+    "grid, bilinear": lambda x: F.grid_sample(x, GRID, mode="bilinear", padding_mode="zeros", align_corners=False),
+    "grid, bicubic": lambda x: F.grid_sample(x, GRID, mode="bicubic", padding_mode="reflection", align_corners=True),
+    "grid, at the border": lambda x: F.grid_sample(x, GRID, padding_mode="border", align_corners=False),
     "unfold": lambda x: F.unfold(x, 3, padding=1),
     "fold": lambda x: F.fold(F.unfold(x, 3, padding=1), (5, 7), 3, padding=1),
     "group norm without weights": lambda x: F.group_norm(x, 3),

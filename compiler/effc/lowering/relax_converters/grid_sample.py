@@ -1,4 +1,7 @@
-"""`aten.grid_sampler_2d` without its nearest mode: TVM rounds halves away from zero there, torch and ONNX to the even neighbour."""
+"""`aten.grid_sampler_2d`, whose grid TVM's importer hands over in torch's layout where TVM expects its own.
+
+Refused is what TVM computes otherwise: the nearest mode (TVM rounds halves away from zero, torch and ONNX to the even neighbour).
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,22 @@ from torch import fx
 
 __all__ = ["convert"]
 
+_MODES = {0: "bilinear", 2: "bicubic"}
+_PADDINGS = {0: "zeros", 1: "border", 2: "reflection"}
+
 
 def convert(node: fx.Node, importer: Any) -> Any:
-    """TVM's own conversion. Raises ValueError for nearest, whose results would differ."""
-    if node.args[2] == 1:
+    """The grid (N, H, W, 2) becomes (N, 2, H, W). Raises ValueError for the nearest mode."""
+    from tvm import relax
+
+    given: Any = node.args
+    data, grid, mode, padding, align = given
+    if mode not in _MODES:
         raise ValueError("nearest sampling rounds halves otherwise in TVM than in torch; use bilinear")
-    return importer._grid_sampler_2d(node)
+    emit = importer.block_builder.emit
+    moved = emit(relax.op.permute_dims(importer.env[grid], [0, 3, 1, 2]))
+    return emit(
+        relax.op.image.grid_sample(
+            importer.env[data], moved, method=_MODES[mode], layout="NCHW", padding_mode=_PADDINGS[padding], align_corners=bool(align)
+        )
+    )
