@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,9 @@ def test_another_file_with_the_same_inputs_is_timed_with_a_warning(effc: Effc, c
     assert "again.onnx is not the file that the artifact was compiled from (digits.onnx, " in again.stderr
     same = effc("bench", compiled[0], "--against", "onnxruntime", "--model", DIGITS, *QUICK)
     assert "warning" not in same.stderr
+    found = re.search(r"effc is ([\d.]+) x (faster|slower) than onnxruntime, whose time is ([\d.]+) times effc's", same.stdout)
+    assert found is not None, same.stdout
+    assert (float(found[3]) >= 1) == (found[2] == "faster")
 
 
 def test_a_model_that_nobody_runs_is_refused(effc: Effc, compiled: Compiled) -> None:

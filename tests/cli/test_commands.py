@@ -71,6 +71,8 @@ class TestCompile:
         result = effc("compile", DIGITS, "--passes", passes, "--emit", "onnx", "--explain", "--dump-ir", dump, "-o", out)
         assert result.exit_code == 0, result.output
         assert "folded into" in result.stdout
+        assert re.search(r"eliminate-dead +nothing to do", result.stdout) and "0 of 0" not in result.stdout
+        assert "nothing to do, 13 → 13 operators" in (out / "report.html").read_text()
         texts = sorted(dump.iterdir())
         assert [path.name for path in texts] == ["00-source.txt", "01-eliminate-dead.txt", "02-fold-batch-norm.txt"]
         assert "batch_norm(" in texts[1].read_text()
@@ -144,6 +146,15 @@ class TestOthers:
         stored = json.loads(effc("inspect", compiled[0] / "program.pt2", "--json").stdout)
         assert stored["provenance"]["passes"] == PASSES.split(",")
         assert stored["facts"]
+
+    def test_weights_are_one_number_everywhere(self, effc: Any, compiled: tuple[Path, dict[str, Any]]) -> None:
+        out, document = compiled
+        plan = open_artifact(out).manifest.plan
+        assert plan is not None
+        number = f"{plan.parameter_bytes / 1000:,.1f} kB"
+        assert document["facts"]["weights"] == f"{number} in memory"
+        assert f"{number} weights" in effc("inspect", out).stdout
+        assert f"Weights take {number} besides" in (out / "report.html").read_text()
 
     def test_check(self, effc: Any) -> None:
         document = json.loads(effc("check", DIGITS, "--json").stdout)
