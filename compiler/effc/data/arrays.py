@@ -112,7 +112,10 @@ class ArrayFile:
 
 
 def _read_header(stream: IO[bytes]) -> Header:
-    version = np.lib.format.read_magic(stream)
+    try:
+        version = np.lib.format.read_magic(stream)
+    except ValueError:
+        raise ValueError("it does not begin as one") from None
     if version not in _HEADERS:
         raise ValueError(f"an array in version {version} of numpy's format")
     shape, _, dtype = _HEADERS[version](stream)
