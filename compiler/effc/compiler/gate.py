@@ -76,15 +76,15 @@ def _hold(quality: Quality, allowed: float, before: Score, after: Score, lossy: 
     if lossy and (quality.high is None or quality.high > allowed + _ROUNDING):
         needed = samples_needed(before, after, allowed)
         if needed is not None:
-            more = f"About {_rounded(needed)} samples that behave like these would decide"
+            more = f"About {_rounded(needed)} samples that behave like these would decide: give more to --eval"
         elif quality.high is None:
-            more = "An interval takes two samples or more"
+            more = "An interval takes two samples or more: give more to --eval"
         else:
             more = "No number of samples decides against a bound that is the measured value itself"
         raise InconclusiveError(
             f"{samples} cannot tell whether {quality.metric} {verb} by more than --max-drop {allowed:g}: measured "
-            f"{quality.text(quality.drop)}, 95 % interval: {quality.interval}; {quality.movement}. {more}: give more to --eval, raise "
-            "--max-drop, or leave it out, which reports and does not judge; nothing was written"
+            f"{quality.text(quality.drop)}, 95 % interval: {quality.interval}; {quality.movement}. {more}. Or raise --max-drop, or "
+            "leave it out, which reports and does not judge; nothing was written"
         )
 
 

@@ -38,10 +38,9 @@ class Inputs:
 def check_files(settings: Settings) -> None:
     """Raises DataError with the data files that are not there: that is said before minutes of work."""
     named = (("--data", settings.data), ("--eval", settings.eval))
-    hint = "names in a config file are relative to its folder, and an artifact's own config.toml keeps no folders; a flag beats the file"
-    problems = [Problem(flag, str(path), "does not exist", hint) for flag, path in named if path is not None and not path.exists()]
+    problems = [Problem(flag, str(path), "does not exist") for flag, path in named if path is not None and not path.exists()]
     if problems:
-        raise DataError("give a .npz, a .npy or a folder of images", problems)
+        raise DataError("there is no such data: give a .npz, a .npy or a folder of images", problems)
 
 
 def read_inputs(settings: Settings, program: Program, passes: Sequence[Pass]) -> Inputs:

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from effc.errors import ConfigError, Problem
+from effc.errors import ConfigError, DataError, Problem
 
 __all__ = ["Settings", "load_settings", "settings_of"]
 
@@ -105,6 +105,7 @@ def load_settings(config: Path | None, flags: Mapping[str, Any]) -> Settings:
 
     Raises:
         ConfigError: the file is missing or no TOML, a key is unknown, a value does not fit; all of them at once.
+        DataError: data files that it names are not there.
     """
     values: dict[str, Any] = {}
     if config is not None:
@@ -113,6 +114,8 @@ def load_settings(config: Path | None, flags: Mapping[str, Any]) -> Settings:
             if isinstance(values.get(name), str):
                 values[name] = config.parent / values[name]
     given = {name: value for name, value in flags.items() if value is not None}
+    if config is not None:
+        _check_files(config, {name: values[name] for name in _PATHS if isinstance(values.get(name), Path) and name not in given})
     return settings_of({**values, **given}, str(config) if config is not None else "", frozenset(given))
 
 
@@ -152,6 +155,13 @@ def _read(config: Path) -> dict[str, Any]:
         raise ConfigError(f"--config {config}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {config} is not TOML: {error}") from error
+
+
+def _check_files(config: Path, paths: Mapping[str, Path]) -> None:
+    hints = {name: f"its names are relative to its folder, and an artifact's config.toml keeps no folders: give --{name}" for name in paths}
+    problems = [Problem(name, str(path), "does not exist", hints[name]) for name, path in paths.items() if not path.exists()]
+    if problems:
+        raise DataError(f"{config} names data that are not there", problems)
 
 
 def _shown(field: str, flags: Set[str]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from effc.compiler.settings import Settings, load_settings
-from effc.errors import ConfigError
+from effc.errors import ConfigError, DataError
 
 
 def write(folder: Path, text: str) -> Path:
@@ -24,6 +24,7 @@ def test_a_flag_beats_the_file_and_the_file_the_default(tmp_path: Path) -> None:
 
 
 def test_paths_in_a_file_are_relative_to_it(tmp_path: Path) -> None:
+    (tmp_path / "calib.npz").touch()
     assert load_settings(write(tmp_path, 'data = "calib.npz"\n'), {}).data == tmp_path / "calib.npz"
 
 
@@ -49,6 +50,7 @@ def test_a_broken_file_is_a_config_error(tmp_path: Path, content: str) -> None:
 
 
 def test_the_effective_configuration_reads_back_and_names_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "calib.npz").touch()
     settings = Settings(passes="ranger", data=tmp_path / "calib.npz", input_shapes={"x": (1, 3)}, emit=("onnx",), limits={"nodes": 5})
     text = settings.as_toml()
     assert str(tmp_path) not in text
@@ -59,6 +61,8 @@ def test_the_effective_configuration_reads_back_and_names_no_folder(tmp_path: Pa
 def test_the_readme_shows_every_key(tmp_path: Path) -> None:
     readme = (Path(__file__).resolve().parents[3] / "README.md").read_text()
     example = readme.partition("```toml\n")[2].partition("```")[0]
+    for name in ("calibration.npz", "test.npz"):
+        (tmp_path / name).touch()
     assert load_settings(write(tmp_path, example), {}).max_drop == 0.01
     assert {key.replace("-", "_") for key in tomllib.loads(example)} == set(Settings.model_fields)
 
@@ -95,3 +99,13 @@ def test_a_share_is_no_percentage(metric: str | None) -> None:
 def test_the_artifacts_configuration_says_that_it_keeps_names_only(tmp_path: Path) -> None:
     assert "only the names are kept" in Settings(data=tmp_path / "calib.npz").as_toml()
     assert "#" not in Settings(passes="ranger").as_toml()
+
+
+def test_data_that_a_file_names_and_that_are_elsewhere_come_by_flag(tmp_path: Path) -> None:
+    config = write(tmp_path, Settings(data=Path("/elsewhere/calib.npz"), eval=Path("/elsewhere/test.npz")).as_toml())
+    with pytest.raises(DataError) as caught:
+        load_settings(config, {})
+    assert [problem.where for problem in caught.value.problems] == ["data", "eval"]
+    assert "config.toml keeps no folders: give --data" in str(caught.value)
+    given = load_settings(config, {"data": tmp_path / "x.npz", "eval": tmp_path / "y.npz"})
+    assert (given.data, given.eval) == (tmp_path / "x.npz", tmp_path / "y.npz")
