@@ -22,6 +22,7 @@ from torch.export.graph_signature import InputKind
 from effc.errors import EffcError, Problem, UnsupportedModelError, UsageError
 from effc.frontends.exporting import as_program, trace
 from effc.frontends.onnx.limits import Limits
+from effc.frontends.output_names import flatten_outputs, output_names
 from effc.frontends.proof import unproved
 from effc.ir import BATCH, Batch, Program, Provenance
 from effc.ir.edit import copy_graph
@@ -60,7 +61,9 @@ def load_module(module: torch.nn.Module, example_inputs: Sequence[Any] | None) -
         with torch.no_grad():
             for name, value in module.named_buffers():  # a module that counts its calls was called
                 value.copy_(buffers[name])
-    return _hashed(as_program(exported, Provenance(type(module).__name__, "torch", ""), batch))
+    provenance = Provenance(type(module).__name__, "torch", "")
+    names = output_names(exported)
+    return _hashed(as_program(flatten_outputs(exported), provenance, batch, output_names=names))
 
 
 def _examples(given: Sequence[Any] | None) -> list[Tensor]:
@@ -98,6 +101,7 @@ def _export(module: torch.nn.Module, examples: Sequence[Tensor]) -> tuple[Export
         except Exception as error:  # noqa: BLE001 - the tracer raises many kinds; each is a reason why the batch stays fixed
             reason = _brief(error)
         else:
+            output_names(exported)  # results that are no tensors are refused before anything is run
             own = int(examples[0].shape[0])
             reason = unproved(exported, lambda batch, seed: _at_batch(examples, batched, batch, seed), batched, module, own_batch=own)
             if not reason:
@@ -149,10 +153,10 @@ def load_exported(exported: ExportedProgram, provenance: Provenance | None = Non
     Raises:
         UnsupportedModelError: sizes other than one leading batch are symbolic, or it changes state of its own.
     """
-    fakes = _user_fakes(exported)
+    fakes, names = _user_fakes(exported), output_names(exported)
     batch = _batch_of(exported, fakes)
     given = provenance or Provenance(type(exported).__name__, "torch", "")
-    program = as_program(_copy(exported), given, batch)
+    program = as_program(flatten_outputs(_copy(exported)), given, batch, output_names=names)
     return program if provenance is not None else _hashed(program)
 
 

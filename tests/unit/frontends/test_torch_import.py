@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict, namedtuple
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +122,57 @@ def test_several_inputs_and_outputs_and_varargs() -> None:
     program = load_program(Two(), example_inputs=(torch.tensor([[1, 9]]), torch.randn(1, 2), torch.randn(2)))
     assert [value.shape for value in program.interface.inputs] == [(BATCH, 2), (BATCH, 2), (2,)]
     assert [value.shape for value in program.interface.outputs] == [(BATCH, 2), (BATCH, 2)]
+    assert [value.name for value in program.interface.outputs] == ["a", "b.0"]
+
+
+class Returns(nn.Module):
+    """Whatever a function makes of x."""
+
+    def __init__(self, function: Callable[[torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.function(x)
+
+
+Scored = namedtuple("Scored", ["mask", "score"])
+
+
+@pytest.mark.parametrize(
+    ("function", "names"),
+    [
+        (lambda x: x + 1, ["output"]),
+        (lambda x: (x + 1, [x + 2]), ["output", "output_1"]),
+        (lambda x: {"sum": x + 1, "prod": (x * 2, {"z": x * 3})}, ["sum", "prod.0", "prod.1.z"]),
+        (lambda x: OrderedDict(out=x + 1, aux=x + 2), ["out", "aux"]),
+        (lambda x: Scored(x + 1, x + 2), ["mask", "score"]),
+        (lambda x: {"x": x + 1, "output.x": x + 2, "": x * 2}, ["output.x", "output.output.x", "output_2"]),
+        (lambda x: {1: x + 1, "1": x + 2}, ["1", "output.1"]),
+    ],
+)
+def test_outputs_are_called_by_the_keys_under_which_they_are_returned(
+    function: Callable[[torch.Tensor], Any], names: list[str], tmp_path: Path
+) -> None:
+    """Names are distinct, from those of inputs too; a program that was saved has them still, whatever structure it returned."""
+    x = torch.randn(2, 3)
+    expected = torch.utils._pytree.tree_leaves(function(x))
+    for source in (Returns(function), torch.export.export(Returns(function), (x,), strict=False)):
+        program = load_program(source, example_inputs=(x,))
+        (tmp_path / "p.pt2").write_bytes(save_program(program))
+        for one in (program, load_program(tmp_path / "p.pt2")):
+            results = one.run({"x": x})
+            assert list(results) == names
+            assert all(torch.equal(result, want) for result, want in zip(results.values(), expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [(lambda x: {"a": x + 1, "n": 3}, "n: 3: .*no tensor"), (lambda x: (x, None), "output_1: None: "), (lambda x: {}, "returns no tensor")],
+)
+def test_what_is_returned_must_be_tensors(function: Callable[[torch.Tensor], Any], why: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=why):
+        load_program(Returns(function), example_inputs=(torch.randn(2, 3),))
 
 
 def test_what_cannot_be_a_program_is_refused_with_the_reason() -> None:
