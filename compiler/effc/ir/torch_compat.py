@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["PT2_ROOT", "Pt2Records", "import_lightning", "import_torchvision"]
+__all__ = ["PT2_ROOT", "Pt2Records", "core_decompositions", "import_lightning", "import_torchvision"]
 
 PT2_ROOT = "archive"
 
@@ -49,6 +49,14 @@ class Pt2Records:
     def read(self, name: str) -> bytes:
         """A record's bytes."""
         return bytes(self._reader.get_record(name))
+
+
+def core_decompositions(*, without: str) -> dict[Any, Any]:
+    """torch's table of decompositions to core ATen, without the operators whose name holds a text: they stay whole."""
+    table: dict[Any, Any] = torch.export.default_decompositions()
+    for operator in [operator for operator in table if without in str(operator)]:
+        del table[operator]
+    return table
 
 
 _VISION: list[Any] = []  # keeps the schema library alive

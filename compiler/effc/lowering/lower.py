@@ -13,6 +13,7 @@ import numpy as np
 from effc.errors import InternalError
 from effc.ir import Program
 from effc.ir.torch_calls import decompose
+from effc.ir.torch_compat import core_decompositions
 from effc.lowering.arena import Lifetime, align, place
 from effc.lowering.batch_norm import multiply_add
 from effc.lowering.emit import Kernel, kernels, object_code
@@ -144,12 +145,7 @@ def _silent(label: str, total: int) -> AbstractContextManager[Callable[[int], No
 
 def _decomposed(program: Program) -> Program:
     """Core ATen; effc ops stay, and interpolations, which effc converts itself (torch 2.13 decomposes the trilinear one wrongly)."""
-    from torch.export import default_decompositions
-
-    table = default_decompositions()
-    for operator in [operator for operator in table if "upsample" in str(operator)]:
-        del table[operator]
-    return replace(program, exported=decompose(program.exported, table))
+    return replace(program, exported=decompose(program.exported, core_decompositions(without="upsample")))
 
 
 def _stored_names(program: Program, placeholders: Sequence[str]) -> dict[str, str]:
