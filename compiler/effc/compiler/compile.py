@@ -7,16 +7,18 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from effc.compiler import crosscheck, dumping, gate, summary
 from effc.compiler.contents import artifact_files, manifest_fields
 from effc.compiler.crosscheck import SelfTestRun
 from effc.compiler.golden import Checks, golden_inputs
-from effc.compiler.inputs import Inputs, check_files, read_inputs
+from effc.compiler.inputs import ARRAYS, DataSource, Inputs, check_files, held_arrays, read_inputs
 from effc.compiler.movement import movement
 from effc.compiler.settings import Settings, settings_of
 from effc.compiler.trial import Trial, try_out
+from effc.data import HeldArrays
 from effc.errors import ConfigError
 from effc.frontends import Limits, load_program
 from effc.ir import Program
@@ -31,7 +33,7 @@ from effc.targets import Target, find_target
 __all__ = ["CompileResult", "compile_model", "compile_with"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CompileResult:
     """What a compile made.
 
@@ -55,14 +57,26 @@ class CompileResult:
     emulated: SelfTestRun | None
     report: Report
 
+    def __repr__(self) -> str:
+        quality, trial = self.quality, self.trial
+        judged = "not judged" if quality is None else f"{quality.metric} {quality.text(quality.before)} -> {quality.text(quality.after)}"
+        parts = {
+            "path": str(self.path),
+            "target": self.manifest.data["target"]["name"],
+            "passes": ",".join(self.program.provenance.passes),
+            "quality": judged,
+            "call": "not run" if trial is None else f"{trial.call / 1000:,.1f} µs",
+        }
+        return f"CompileResult({', '.join(f'{name}={value!r}' for name, value in parts.items())})"
+
 
 def compile_model(
     source: Any,
     out: str | Path,
     *,
-    passes: str = "",
-    data: str | Path | None = None,
-    eval: str | Path | None = None,
+    passes: str | Sequence[str] = "",
+    data: DataSource | None = None,
+    eval: DataSource | None = None,
     metric: Literal["top1", "agreement", "kl", "perplexity", "max-error"] | None = None,
     max_drop: float | None = None,
     preprocess: str | None = None,
@@ -83,9 +97,10 @@ def compile_model(
     Args:
         source: path of an `.onnx` or `.pt2` file, an `nn.Module` (with `example_inputs`), or an `ExportedProgram`.
         out: the artifact's directory; replaced in one step where it is an older artifact.
-        passes: `fold-batch-norm,ranger{option=value}`.
-        data: calibration and training data: `.npz`, `.npy` or a folder of images.
-        eval: held-out data, read once, by the gate.
+        passes: `fold-batch-norm,ranger{option=value}`, or a sequence of such texts.
+        data: calibration and training data: the path of an `.npz`, a `.npy` or a folder of images; or arrays in memory, by input name
+            with labels under `y` (as in an `.npz`), or one array for a model with one input. The leading axis counts samples.
+        eval: held-out data in the same forms, read once, by the gate.
         metric: `top1`, `agreement`, `kl`, `perplexity` or `max-error`; top1 with labels, else agreement with the source.
         max_drop: largest accepted loss of the metric, absolute (0.01 is one point of top1); None only reports it.
         preprocess: how images become inputs: `size=32,channels=3,mean=...,std=...,layout=nchw,range=0..1`.
@@ -107,11 +122,12 @@ def compile_model(
         UsageError, UnsupportedModelError, InputRejectedError, VerificationError, MissingDependencyError: see `effc.errors`. Whatever is
             raised, nothing was written to `out`.
     """
+    held = held_arrays({"data": data, "eval": eval})
     settings = settings_of(
         {
             "passes": passes,
-            "data": data,
-            "eval": eval,
+            "data": ARRAYS if "data" in held else data,
+            "eval": ARRAYS if "eval" in held else eval,
             "metric": metric,
             "max_drop": max_drop,
             "preprocess": preprocess,
@@ -124,7 +140,9 @@ def compile_model(
             "emit": ("onnx",) if emit_onnx else (),
         }
     )
-    return compile_with(settings, source, out, force=force, dump_ir=dump_ir, example_inputs=example_inputs, progress=progress)
+    return compile_with(
+        settings, source, out, held=held, force=force, dump_ir=dump_ir, example_inputs=example_inputs, progress=progress
+    )
 
 
 def compile_with(
@@ -132,19 +150,20 @@ def compile_with(
     source: Any,
     out: str | Path,
     *,
+    held: Mapping[str, HeldArrays] = MappingProxyType({}),
     force: bool = False,
     dump_ir: str | Path | None = None,
     example_inputs: Sequence[Any] | None = None,
     progress: Progress | None = None,
 ) -> CompileResult:
-    """`compile_model` with the settings in one object, as a config file and flags make it."""
+    """`compile_model` with the settings in one object, as a config file and flags make it; `held`: data and eval that are in memory."""
     progress = progress or _silent
     preflight(out, force=force)
     target, passes = find_target(settings.target), parse_passes(settings.passes)
     compiler_for(target, static=not target.runs_here)  # a missing linker is said before minutes of work
     if settings.max_drop is not None and settings.eval is None:
         raise ConfigError("max-drop needs held-out data to judge by: give --eval test.npz")
-    check_files(settings)
+    check_files(settings, held)
     pipeline = Pipeline(passes)
     with progress("reading the model", 1) as advance:
         original = load_program(
@@ -155,7 +174,7 @@ def compile_with(
             check_import=settings.check_import,
         )
         advance(1)
-    given = read_inputs(settings, original, passes)
+    given = read_inputs(settings, original, passes, held)
     checks = Checks(golden_inputs(original, given.data, settings.seed, settings.batch))
     rewritten = _rewrite(original, passes, pipeline, checks, given, target, settings, dump_ir, progress)
     lossy = any(not one.exact for one in passes)

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from effc.compiler.settings import Settings
-from effc.data import DATA_BYTES, Dataset, Preprocess, load_dataset
+from effc.data import DATA_BYTES, Dataset, HeldArrays, Preprocess, load_dataset
 from effc.errors import DataError, EffcWarning, Problem
 from effc.ir import Program
 from effc.passes import Pass
 
-__all__ = ["Inputs", "check_files", "read_inputs"]
+__all__ = ["ARRAYS", "DataSource", "Inputs", "check_files", "held_arrays", "read_inputs"]
+
+DataSource = str | Path | np.ndarray[Any, Any] | Mapping[str, Any]
+ARRAYS = Path("(arrays)")  # how settings name data that are in memory
+_NONE: Mapping[str, HeldArrays] = {}
 
 _FIT = 0.8  # share of --data that passes fit on, where one of them needs the rest to select by
 
@@ -35,25 +43,35 @@ class Inputs:
     preprocess: Preprocess | None
 
 
-def check_files(settings: Settings) -> None:
+def held_arrays(given: Mapping[str, object]) -> dict[str, HeldArrays]:
+    """What is in memory of the data that `compile_model` was given (by its argument's name). Raises DataError for what is no array."""
+    return {name: HeldArrays(value, name) for name, value in given.items() if value is not None and not isinstance(value, str | Path)}
+
+
+def check_files(settings: Settings, held: Mapping[str, HeldArrays] = _NONE) -> None:
     """Raises DataError with the data files that are not there: that is said before minutes of work."""
-    named = (("--data", settings.data), ("--eval", settings.eval))
-    problems = [Problem(flag, str(path), "does not exist") for flag, path in named if path is not None and not path.exists()]
+    named = {"data": settings.data, "eval": settings.eval}
+    files = {f"--{name}": path for name, path in named.items() if path is not None and name not in held}
+    problems = [Problem(flag, str(path), "does not exist") for flag, path in files.items() if not path.exists()]
     if problems:
         raise DataError("there is no such data: give a .npz, a .npy or a folder of images", problems)
 
 
-def read_inputs(settings: Settings, program: Program, passes: Sequence[Pass]) -> Inputs:
-    """Read what the settings name. Raises DataError when it does not fit the program, LimitError when it is too large."""
+def read_inputs(settings: Settings, program: Program, passes: Sequence[Pass], held: Mapping[str, HeldArrays] = _NONE) -> Inputs:
+    """Read what the settings name, or take what is `held` in memory.
+
+    Raises:
+        DataError: it does not fit the program. LimitError: a file is too large.
+    """
     preprocess = Preprocess.parse(settings.preprocess) if settings.preprocess else None
     values, limit = program.interface.inputs, settings.limits.get("data_bytes", DATA_BYTES)
     data = held_out = fit = selection = None
     if settings.data is not None:
-        data = load_dataset(settings.data, values, preprocess=preprocess, max_bytes=limit)
+        data = load_dataset(held.get("data", settings.data), values, preprocess=preprocess, max_bytes=limit)
         fit, selection = data.split(_FIT, settings.seed) if any(one.needs_selection for one in passes) else (data, None)
     if settings.eval is not None:
         need_labels = settings.metric in ("top1", "perplexity")
-        held_out = load_dataset(settings.eval, values, preprocess=preprocess, need_labels=need_labels, max_bytes=limit)
-    if data is not None and held_out is not None and (settings.data == settings.eval or data.sha256 == held_out.sha256):
+        held_out = load_dataset(held.get("eval", settings.eval), values, preprocess=preprocess, need_labels=need_labels, max_bytes=limit)
+    if data is not None and held_out is not None and data.sha256 == held_out.sha256:
         warnings.warn("--data and --eval hold the same samples: what the gate measures says little about others", EffcWarning, stacklevel=2)
     return Inputs(data, fit, selection, held_out, preprocess)

@@ -26,6 +26,7 @@ from effc.errors import ConfigError, DataError, Problem
 __all__ = ["Settings", "load_settings", "settings_of"]
 
 _PATHS = ("data", "eval")
+_LONGEST = 200  # characters of a wrong value that a message repeats
 _SHARES = (None, "top1", "agreement")  # metrics that are a share of the samples; None becomes one of the two
 _NAMES_ONLY = """\
 # Of data files only the names are kept. A config's names are relative to its folder: put the files there, or give --data and --eval.
@@ -82,6 +83,11 @@ class Settings(BaseModel):
     seed: Annotated[int, Field(ge=0)] = 0
     check_import: bool = True
     limits: dict[LimitName, Annotated[int, Field(gt=0)]] = {}
+
+    @field_validator("passes", mode="before")
+    @classmethod
+    def _joined(cls, value: Any) -> Any:
+        return ",".join(value) if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value) else value
 
     @field_validator("emit", mode="before")
     @classmethod
@@ -180,4 +186,11 @@ def _problem(entry: Mapping[str, Any], flags: Set[str]) -> Problem:
         near = difflib.get_close_matches(name, known, 1)
         return Problem(where, "the key", "is unknown", f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}")
     words = _WANTED.get(entry["type"], "is no valid value").format(**entry.get("ctx", {}))
-    return Problem(where, repr(entry.get("input")), words)
+    return Problem(where, _written(entry.get("input")), words)
+
+
+def _written(value: object) -> str:
+    """A value as it was written; of what has no short form only the kind: no message repeats an array."""
+    plain = value is None or isinstance(value, bool | int | float | str | Path)
+    text = repr(str(value) if isinstance(value, Path) else value) if plain else ""
+    return text if plain and len(text) <= _LONGEST else f"a {type(value).__name__}"
