@@ -21,22 +21,26 @@ _USAGE = 2
 @limit_option
 @common_options
 def command(model: Path, input_shapes: tuple[str, ...], limits: tuple[str, ...], as_json: bool) -> int:
-    """List everything in the ONNX file MODEL that effc cannot compile, in one table; exit code 3 if anything."""
+    """List everything in MODEL (.onnx or .pt2) that effc cannot compile, in one table; exit code 3 if anything."""
     from effc.cli.pairs import parse_limits, parse_shapes
+    from effc.compiler.checking import check_file
     from effc.errors import ConfigError, counted
-    from effc.frontends import Limits, check_model
+    from effc.frontends import Limits
 
     shapes = parse_shapes(input_shapes)
-    report = check_model(model, Limits(**parse_limits(limits)), input_shapes=dict(shapes) if shapes else None)
+    report = check_file(model, Limits(**parse_limits(limits)), input_shapes=dict(shapes) if shapes else None)
     if as_json:
         emit_json(report.as_json())
     else:
-        heading(f"{report.model}: opset {report.opset}, {counted(sum(report.operators.values()), 'node')}")
+        kind = "exported program" if report.opset is None else f"opset {report.opset}"
+        nodes = f", {counted(sum(report.operators.values()), 'node')}" if report.operators or report.opset is not None else ""
+        heading(f"{report.model}: {kind}{nodes}")
         for value in report.inputs:
             note(f"input {value}")
         for value in report.outputs:
             note(f"output {value}")
-        table(("operator", "nodes"), report.operators.items(), numbers=("nodes",))
+        if report.operators:
+            table(("operator", "nodes"), report.operators.items(), numbers=("nodes",))
         if report.problems:
             table(("node", "operator", "why", "what works"), [(p.where, p.what, p.why, p.hint) for p in report.problems])
             note(f"{counted(len(report.problems), 'node is', 'nodes are')} not supported", bad=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from effc.errors import InternalError
+from effc.errors import InternalError, Problem, UnsupportedModelError
 from effc.ir import Program
 from effc.ir.torch_calls import decompose
 from effc.ir.torch_compat import core_decompositions
@@ -31,7 +31,7 @@ from effc.runtime.plan import Buffer, Plan, Step
 from effc.runtime.tensors import dtype_named
 from effc.targets import Target
 
-__all__ = ["Lowered", "lower", "tvm_target"]
+__all__ = ["Lowered", "lower", "tvm_target", "untranslatable"]
 
 ENTRY = "effc_run"
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -80,8 +80,7 @@ def lower(program: Program, target: Target, *, batch: int = 1, progress: Progres
     chip = tvm_target(target)
     with (progress or _silent)("lowering", 5) as advance:
         concrete = fix_batch(program, batch)
-        core = multiply_add(normalise(widen(_decomposed(concrete))))
-        core, sources = fold_parameters(core)
+        core, sources = _core(concrete)
         advance(1)
         relax_module = to_relax(core)
         stored = _stored_names(core, relax_module.parameters)
@@ -112,6 +111,22 @@ def lower(program: Program, target: Target, *, batch: int = 1, progress: Progres
     return Lowered(
         plan, None, code, objects, {name: tensors[name] for name in used}, {name: origin[name] for name in used}, size, cpu, ()
     )
+
+
+def untranslatable(program: Program) -> tuple[Problem, ...]:
+    """Every node that `lower` would refuse, found without making code. Raises UnsupportedModelError where no node is the reason."""
+    try:
+        to_relax(_core(fix_batch(program, 1))[0])
+    except UnsupportedModelError as error:
+        if not error.problems:
+            raise
+        return error.problems
+    return ()
+
+
+def _core(program: Program) -> tuple[Program, dict[str, ParameterSource]]:
+    """A program with a fixed batch in the operators that are translated, and where its stored tensors come from."""
+    return fold_parameters(multiply_add(normalise(widen(_decomposed(program)))))
 
 
 def tvm_target(target: Target) -> Any:

@@ -27,7 +27,7 @@ class CheckReport:
 
     Attributes:
         model: the file's name.
-        opset: version of ai.onnx.
+        opset: version of ai.onnx; None for an exported program.
         inputs, outputs: as the file declares them, `image: float32[batch, 1, 8, 8]`.
         operators: how many nodes of each operator, most frequent first.
         problems: every node that effc cannot take; empty for a model that imports.
@@ -35,7 +35,7 @@ class CheckReport:
     """
 
     model: str
-    opset: int
+    opset: int | None
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     operators: dict[str, int]

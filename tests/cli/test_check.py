@@ -1,0 +1,76 @@
+"""`effc check` on exported programs, and on what is no model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import Dim
+
+DIGITS = "examples/digits.onnx"
+
+
+def save(path: Path, module: nn.Module, example: torch.Tensor, dynamic: bool = True) -> Path:
+    shapes = ({0: Dim("N")},) if dynamic else None
+    torch.export.save(torch.export.export(module.eval(), (example,), dynamic_shapes=shapes, strict=False), path)
+    return path
+
+
+class Calls(nn.Module):
+    """Operators that TVM cannot take, and one that is no program's."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.kind == "data":
+            return torch.nonzero(x)
+        return torch.linalg.eigvalsh(x) + torch.linalg.det(x).unsqueeze(1)
+
+
+def test_an_exported_program_is_checked_like_a_model(effc: Any, tmp_path: Path) -> None:
+    layers = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(18, 3))
+    path = save(tmp_path / "good.pt2", layers, torch.randn(3, 1, 5, 5))
+    result = effc("check", path)
+    assert result.exit_code == 0
+    expected = ("good.pt2: exported program, 4 nodes", "input input: float32[batch, 1, 5, 5]", "aten.conv2d.default", "is supported")
+    assert [part for part in expected if part not in result.stdout] == []
+    document = json.loads(effc("check", path, "--json").stdout)
+    assert (document["opset"], document["supported"], document["problems"]) == (None, True, [])
+
+
+def test_what_an_exported_program_holds_that_effc_cannot_compile_is_listed(effc: Any, tmp_path: Path) -> None:
+    path = save(tmp_path / "eigen.pt2", Calls("algebra"), torch.eye(3).repeat(3, 1, 1))
+    result = effc("check", path, "--json")
+    assert result.exit_code == 3
+    refused = {problem["what"] for problem in json.loads(result.stdout)["problems"]}
+    assert {"aten._linalg_eigh.default", "aten._linalg_det.default"} <= refused
+    path = save(tmp_path / "data.pt2", Calls("data"), torch.ones(2, 3), dynamic=False)
+    result = effc("check", path)
+    assert result.exit_code == 3
+    assert "aten.nonzero.default" in result.stdout
+
+
+def test_what_is_no_model_is_the_users_error(effc: Any, tmp_path: Path) -> None:
+    path = tmp_path / "m.pth"
+    path.write_bytes(b"x")
+    result = effc("check", path)
+    assert (result.exit_code, "effc reads .onnx and .pt2 files" in result.stderr) == (2, True)
+    good = save(tmp_path / "good.pt2", nn.ReLU(), torch.randn(3, 4))
+    assert effc("check", good, "--input-shape", "x=1x4").exit_code == 2
+    (tmp_path / "broken.pt2").write_bytes(good.read_bytes()[:-300])
+    assert effc("check", tmp_path / "broken.pt2").exit_code == 4
+
+
+def test_checking_an_onnx_file_loads_no_tvm() -> None:
+    code = (
+        f"import sys; from effc.compiler.checking import check_file; from effc.frontends import Limits; from pathlib import Path; "
+        f"check_file(Path({DIGITS!r}), Limits()); assert 'tvm' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
