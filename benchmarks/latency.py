@@ -1,8 +1,8 @@
 """Latency of one call: the compiled network beside onnxruntime at its best, eager torch and torch.compile, batch 1.
 
 Each engine has a process of its own on the same processors; blocks alternate; inputs are fresh. `times effc` is the engine's time divided
-by effc's (`harness.TIMES_EFFC`): above 1, effc is faster. The engine `nothing` returns at once: what
-is left of its time is the harness. Settings of every engine are in its row.
+by effc's (`harness.TIMES_EFFC`): above 1, effc is faster, and the claim is 1 against onnxruntime for every network. The engine `nothing`
+returns at once: what is left of its time is the harness. Settings of every engine are in its row.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Options, Outcome, data_file, main
+from benchmarks.harness import Claim, Options, Outcome, data_file, main
 from benchmarks.models import DIGITS, FLOAT_MODELS, compiled
 from effc.compiler.peers import peer_contender
 from effc.runtime.bench import Contender, Timing, artifact_contender, compare_engines, contender_arguments
@@ -20,6 +20,7 @@ from effc.runtime.bench import Contender, Timing, artifact_contender, compare_en
 __all__ = ["measure"]
 
 PEERS = ("onnxruntime", "torch", "torch_compile")
+AS_FAST = 1.0
 
 
 def measure(options: Options) -> Outcome:
@@ -62,6 +63,8 @@ def _network(outcome: Outcome, name: str, path: Path, options: Options) -> None:
             ratio = ratios[timing.label]
             row |= {"times effc": ratio.value, "interval": f"{ratio.low:.3g} to {ratio.high:.3g}"}
         outcome.rows.append(row | {"settings": timing.settings})
+    value = ratios["onnxruntime"].value
+    outcome.claims.append(Claim(f"{name}: as fast as onnxruntime (its time divided by effc's)", value, AS_FAST, "at least"))
 
 
 def _row(name: str, timing: Timing) -> dict[str, Any]:
