@@ -55,7 +55,8 @@ def test_ranger_keeps_what_it_saw_and_bounds_what_it_did_not(sample: Sample) -> 
     data = data_for(program)
     result = Pipeline(parse_passes("ranger"))(program, Context(fit=data))
     assume(any(node.target == BOUND.overload for node in result.nodes))
-    assert torch.equal(run(result, data), run(program, data))
+    # Not bit for bit: a bound may hand its result on in another memory layout, for which torch's batch norm has another kernel.
+    torch.testing.assert_close(run(result, data), run(program, data), rtol=1e-6, atol=1e-6)
     watch = _Bounds(result)
     (name,) = data.inputs
     watch.run(*result.tensors.values(), torch.from_numpy(data.inputs[name]) * 1e6)
