@@ -22,8 +22,6 @@ from effc.targets import Target
 
 __all__ = ["PassRun", "as_json", "make_report", "measurements"]
 
-_AROUND_STEPS = "from Python: with the checks of its inputs and new outputs, which the times of the steps leave out"
-
 
 @dataclass(frozen=True)
 class PassRun:
@@ -94,8 +92,7 @@ def _facts(original: Program, lowered: Lowered, trial: Trial | None, emulated: S
         facts.append(("multiply-accumulates", f"{sum(step.macs for step in lowered.plan.steps):,}"))
     facts.append(("code", f"{len(lowered.code) / 1000:,.1f} kB"))
     if trial is not None:
-        around = _AROUND_STEPS if lowered.plan is not None else "from Python"
-        facts.append(("one call", f"{trial.call / 1000:,.1f} µs with {counted(trial.threads, 'thread')}, {around}"))
+        facts.append(("one call", f"{trial.call / 1000:,.1f} µs with {counted(trial.threads, 'thread')}, called from Python"))
         facts.append(("differs from the program by", f"{trial.verification.worst:.1e} of the largest magnitude"))
     if emulated is not None:
         facts.append((f"self-test under {emulated.emulator}", emulated.text))
