@@ -16,7 +16,10 @@ def divide(x: Any, y: Any, quotient: Callable[[Any, Any], Any]) -> Any:
     """`quotient(x, y)` of two integer elements, safe for every y."""
     from tvm import tirx
 
-    zero, one, minus_one = (tirx.const(value, x.ty.dtype) for value in (0, 1, -1))
+    zero, one = (tirx.const(value, x.ty.dtype) for value in (0, 1))
+    if _unsigned(x):
+        return tirx.Select(y == zero, zero, quotient(x, tirx.Select(y == zero, one, y)))
+    minus_one = tirx.const(-1, x.ty.dtype)
     safe = tirx.Select(tirx.any(y == zero, y == minus_one), one, y)
     return tirx.Select(y == zero, zero, tirx.Select(y == minus_one, zero - x, quotient(x, safe)))
 
@@ -24,9 +27,13 @@ def divide(x: Any, y: Any, quotient: Callable[[Any, Any], Any]) -> Any:
 def _remainder(x: Any, y: Any, remainder: Callable[[Any, Any], Any]) -> Any:
     from tvm import tirx
 
-    zero, one, minus_one = (tirx.const(value, x.ty.dtype) for value in (0, 1, -1))
-    unusual = tirx.any(y == zero, y == minus_one)
+    zero, one = (tirx.const(value, x.ty.dtype) for value in (0, 1))
+    unusual = y == zero if _unsigned(x) else tirx.any(y == zero, y == tirx.const(-1, x.ty.dtype))
     return tirx.Select(unusual, zero, remainder(x, tirx.Select(unusual, one, y)))
+
+
+def _unsigned(x: Any) -> bool:
+    return "uint" in str(x.ty.dtype)
 
 
 def _legalise(relax_name: str, name: str, form: Callable[[Any, Any, Any], Any]) -> Callable[[Any, Any], Any]:

@@ -168,6 +168,12 @@ def test_images(functions: dict[str, Callable[[Tensor], Tensor]]) -> None:
     check(functions, IMAGE)
 
 
+def test_bytes_divide_without_a_sign() -> None:
+    a, b = torch.tensor([200, 255, 7, 3], dtype=torch.uint8), torch.tensor([7, 255, 2, 200], dtype=torch.uint8)
+    floor = {"floor": lambda x, y: torch.div(x, y, rounding_mode="floor"), "trunc": lambda x, y: torch.div(x, y, rounding_mode="trunc")}
+    check({**floor, "remainder": torch.remainder, "fmod": torch.fmod}, a, b)
+
+
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
 def test_integer_division_rounds_as_torch_and_a_divisor_of_zero_ends_no_process(dtype: torch.dtype) -> None:
     low = torch.iinfo(dtype).min

@@ -23,6 +23,7 @@ from effc.lowering.relax_converters import (
     select,
     shift,
     sort,
+    split,
 )
 
 __all__ = ["CONVERTERS"]
@@ -48,5 +49,6 @@ CONVERTERS: dict[str, Callable[[fx.Node, Any], Any]] = {
     "pow.Tensor_Tensor": power.tensor,
     "prod.dim_int": extremum.product,
     "select.int": select.convert,
+    "split_with_sizes.default": split.convert,
     "sort.stable": sort.convert,
 }
