@@ -13,8 +13,9 @@ def convert(node: fx.Node, importer: Any) -> Any:
     """One slice a part."""
     from tvm import relax
 
-    emit, x, rank = importer.block_builder.emit, importer.env[node.args[0]], node.args[0].meta["val"].ndim
-    axis = (node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)) % rank  # type: ignore[operator]
+    given: Any = node.args
+    emit, x, rank = importer.block_builder.emit, importer.env[given[0]], given[0].meta["val"].ndim
+    axis = (given[2] if len(given) > 2 else node.kwargs.get("dim", 0)) % rank
     parts, start = [], 0
     for part in node.meta["val"]:
         shape = [int(size) for size in part.shape]
