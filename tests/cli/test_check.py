@@ -73,4 +73,4 @@ def test_checking_an_onnx_file_loads_no_tvm() -> None:
         f"import sys; from effc.compiler.checking import check_file; from effc.frontends import Limits; from pathlib import Path; "
         f"check_file(Path({DIGITS!r}), Limits()); assert 'tvm' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -33,7 +33,7 @@ def held_back(*, debug: bool) -> Iterator[None]:
         try:
             with _filtered(kept.name):
                 yield
-        except Exception:
+        except Exception:  # not swallowed: what was held back may explain it, so it is shown, and the error goes on
             if text := kept.read().decode("utf-8", "replace"):
                 sys.stderr.write(text)
             raise

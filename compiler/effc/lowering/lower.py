@@ -12,6 +12,7 @@ import numpy as np
 
 from effc.errors import InternalError, Problem, UnsupportedModelError
 from effc.ir import Program
+from effc.ir.arrays import to_numpy
 from effc.ir.torch_calls import decompose
 from effc.ir.torch_compat import core_decompositions
 from effc.lowering.arena import Lifetime, align, place
@@ -28,7 +29,6 @@ from effc.lowering.to_relax import to_relax
 from effc.lowering.toolchain import link_shared
 from effc.lowering.virtual_machine import FUNCTION, virtual_machine_code
 from effc.runtime.plan import Buffer, Plan, Step
-from effc.runtime.tensors import dtype_named
 from effc.targets import Target
 
 __all__ = ["Lowered", "lower", "tvm_target", "untranslatable"]
@@ -84,7 +84,7 @@ def lower(program: Program, target: Target, *, batch: int = 1, progress: Progres
         advance(1)
         relax_module = to_relax(core)
         stored = _stored_names(core, relax_module.parameters)
-        tensors = {stored[name]: _array(core.tensors[name]) for name in relax_module.parameters}
+        tensors = {stored[name]: to_numpy(core.tensors[name]) for name in relax_module.parameters}
         origin = {stored[name]: sources[name] for name in relax_module.parameters}
         advance(1)
         size = batch if program.interface.batch.symbolic else 1
@@ -175,17 +175,6 @@ def _stored_names(program: Program, placeholders: Sequence[str]) -> dict[str, st
             taken.add(name)
         names[placeholder] = name
     return names
-
-
-def _array(tensor: Any) -> np.ndarray[Any, Any]:
-    import torch
-
-    tensor = tensor.detach().contiguous()
-    if tensor.dtype == torch.bfloat16:  # which numpy knows only through ml_dtypes
-        bits: np.ndarray[Any, Any] = tensor.view(torch.int16).numpy()
-        return bits.view(dtype_named("bfloat16"))
-    array: np.ndarray[Any, Any] = tensor.numpy()
-    return array
 
 
 def _kernels(drafted: Draft, target: Target) -> tuple[dict[str, str], dict[str, Kernel]]:

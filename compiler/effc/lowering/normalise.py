@@ -1,11 +1,11 @@
-"""Cures, on the ATen graph, for what TVM's importer gets wrong without an error.
+"""Cures, on the ATen graph, for what TVM's importer gets wrong without an error, or refuses without need.
 
 - `aten.select.int` with a negative index reads foreign memory: the dimension's size is added.
 - A pool whose strides are left out (an empty list means the window's size) is refused: they are written out.
 - Comparisons of truth values are comparisons of bytes: TVM's code for them is refused by LLVM.
 - `x != x`, which torch makes of isnan, is simplified to false: isnan goes in its place.
-- Index tensors that may hold negative values (of `index_put`, `take`) do the same: `where(i < 0, i + n, i)` goes in front, unless their
-  dtype is bool or unsigned, or their data are known and never negative. (`index.Tensor` has its own converter, which knows them.)
+- Index tensors that may hold negative values (of `index_put`, `take`) read foreign memory: `where(i < 0, i + n, i)` goes in front, unless
+  their dtype is bool or unsigned, or their data are known and never negative. (`index.Tensor` has its own converter, which knows them.)
 - Scatters that add are an `index_put`, which gets an index for every axis, `native_group_norm` gets its
   weights, an `adaptive_max_pool2d` with equal windows is a pool.
 """
@@ -36,7 +36,7 @@ _INDEX_PUTS = (_aten.index_put.default, _aten._unsafe_index_put.default)
 
 
 def normalise(program: Program) -> Program:
-    """The program without negative indices. Values are the same bit for bit."""
+    """The program in forms that TVM's importer takes and gets right (see above). Values are the same bit for bit."""
     edit = Edit(program)
     for node in edit.nodes:
         if node.target in _SCATTERS:
