@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,6 +48,9 @@ class Executor(Protocol):
     def call(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
         """Read `inputs`, write `outputs`."""
 
+    def prepare(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> Callable[[], object]:
+        """A function that does `call(inputs, outputs)` with whatever is in these arrays then, at less cost each time."""
+
 
 class PlanExecutor:
     """The plan's entry over one parameter block and one arena.
@@ -77,14 +81,22 @@ class PlanExecutor:
         self._output_order = [list(outputs).index(buffer.name) for buffer in plan.in_room("output")]
         self._entry.argtypes = [ctypes.c_void_p] * (3 + len(inputs) + len(outputs))
         self._entry.restype = ctypes.c_int32
-        self._blocks = (address(self._arena), address(self._block))
+        self._blocks = (ctypes.c_void_p(address(self._arena)), ctypes.c_void_p(address(self._block)))
 
     def call(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
         """Run all steps. Raises InternalError when a kernel reports a failure."""
-        pointers = [address(inputs[index]) for index in self._input_order]
-        pointers += [address(outputs[index]) for index in self._output_order]
+        self.prepare(inputs, outputs)()
+
+    def prepare(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> Callable[[], object]:
+        """See `Executor`: to ask numpy where an array lies takes as long as a small kernel, and here it happens once."""
+        arrays = [inputs[index] for index in self._input_order] + [outputs[index] for index in self._output_order]
         status = ctypes.c_int32(0)
-        self._entry(*self._blocks, *pointers, ctypes.byref(status))
+        pointers = (*self._blocks, *(ctypes.c_void_p(address(array)) for array in arrays), ctypes.byref(status))
+        return functools.partial(self._enter, pointers, status, arrays)
+
+    def _enter(self, pointers: Sequence[Any], status: ctypes.c_int32, _arrays: Sequence[Array]) -> None:
+        """One call of the entry. `_arrays` are what the pointers point into: a prepared call keeps them alive."""
+        self._entry(*pointers)
         code = status.value
         if code != 0:
             step = self._plan.steps[code - 1] if 0 < code <= len(self._plan.steps) else None
@@ -127,6 +139,10 @@ class VirtualMachineExecutor:
             if array.shape != output.shape:
                 raise InternalError(f"output {name} has shape {list(array.shape)}, declared is {list(output.shape)}")
             output[...] = array
+
+    def prepare(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> Callable[[], object]:
+        """See `Executor`; the machine takes new tensors each time, so nothing is saved."""
+        return functools.partial(self.call, inputs, outputs)
 
     def _shared(self, array: Array) -> Any:
         import tvm

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from effc.errors import InputRejectedError, MissingDependencyError
 
-__all__ = ["built_for", "call_global", "fresh_name", "load_code", "tvm_runtime"]
+__all__ = ["built_for", "call_global", "fresh_name", "load_code", "set_max_concurrency", "tvm_runtime"]
 
 # Code that TVM emits for a library calls these through pointers of the library (two underscores before the name); the loader sets them.
 _CONTEXT = (
@@ -34,6 +34,7 @@ _CONTEXT = (
 )
 _INT = 1  # kTVMFFIInt
 _PROCESSORS = {3: "i686", 40: "armv7l", 62: "x86_64", 183: "aarch64", 243: "riscv64"}  # ELF's e_machine, as `uname -m` names them
+_SET_MAX_CONCURRENCY = "_ZN3tvm7runtime9threading17SetMaxConcurrencyEi"  # tvm::runtime::threading::SetMaxConcurrency(int)
 _INSTALL = "effc needs apache-tvm 0.27: pip install 'apache-tvm>=0.27,<0.28'"
 
 
@@ -107,6 +108,19 @@ def call_global(name: str, *arguments: int) -> int | None:
     finally:
         runtime.TVMFFIObjectDecRef(function)
     return int(result.value) if result.type_index == _INT else None
+
+
+def set_max_concurrency(count: int) -> None:
+    """Set the most threads that TVM gives a parallel kernel of the calling thread; 0 unsets it.
+
+    TVM keeps this in a thread-local variable and has no global function for it, only this one of C++. Raises MissingDependencyError.
+    """
+    try:
+        function = tvm_runtime()[_SET_MAX_CONCURRENCY]
+    except AttributeError as error:
+        raise MissingDependencyError(f"TVM's runtime has no function {_SET_MAX_CONCURRENCY}; {_INSTALL}") from error
+    function.argtypes, function.restype = [ctypes.c_int], None
+    function(count)
 
 
 def _load_global(package: str, file: str) -> ctypes.CDLL:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -19,6 +21,17 @@ from effc.runtime.tensors import Array, dtype_named
 from effc.runtime.threads import available_threads, use_threads
 
 __all__ = ["Session", "load"]
+
+_COPY_LIMIT = 128 * 1024  # bytes of all inputs and outputs; about what is copied while numpy says where the arrays lie
+
+
+@dataclass(frozen=True)
+class _FixedCall:
+    """A call through arrays that stay where they are: `run` reads `inputs` and writes `outputs`."""
+
+    inputs: list[Array]
+    outputs: list[Array]
+    run: Callable[[], object]
 
 
 def load(path: Path | str, *, threads: int | None = None) -> Session:
@@ -57,10 +70,12 @@ class Session:
         self.threads_used = 0
         self._lock = threading.Lock()
         self._staging: dict[str, Array] = {}
-        self._input_dtypes = {spec.name: dtype_named(spec.dtype) for spec in self.inputs}
+        self._input_kinds = [(spec.name, spec.shape, dtype_named(spec.dtype)) for spec in self.inputs]
         self._output_kinds = [(spec.shape, dtype_named(spec.dtype)) for spec in self.outputs]
+        self._output_names = [spec.name for spec in self.outputs]
         self._executor = _executor(artifact)
         artifact.read(CODE)  # what was loaded is what was checked: the artifact was not replaced in between
+        self._fixed = self._fixed_call()
 
     @property
     def manifest(self) -> Manifest:
@@ -94,11 +109,14 @@ class Session:
         Raises:
             DataError: names, shapes or dtypes do not fit; lists everything that is wrong.
         """
+        fitting = self._fitting(inputs)
+        if fitting is not None:
+            return dict(zip(self._output_names, self._call(fitting), strict=True))
         samples = self._check(inputs)
         batch = self.manifest.batch
         arrays = [np.asarray(inputs[spec.name]) for spec in self.inputs]
         if samples is None or samples == batch:
-            return dict(zip((spec.name for spec in self.outputs), self._call(arrays), strict=True))
+            return dict(zip(self._output_names, self._call(arrays), strict=True))
         chunks = [self._call(self._part(arrays, start, batch)) for start in range(0, samples, batch)]
         return {
             spec.name: np.concatenate([chunk[index] for chunk in chunks])[:samples] if spec.batched else chunks[0][index]
@@ -117,7 +135,24 @@ class Session:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Nothing to do: memory is freed with the object, and the library stays mapped until the process ends."""
 
+    def _fixed_call(self) -> _FixedCall | None:
+        """The call through arrays of the session's own, for tensors so small that copying them is cheaper than anything else."""
+        input_kinds = [(shape, dtype) for _, shape, dtype in self._input_kinds]
+        if sum(math.prod(shape) * dtype.itemsize for shape, dtype in input_kinds + self._output_kinds) > _COPY_LIMIT:
+            return None
+        inputs = [aligned_empty(shape, dtype) for shape, dtype in input_kinds]
+        outputs = [aligned_empty(shape, dtype) for shape, dtype in self._output_kinds]
+        return _FixedCall(inputs, outputs, self._executor.prepare(inputs, outputs))
+
     def _call(self, arrays: list[Array]) -> list[Array]:
+        fixed = self._fixed
+        if fixed is not None:
+            with self._lock:
+                self.threads_used = use_threads(self.threads)
+                for place, array in zip(fixed.inputs, arrays, strict=True):
+                    place[...] = array
+                fixed.run()
+                return [place.copy() for place in fixed.outputs]
         outputs = [aligned_empty(shape, dtype) for shape, dtype in self._output_kinds]
         with self._lock:
             self.threads_used = use_threads(self.threads)
@@ -144,8 +179,20 @@ class Session:
             part.append(array)
         return part
 
+    def _fitting(self, inputs: Mapping[str, Array]) -> list[Array] | None:
+        """The arrays in declaration order when each is plainly what one call takes; None leaves the judgement to `_check`."""
+        if type(inputs) is not dict or len(inputs) != len(self._input_kinds):
+            return None
+        arrays = []
+        for name, shape, dtype in self._input_kinds:
+            array = inputs.get(name)
+            if type(array) is not np.ndarray or array.shape != shape or array.dtype != dtype:
+                return None
+            arrays.append(array)
+        return arrays
+
     def _check(self, inputs: Mapping[str, Array]) -> int | None:
-        """The number of samples, None without a batch dimension."""
+        """The number of samples, None without a batch dimension. Raises DataError with everything that is wrong."""
         if not isinstance(inputs, Mapping):
             name = self.inputs[0].name if self.inputs else "x"
             raise DataError(f"run takes arrays by the names of the inputs, not a {type(inputs).__name__}: write run({{{name!r}: array}})")
@@ -160,7 +207,7 @@ class Session:
             except (TypeError, ValueError, RuntimeError) as error:  # rows of different lengths, a tensor on another device
                 problems.append(Problem(f"input {spec.name!r}", f"a {type(given).__name__}", f"numpy makes no array of it: {error}"))
                 continue
-            if array.dtype != self._input_dtypes[spec.name]:
+            if array.dtype != dtype_named(spec.dtype):
                 is_array = isinstance(given, np.ndarray)
                 what = f"dtype {array.dtype}" if is_array else f"a {type(given).__name__}, dtype {array.dtype} to numpy"
                 hint = f"convert it with {f'.astype({spec.dtype!r})' if is_array else f'numpy.asarray(values, {spec.dtype!r})'}"

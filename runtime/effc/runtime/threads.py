@@ -4,8 +4,9 @@ Left alone, TVM uses half of the processors it sees and pins its threads, *the c
 lowest numbers: under `taskset -c 2,3` it would leave the allowed ones. Here the number comes from the affinity of the process, and
 nothing is pinned (unless the user sets TVM_BIND_THREADS=1).
 
-TVM makes one pool for each calling thread at that thread's first parallel kernel, sized by the environment at that moment. So the
-environment is set just then, and each call selects how many of the pool's threads work.
+Every calling thread has two things of its own in TVM. A *pool*, made once at the size of the maximum at that moment; of its threads, a
+chosen number works. And the *maximum* itself, which every parallel kernel looks up again: at 1 it runs alone, whatever the pool has, and
+unset it means TVM's own default. Choosing how many of the pool work also unsets the maximum, so it is set before and after.
 """
 
 from __future__ import annotations
@@ -14,14 +15,23 @@ import os
 import threading
 
 from effc.errors import ConfigError
-from effc.runtime.native import call_global
+from effc.runtime.native import call_global, set_max_concurrency
 
 __all__ = ["available_threads", "use_threads"]
 
 _SIZE = "TVM_NUM_THREADS"
 _PIN = "TVM_BIND_THREADS"
 _KEEP_MODE = 1  # AffinityMode kBig: without pinning only the number counts
-_local = threading.local()
+
+
+class _OfThisThread(threading.local):
+    """What the calling thread last asked for and got; 0 before it asks."""
+
+    count: int = 0
+    actual: int = 0
+
+
+_this = _OfThisThread()
 
 
 def available_threads() -> int:
@@ -39,21 +49,14 @@ def use_threads(count: int) -> int:
 
     Fewer than asked when this thread's pool was already made smaller, for example by TVM itself before effc was used.
     """
-    if getattr(_local, "count", None) == count:
-        return int(_local.actual)
-    if getattr(_local, "count", None) is None:
+    if _this.count == count:
+        return _this.actual
+    if _this.count == 0:
         os.environ.setdefault(_PIN, "0")
-        previous = os.environ.get(_SIZE)
-        os.environ[_SIZE] = str(max(count, available_threads()))
-        try:
-            call_global("runtime.config_threadpool", _KEEP_MODE, count)  # makes the pool
-        finally:
-            if previous is None:
-                del os.environ[_SIZE]
-            else:
-                os.environ[_SIZE] = previous
-    else:
-        call_global("runtime.config_threadpool", _KEEP_MODE, count)
-    actual = call_global("runtime.NumThreads")
-    _local.count, _local.actual = count, actual or 1
-    return int(_local.actual)
+        set_max_concurrency(max(count, available_threads()))  # room for a later session of this thread that takes them all
+        call_global("runtime.NumThreads")  # makes the pool
+    call_global("runtime.config_threadpool", _KEEP_MODE, count)
+    actual = call_global("runtime.NumThreads") or 1
+    set_max_concurrency(actual)
+    _this.count, _this.actual = count, actual
+    return actual

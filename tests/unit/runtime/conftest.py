@@ -12,10 +12,15 @@ from tests.unit.runtime.dense_artifact import CODE, compile_c, fields, files
 
 
 @pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    cc = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if cc is None:
+def cc() -> str:
+    found = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if found is None:
         pytest.skip("no C compiler (cc, gcc or clang) on this machine")
+    return found
+
+
+@pytest.fixture(scope="session")
+def library(cc: str, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return compile_c(cc, CODE, tmp_path_factory.mktemp("library"))
 
 

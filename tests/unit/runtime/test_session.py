@@ -8,7 +8,11 @@ import struct
 import subprocess
 import sys
 import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -29,8 +33,11 @@ def expected(x: Array) -> Array:
     return dense(x, weights()["w"], weights()["b"])
 
 
-@pytest.fixture
-def session(out: Path) -> Session:
+@pytest.fixture(params=["copied", "in place"])
+def session(out: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Session:
+    """Small tensors go through the session's own arrays, large ones do not; these are small."""
+    if request.param == "in place":
+        monkeypatch.setattr("effc.runtime.session._COPY_LIMIT", 0)
     return load(out)
 
 
@@ -63,11 +70,23 @@ def test_memory_layout_does_not_matter(session: Session, layout: str) -> None:
 def test_results_are_new_arrays(session: Session) -> None:
     first = session.run({"x": samples(BATCH, 1)})["y"]
     kept = first.copy()
-    session.run({"x": samples(BATCH, 2)})
+    second = session.run({"x": samples(BATCH, 2)})["y"]
     assert np.array_equal(first, kept)
+    assert first.flags.writeable and first.flags.c_contiguous
+    assert not np.shares_memory(first, second)
 
 
-def test_aligned_arrays_are_read_in_place(session: Session) -> None:
+def test_any_mapping_and_any_array(session: Session) -> None:
+    """What is not a plain dict of plain arrays is looked at more closely, and accepted."""
+    x = samples(BATCH)
+    wanted = session.run({"x": x})["y"]
+    for inputs in (MappingProxyType({"x": x}), OrderedDict(x=x), {"x": x.view(np.ma.MaskedArray)}, {"x": list(x)}):
+        np.testing.assert_array_equal(session.run(inputs)["y"], wanted)  # type: ignore[arg-type]
+
+
+def test_large_aligned_arrays_are_read_in_place(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("effc.runtime.session._COPY_LIMIT", 0)
+    session = load(out)
     x = aligned_empty((BATCH, IN), "float32")
     x[...] = samples(BATCH)
     assert is_aligned(x)
@@ -84,6 +103,27 @@ def test_all_input_errors_at_once(session: Session) -> None:
     assert f"[2, {IN + 1}]" in text
     assert f"[N, {IN}]" in text
     assert "'image'" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x: {"x": x.astype("float64")}, "dtype float64: must be float32"),
+        (lambda x: {"x": x.astype(">f4")}, "dtype >f4: must be float32"),
+        (lambda x: {"x": x.view("int32")}, "dtype int32: must be float32"),
+        (lambda x: {"x": x.T}, rf"shape [{IN}, {BATCH}]: must be [N, {IN}]"),
+        (lambda x: {"x": x[None]}, rf"shape [1, {BATCH}, {IN}]: must be [N, {IN}]"),
+        (lambda x: {"x": x, "z": x}, "input 'z': the name: is unknown"),
+        (lambda x: {"z": x}, "input 'x': nothing: is missing"),
+        (lambda x: {"x": None}, "must be float32"),
+    ],
+)
+def test_nearly_right_inputs(session: Session, change: Callable[[Array], dict[str, Array]], words: str) -> None:
+    x = samples(BATCH)
+    session.run({"x": x})
+    with pytest.raises(DataError) as caught:
+        session.run(change(x))
+    assert words in str(caught.value)
 
 
 def test_an_array_alone_is_told_the_name(session: Session) -> None:
@@ -189,6 +229,19 @@ def test_code_that_fails_says_so(out: Path) -> None:
     outputs = [aligned_empty((BATCH, OUT), "float32"), aligned_empty((BATCH,), "int64")]
     with pytest.raises(InternalError, match="code 7"):
         executor.call([odd], outputs)
+
+
+def test_a_prepared_call_computes_what_is_there_then(out: Path) -> None:
+    executor = PlanExecutor(PLAN, ["x"], ["y", "row"], load(out).artifact.parameters(), out / "model.so")
+    x, y, row = aligned_empty((BATCH, IN), "float32"), aligned_empty((BATCH, OUT), "float32"), aligned_empty((BATCH,), "int64")
+    run = executor.prepare([x], [y, row])
+    for seed in (1, 2):
+        x[...] = samples(BATCH, seed)
+        run()
+        np.testing.assert_allclose(y, expected(x), rtol=1e-5, atol=1e-6)
+    kept = weakref.ref(x)
+    del x
+    assert kept() is not None  # the code would read freed memory
 
 
 def test_code_without_the_plans_entry(library: bytes, tmp_path: Path) -> None:
