@@ -1,1 +1,4 @@
-"""Measurements, each `python -m benchmarks.NAME [--quick] [--json]`: `latency`, `accuracy`, `onnx_nodes`. `results` runs all of them."""
+"""Measurements: `latency`, `dense_cpu`, `accuracy`, `onnx_nodes`, each `python -m benchmarks.NAME [--quick] [--json]`.
+
+`results` runs all of them.
+"""

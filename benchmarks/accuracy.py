@@ -23,8 +23,10 @@ from benchmarks.models import (
     FLOAT_MODELS,
     INT8_MODELS,
     TORCHVISION,
+    Arrays,
     compiled,
     module_from,
+    onnxruntime_reference,
     random_inputs,
     torchvision_model,
 )
@@ -35,7 +37,6 @@ from effc.runtime.verify import TOLERANCE, compare
 
 __all__ = ["measure"]
 
-Arrays = dict[str, np.ndarray[Any, Any]]
 SAMPLES = 3  # random inputs per network
 INT8_SAMPLES = 16  # of the small int8 ones
 CIFAR = ("cifar10/resnet_cifar.py", "cifar10/resnet20-12fca82f.th", "cifar10/cifar10_test1017.npz")
@@ -50,7 +51,7 @@ def measure(options: Options) -> Outcome:
         if path is None:
             outcome.skip(name, f"$EFFC_DATA/onnx/{name}.onnx is missing")
         else:
-            _network(outcome, name, path, "onnxruntime", partial(_onnxruntime, path), options)
+            _network(outcome, name, path, "onnxruntime", partial(onnxruntime_reference, path), options)
     for name in () if options.quick else TORCHVISION:
         try:
             module = torchvision_model(name)
@@ -110,7 +111,7 @@ def _integer_network(outcome: Outcome, name: str, path: Path, options: Options) 
     import onnx
 
     (step,) = output_steps(onnx.load(path).graph).values()
-    reference = _onnxruntime(path)
+    reference = onnxruntime_reference(path)
     worst, zeros, other = 0.0, np.inf, 0
     with tempfile.TemporaryDirectory() as folder:
         session = compiled(path, Path(folder, "artifact"), threads=options.threads)
@@ -129,17 +130,6 @@ def _integer_network(outcome: Outcome, name: str, path: Path, options: Options) 
 
 def _worst_step(got: np.ndarray[Any, Any], want: np.ndarray[Any, Any], step: Step) -> float:
     return round(float(np.abs(in_steps(got, want, step)).max()), 3)
-
-
-def _onnxruntime(path: Path) -> Callable[[Arrays], Arrays]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # the model as it is written
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return lambda inputs: dict(zip(names, session.run(names, inputs), strict=True))
 
 
 def _eager(module: Any) -> Callable[[Arrays], Arrays]:

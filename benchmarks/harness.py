@@ -2,7 +2,7 @@
 
 A benchmark is a module with `measure(options: Options) -> Outcome` that ends with `sys.exit(main(measure))`. It prints tables, or with
 `--json` one object: `{"machine": {...}, "rows": [{...}], "claims": [{"name", "value", "bar", "holds"}]}`. A row that could not be measured
-holds its reason under `skipped`. The exit status is 1 when a claim does not hold.
+holds its reason under `skipped`; rows with a `table` are shown together under that title. The exit status is 1 when a claim does not hold.
 
 Engines are timed by `effc.runtime.bench`: one process each, alternating blocks, fresh inputs, warm-up, medians, ratios with intervals.
 """
@@ -24,10 +24,22 @@ from typing import Any, Literal
 
 from effc.errors import EffcError
 
-__all__ = ["DATA_HELP", "TIMES_EFFC", "Claim", "Options", "Outcome", "data_file", "data_folder", "machine", "main", "markdown"]
+__all__ = [
+    "DATA_HELP",
+    "TIMES_EFFC",
+    "Claim",
+    "Options",
+    "Outcome",
+    "data_file",
+    "data_folder",
+    "machine",
+    "main",
+    "markdown",
+    "tables",
+]
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-PACKAGES = ("effc", "torch", "apache-tvm", "onnx", "onnxruntime", "numpy")
+PACKAGES = ("effc", "torch", "apache-tvm", "onnx", "onnxruntime", "openvino", "numpy")
 
 TIMES_EFFC = (
     "`times effc` is the engine's time divided by effc's: above 1 effc is faster, below 1 slower (median over rounds of alternating blocks "
@@ -47,10 +59,14 @@ Without it, rows that need it are skipped and say so."""
 
 @dataclass(frozen=True)
 class Options:
-    """How to measure: `quick` ends within 60 seconds and says less; `threads` is the number of processors each engine gets."""
+    """How to measure: `quick` ends within 60 seconds and says less; `threads` is the number of processors each engine gets.
+
+    `more` holds the values of the arguments that the benchmark added itself, by name.
+    """
 
     quick: bool = False
     threads: int = 1
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -67,8 +83,7 @@ class Claim:
         return self.value <= self.bar if self.sense == "at most" else self.value >= self.bar
 
     def as_json(self) -> dict[str, Any]:
-        value = self.value if math.isfinite(self.value) else None
-        return {"name": self.name, "value": value, "bar": self.bar, "sense": self.sense, "holds": self.holds}
+        return {"name": self.name, "value": _finite(self.value), "bar": self.bar, "sense": self.sense, "holds": self.holds}
 
 
 @dataclass
@@ -83,7 +98,8 @@ class Outcome:
         self.rows.append({"model": what, "skipped": reason})
 
     def as_json(self, facts: Mapping[str, Any]) -> dict[str, Any]:
-        return {"machine": dict(facts), "rows": self.rows, "claims": [claim.as_json() for claim in self.claims]}
+        rows = [{name: _finite(value) for name, value in row.items()} for row in self.rows]
+        return {"machine": dict(facts), "rows": rows, "claims": [claim.as_json() for claim in self.claims]}
 
 
 def data_folder() -> Path:
@@ -110,17 +126,25 @@ def machine() -> dict[str, Any]:
     }
 
 
-def main(measure: Callable[[Options], Outcome], arguments: Sequence[str] | None = None) -> int:
-    """Run a benchmark from the command line; the exit status."""
+def main(
+    measure: Callable[[Options], Outcome],
+    arguments: Sequence[str] | None = None,
+    *,
+    add_arguments: Callable[[argparse.ArgumentParser], None] | None = None,
+) -> int:
+    """Run a benchmark from the command line; the exit status. `add_arguments` gives it more options, which `Options.more` carries."""
     description = sys.modules[measure.__module__].__doc__
     parser = argparse.ArgumentParser(description=description, epilog=DATA_HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="under 60 seconds, fewer models")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="processors for each engine (default: all)")
+    if add_arguments is not None:
+        add_arguments(parser)
     chosen = parser.parse_args(arguments)
+    more = {name: value for name, value in vars(chosen).items() if name not in ("quick", "json", "threads")}
     facts, started = machine(), time.monotonic()
     try:
-        outcome = measure(Options(chosen.quick, chosen.threads))
+        outcome = measure(Options(chosen.quick, chosen.threads, more))
     except EffcError as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -129,7 +153,7 @@ def main(measure: Callable[[Options], Outcome], arguments: Sequence[str] | None 
         print(json.dumps(outcome.as_json(facts), indent=1, allow_nan=False))
     else:
         print(json.dumps(facts))
-        print(markdown(outcome.rows))
+        print(tables(outcome.rows))
         for claim in outcome.claims:
             print(f"{'holds' if claim.holds else 'MISSED'}: {claim.name}: {claim.value:.3g} ({claim.sense} {claim.bar:g})")
     return 0 if all(claim.holds for claim in outcome.claims) else 1
@@ -144,6 +168,15 @@ def markdown(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = 
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def tables(rows: Sequence[Mapping[str, Any]]) -> str:
+    """One table for each `table` that rows name, under its title and in order of first appearance; first those that name none."""
+    groups: dict[str, list[dict[str, Any]]] = {"": []}
+    for row in rows:
+        groups.setdefault(row.get("table", ""), []).append({key: value for key, value in row.items() if key != "table"})
+    titled = [f"**{title}**\n\n{markdown(members)}" if title else markdown(members) for title, members in groups.items() if members]
+    return "\n\n".join(titled)
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -152,6 +185,11 @@ def _cell(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinities; they read as null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _from_proc(path: str, key: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +15,20 @@ from benchmarks.harness import REPOSITORY, data_file
 from effc.errors import MissingDependencyError
 from effc.runtime import Session, TensorSpec, load
 
-__all__ = ["DIGITS", "FLOAT_MODELS", "INT8_MODELS", "TORCHVISION", "compiled", "module_from", "random_inputs", "torchvision_model"]
+__all__ = [
+    "DIGITS",
+    "FLOAT_MODELS",
+    "INT8_MODELS",
+    "TORCHVISION",
+    "Arrays",
+    "compiled",
+    "module_from",
+    "onnxruntime_reference",
+    "random_inputs",
+    "torchvision_model",
+]
+
+Arrays = dict[str, np.ndarray[Any, Any]]
 
 DIGITS = REPOSITORY / "examples" / "digits.onnx"
 FLOAT_MODELS = ("mnist_cntk", "mlperf_tiny_resnet8_cifar10", "mlperf_tiny_vww96_float", "ultraface_rfb320")
@@ -35,7 +49,7 @@ def compiled(source: Any, folder: Path, *, threads: int | None = None, **setting
     return load(folder, threads=threads)
 
 
-def random_inputs(inputs: tuple[TensorSpec, ...], seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
+def random_inputs(inputs: tuple[TensorSpec, ...], seed: int = 0) -> Arrays:
     """Standard normal inputs (integers: 0 to 99) at the artifact's batch."""
     generator = np.random.default_rng(seed)
     return {
@@ -44,6 +58,18 @@ def random_inputs(inputs: tuple[TensorSpec, ...], seed: int = 0) -> dict[str, np
         else generator.integers(0, 100, spec.shape).astype(spec.dtype)
         for spec in inputs
     }
+
+
+def onnxruntime_reference(path: Path) -> Callable[[Arrays], Arrays]:
+    """What a file computes as it is written: onnxruntime without optimisations, outputs by name."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return lambda inputs: dict(zip(names, session.run(names, inputs), strict=True))
 
 
 def torchvision_model(name: str) -> Any:

@@ -14,15 +14,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import dense_cpu
 from benchmarks.harness import DATA_HELP, REPOSITORY, TIMES_EFFC, markdown
 
 __all__ = ["BENCHMARKS", "main", "replaced", "section", "text"]
 
 BENCHMARKS = {
     "latency": "Latency of one call, batch 1",
+    "dense_cpu": "Dense float32 networks beside their peers",
     "accuracy": "Nearness to the source model",
     "onnx_nodes": "ONNX's own node tests",
 }
+SHORT = {"dense_cpu": dense_cpu.SUMMARY}  # the one table of a benchmark that the README shows, where it does not show all
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 
@@ -49,22 +52,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def text(results: Mapping[str, Mapping[str, Any]]) -> str:
     """The README's results in Markdown."""
-    parts = [section(BENCHMARKS[name], result) for name, result in results.items()]
+    parts = [section(BENCHMARKS[name], result, SHORT.get(name)) for name, result in results.items()]
     facts = next(iter(results.values()))["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
     where = f"{facts['processor']}, {facts['threads']} of {facts['processors']} processors, {facts['system']}, Python {facts['python']}"
     return "\n\n".join([*parts, f"Measured on: {where}; {versions}."])
 
 
-def section(title: str, result: Mapping[str, Any]) -> str:
-    """One benchmark: a table for each kind of row, and every claim that was missed."""
+def section(title: str, result: Mapping[str, Any], table: str | None = None) -> str:
+    """One benchmark: a table for each kind of row, or only the rows of `table`, what was skipped, and every claim that was missed."""
     kinds: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    titled: dict[str, list[dict[str, Any]]] = {}
     for row in result["rows"]:
-        shown = {key: value for key, value in row.items() if key != "settings"}
-        kinds.setdefault(tuple(key for key in shown if key not in ("times effc", "interval")), []).append(shown)
+        if table is not None and row.get("table") != table and "skipped" not in row:
+            continue
+        shown = {key: value for key, value in row.items() if key not in ("settings", "table")}
+        if "table" in row:
+            titled.setdefault(row["table"], []).append(shown)
+        else:
+            kinds.setdefault(tuple(key for key in shown if key not in ("times effc", "interval")), []).append(shown)
     missed = [claim for claim in result["claims"] if not claim["holds"]]
     defined = [TIMES_EFFC] if any("times effc" in row for row in result["rows"]) else []
     lines = [f"**{title}**", *defined, *(markdown(rows) for rows in kinds.values())]
+    lines += [part for name, rows in titled.items() for part in (f"{name}:", markdown(rows))]
     if result["claims"]:
         lines.append(f"{len(result['claims']) - len(missed)} of {len(result['claims'])} claims hold.")
     lines += [f"Missed: {claim['name']}: {claim['value']}, needed {claim['sense']} {claim['bar']}." for claim in missed]

@@ -56,6 +56,11 @@ def test_a_number_that_is_none_is_null(capsys: pytest.CaptureFixture[str]) -> No
     assert json.loads(capsys.readouterr().out)["claims"][0]["value"] is None
 
 
+def test_what_json_has_no_number_for_is_null_in_rows() -> None:
+    rows = Outcome([{"error": math.inf, "n": 3, "share": math.nan, "time": 0.5}]).as_json({})["rows"]
+    assert rows == [{"error": None, "n": 3, "share": None, "time": 0.5}]
+
+
 def test_an_error_of_effc_keeps_its_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
     def fails(options: Options) -> Outcome:
         raise DataError("no such thing")
@@ -152,6 +157,12 @@ def test_a_comparison_finds_the_ratio(tmp_path: Path) -> None:
     assert 2e6 <= first.percentile5 <= first.median <= first.percentile95
     assert first.settings["seen"] == 1
     assert first.settings["threads"] == 1
+
+
+def test_an_engine_may_bring_its_own_clock(tmp_path: Path) -> None:
+    own = worker(tmp_path, "own", "def start():\n    return Engine('e', {}, lambda inputs: 1_000_000, own_clock=True)")
+    comparison = compare_engines([own], blocks=2, block_seconds=0.005, warm_up_seconds=0.005)
+    assert comparison.durations == (((1_000_000,) * 5,) * 2,)
 
 
 def test_every_call_gets_fresh_inputs(tmp_path: Path) -> None:

@@ -60,5 +60,6 @@ def manifest_fields(program: Program, lowered: Lowered, target: Target, given: I
 
 def _source(lowered: Lowered, name: str) -> dict[str, Any]:
     source = lowered.sources[name]
-    axes = list(source.permutation) if source.kind == "permutation" else None
-    return {"source": source.name or None, "kind": source.kind, "permutation": axes}
+    axes = list(source.permutation) if source.kind in ("permutation", "packed") else None
+    blocks = [list(block) for block in source.blocks] if source.kind == "packed" else None
+    return {"source": source.name or None, "kind": source.kind, "permutation": axes, "blocks": blocks}

@@ -18,6 +18,7 @@ from effc.ir import Program, source_of
 from effc.lowering import Lowered
 from effc.passes import Decision, Pass
 from effc.report import Block, Layer, Memory, PassReport, Quality, Range, Report, graphs_of
+from effc.runtime.plan import Plan
 from effc.targets import Target
 
 __all__ = ["PassRun", "as_json", "make_report", "measurements"]
@@ -89,6 +90,7 @@ def _facts(original: Program, lowered: Lowered, trial: Trial | None, emulated: S
     ]
     if lowered.plan is not None:
         facts.append(("scratch memory", f"{lowered.plan.arena_bytes / 1000:,.1f} kB"))
+        facts.append(("peak memory of a call", f"{_peak_bytes(lowered.plan) / 1000:,.1f} kB: weights, scratch, inputs and outputs"))
         facts.append(("multiply-accumulates", f"{sum(step.macs for step in lowered.plan.steps):,}"))
     facts.append(("code", f"{len(lowered.code) / 1000:,.1f} kB"))
     if trial is not None:
@@ -139,9 +141,14 @@ def _layers(lowered: Lowered, trial: Trial | None) -> tuple[Layer, ...]:
         return ()
     times: Sequence[float | None] = trial.steps if trial is not None else [None] * len(lowered.plan.steps)
     return tuple(
-        Layer(", ".join(step.sources) or step.kernel, " + ".join(step.ops), step.family, step.macs, step.bytes, taken)
+        Layer(", ".join(step.sources) or step.kernel, " + ".join(step.ops), step.family, step.macs, step.bytes, taken, step.note)
         for step, taken in zip(lowered.plan.steps, times, strict=True)
     )
+
+
+def _peak_bytes(plan: Plan) -> int:
+    outside = sum(buffer.size for room in ("input", "output") for buffer in plan.in_room(room))  # type: ignore[arg-type]
+    return plan.parameter_bytes + plan.arena_bytes + outside
 
 
 def _memory(lowered: Lowered) -> Memory | None:

@@ -9,6 +9,7 @@ import importlib
 import io
 import sys
 import zipfile
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -51,10 +52,10 @@ class Pt2Records:
         return bytes(self._reader.get_record(name))
 
 
-def core_decompositions(*, without: str) -> dict[Any, Any]:
-    """torch's table of decompositions to core ATen, without the operators whose name holds a text: they stay whole."""
+def core_decompositions(*, without: Sequence[str]) -> dict[Any, Any]:
+    """torch's table of decompositions to core ATen, without the operators whose name holds one of the texts: they stay whole."""
     table: dict[Any, Any] = torch.export.default_decompositions()
-    for operator in [operator for operator in table if without in str(operator)]:
+    for operator in [operator for operator in table if any(text in str(operator) for text in without)]:
         del table[operator]
     return table
 

@@ -8,15 +8,20 @@ constants. A kernel whose own status is not 0 (no threads could be started) is t
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from effc.lowering.kernels.code import FLAT
 from effc.runtime.plan import Plan
+from effc.runtime.tensors import dtype_named
 
 __all__ = ["Kernel", "kernels", "object_code"]
+
+_STACK = 1024  # bytes: from here on, the code generator asks an allocator
 
 
 @dataclass(frozen=True)
@@ -31,9 +36,11 @@ def kernels(functions: Mapping[str, Any]) -> dict[str, Kernel]:
     """Lower scheduled functions as far as all CPUs agree."""
     import tvm
 
-    module = tvm.IRModule({name: function.with_attr("global_symbol", name) for name, function in functions.items()})
-    opaque = _structured_passes()(module)
-    raw = {variable.name_hint: _with_pointers(function, variable.name_hint) for variable, function in opaque.functions.items()}
+    named = {name: function.with_attr("global_symbol", name) for name, function in functions.items()}
+    opaque = {name: function for name, function in named.items() if FLAT in (function.attrs or {})}
+    blocks = tvm.IRModule({name: function for name, function in named.items() if name not in opaque})
+    opaque |= {variable.name_hint: function for variable, function in _structured_passes()(blocks).functions.items()}
+    raw = {name: _with_pointers(opaque[name], name) for name in named}
     flat = _flat_passes()(tvm.IRModule(raw))
     return {variable.name_hint: _with_temporaries_as_arguments(function) for variable, function in flat.functions.items()}
 
@@ -139,7 +146,7 @@ def _with_temporaries_as_arguments(function: Any) -> Kernel:
     body, end = [], statements.pop()
     pointers, temporaries = [], []
     for statement in statements:
-        if isinstance(statement, tirx.AllocBuffer):
+        if isinstance(statement, tirx.AllocBuffer) and not _stays_on_the_stack(statement.buffer):
             buffer = statement.buffer
             pointers.append(_pointer(f"{buffer.name}_temporary", str(buffer.dtype)))
             # Buffers that are only accessed in vectors have become buffers of vectors (`float32x16`).
@@ -154,6 +161,12 @@ def _with_temporaries_as_arguments(function: Any) -> Kernel:
             [*function.params, *pointers], tirx.SeqStmt([whole, end]), ret_type=function.ret_type, attrs=function.attrs
         )
     return Kernel(function, tuple(temporaries))
+
+
+def _stays_on_the_stack(buffer: Any) -> bool:
+    """Small buffers: registers, when LLVM finds that they fit. TVM moves their allocation to the front where no parallel loop is in the way."""
+    element, _, lanes = str(buffer.dtype).partition("x")
+    return math.prod(int(size) for size in buffer.shape) * int(lanes or 1) * dtype_named(element).itemsize < _STACK
 
 
 def _on_cpu(body: Any) -> Any:

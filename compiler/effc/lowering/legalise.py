@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from effc.lowering.anchors_pool import max_pool
+
 __all__ = ["NAN_KEEPING"]
 
 Legalise = Callable[[Any, Any], Any]
@@ -85,49 +87,6 @@ def _sign(builder: Any, call: Any) -> Any:
     return builder.call_te(sign, call.args[0])
 
 
-def _max_pool(builder: Any, call: Any) -> Any:
-    """The largest element of each window, NaN where it holds one; padding is minus infinity."""
-    from tvm import te, tirx
-
-    attrs = call.attrs
-    shape = [int(size) for size in call.ty.shape]
-    axes = len(shape) - 2
-    window, strides, dilation, padding = (
-        [int(size) for size in sizes] for sizes in (attrs.pool_size, attrs.strides, attrs.dilation, attrs.padding)
-    )
-
-    def max_pool(x: Any) -> Any:
-        sizes = [int(size) for size in x.shape]
-        lowest = tirx.const(float("-inf"), x.dtype) if _is_float(x.dtype) else tirx.min_value(str(x.dtype))
-        before = padding[:axes]
-        # as far as the last window reaches, which with ceil_mode may be beyond the padding
-        reach = [(shape[2 + i] - 1) * strides[i] + (window[i] - 1) * dilation[i] + 1 for i in range(axes)]
-        source = x
-        if any(before) or any(reach[i] > sizes[2 + i] for i in range(axes)):
-            padded_sizes = [*sizes[:2], *(max(reach[i], before[i] + sizes[2 + i]) for i in range(axes))]
-
-            def padded(*index: Any) -> Any:
-                places = [place - before[i] for i, place in enumerate(index[2:])]
-                inside = [test for i, place in enumerate(places) for test in (place >= 0, place < sizes[2 + i])]
-                return tirx.if_then_else(tirx.all(*inside), x[(*index[:2], *places)], lowest)
-
-            source = te.compute(padded_sizes, padded, name="pad_temp")
-        along = [te.reduce_axis((0, window[i]), name=f"k{i}") for i in range(axes)]
-
-        def larger(a: Any, b: Any) -> Any:
-            return tirx.Select(tirx.any(a > b, tirx.isnan(a)) if _is_float(x.dtype) else a > b, a, b)
-
-        reducer = te.comm_reducer(larger, lambda dtype: lowest, name="max")
-
-        def element(*index: Any) -> Any:
-            places = [index[2 + i] * strides[i] + along[i].var * dilation[i] for i in range(axes)]
-            return reducer(source[(*index[:2], *places)], axis=along)
-
-        return te.compute(shape, element, name="pool_max")
-
-    return builder.call_te(max_pool, call.args[0], primfunc_name_hint=f"max_pool{axes}d")
-
-
 def _position(name: str) -> Legalise:
     """`argmax` and `argmin`: the first NaN where there is one, else the first extreme."""
 
@@ -184,9 +143,9 @@ NAN_KEEPING: dict[str, Legalise] = {
     "relax.clip": _clip,
     "relax.maximum": _extreme("maximum"),
     "relax.minimum": _extreme("minimum"),
-    "relax.nn.max_pool1d": _max_pool,
-    "relax.nn.max_pool2d": _max_pool,
-    "relax.nn.max_pool3d": _max_pool,
+    "relax.nn.max_pool1d": max_pool,
+    "relax.nn.max_pool2d": max_pool,
+    "relax.nn.max_pool3d": max_pool,
     "relax.nn.relu": _relu,
     "relax.sign": _sign,
 }

@@ -17,16 +17,20 @@ from effc.ir.torch_calls import decompose
 from effc.ir.torch_compat import core_decompositions
 from effc.lowering.arena import Lifetime, align, place
 from effc.lowering.batch_norm import multiply_add
+from effc.lowering.channels_last import Stored, channels_last
 from effc.lowering.emit import Kernel, kernels, object_code
 from effc.lowering.fix_batch import fix_batch
-from effc.lowering.kernels import schedule
+from effc.lowering.kernels import Implementation, implement
+from effc.lowering.kernels.packing import Packing
 from effc.lowering.normalise import normalise
 from effc.lowering.optimise import optimise
 from effc.lowering.parameters import ParameterSource, fold_parameters
 from effc.lowering.planning import Call, Draft, NotPlannableError, Slot, draft
 from effc.lowering.precision import widen
-from effc.lowering.to_relax import to_relax
+from effc.lowering.quantised_constants import with_constants
+from effc.lowering.to_relax import RelaxModule, to_relax
 from effc.lowering.toolchain import link_shared
+from effc.lowering.views import positive_axes
 from effc.lowering.virtual_machine import FUNCTION, virtual_machine_code
 from effc.runtime.plan import Buffer, Plan, Step
 from effc.targets import Target
@@ -34,6 +38,7 @@ from effc.targets import Target
 __all__ = ["Lowered", "lower", "tvm_target", "untranslatable"]
 
 ENTRY = "effc_run"
+_WHOLE = ("upsample", "aten.scaled_dot_product_attention", "aten.rms_norm")
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
@@ -83,9 +88,12 @@ def lower(program: Program, target: Target, *, batch: int = 1, progress: Progres
         core, sources = _core(concrete)
         advance(1)
         relax_module = to_relax(core)
+        given = {name: (to_numpy(core.tensors[name]), sources[name]) for name in relax_module.parameters}
+        relax_module, moved = _channels_last(relax_module, given)
+        given |= moved
         stored = _stored_names(core, relax_module.parameters)
-        tensors = {stored[name]: to_numpy(core.tensors[name]) for name in relax_module.parameters}
-        origin = {stored[name]: sources[name] for name in relax_module.parameters}
+        tensors = {stored[name]: array for name, (array, _) in given.items()}
+        origin = {stored[name]: source for name, (_, source) in given.items()}
         advance(1)
         size = batch if program.interface.batch.symbolic else 1
         cpu = str(chip.attrs.get("mcpu", ""))
@@ -99,14 +107,14 @@ def lower(program: Program, target: Target, *, batch: int = 1, progress: Progres
             note = f"runs on TVM's virtual machine, not from a plan: {error}"
             return Lowered(None, vm, code, (), tensors, origin, size, cpu, (note,))
         advance(1)
-        families, compiled = _kernels(drafted, target)
+        tensors |= drafted.constants
+        origin |= {name: ParameterSource("", "transformed") for name in drafted.constants}
+        families, compiled = _kernels(drafted, target, tensors, origin)
         advance(1)
         plan = _addresses(drafted, compiled, families)
         objects = object_code(compiled, plan, chip)
         code = link_shared(objects, target)
         advance(1)
-    tensors |= drafted.constants
-    origin |= {name: ParameterSource("", "transformed") for name in drafted.constants}
     used = [buffer.name for buffer in plan.in_room("parameter")]
     return Lowered(
         plan, None, code, objects, {name: tensors[name] for name in used}, {name: origin[name] for name in used}, size, cpu, ()
@@ -126,7 +134,7 @@ def untranslatable(program: Program) -> tuple[Problem, ...]:
 
 def _core(program: Program) -> tuple[Program, dict[str, ParameterSource]]:
     """A program with a fixed batch in the operators that are translated, and where its stored tensors come from."""
-    return fold_parameters(multiply_add(normalise(widen(_decomposed(program)))))
+    return fold_parameters(with_constants(multiply_add(normalise(widen(_decomposed(program))))))
 
 
 def tvm_target(target: Target) -> Any:
@@ -159,17 +167,17 @@ def _silent(label: str, total: int) -> AbstractContextManager[Callable[[int], No
 
 
 def _decomposed(program: Program) -> Program:
-    """Core ATen; effc ops stay, and interpolations, which effc converts itself (torch 2.13 decomposes the trilinear one wrongly)."""
-    return replace(program, exported=decompose(program.exported, core_decompositions(without="upsample")))
+    """Core ATen; effc ops stay, and what effc converts itself: interpolations (torch 2.13 decomposes the trilinear one wrongly), attention."""
+    return replace(program, exported=decompose(program.exported, core_decompositions(without=_WHOLE)))
 
 
 def _stored_names(program: Program, placeholders: Sequence[str]) -> dict[str, str]:
     """The user's name of each stored tensor by placeholder; another one where an input or output of the plan is called so."""
     reserved = {value.name for value in (*program.interface.inputs, *program.interface.outputs)}
-    taken = reserved | {program.tensor_names[placeholder] for placeholder in placeholders}
+    own = {placeholder: program.tensor_names.get(placeholder, placeholder) for placeholder in placeholders}
+    taken = reserved | set(own.values())
     names: dict[str, str] = {}
-    for placeholder in placeholders:
-        name = program.tensor_names[placeholder]
+    for placeholder, name in own.items():
         if name in reserved:
             name = next(free for number in itertools.count() if (free := f"{name}.stored{number or ''}") not in taken)
             taken.add(name)
@@ -177,14 +185,37 @@ def _stored_names(program: Program, placeholders: Sequence[str]) -> dict[str, st
     return names
 
 
-def _kernels(drafted: Draft, target: Target) -> tuple[dict[str, str], dict[str, Kernel]]:
+def _channels_last(relax_module: RelaxModule, given: Stored) -> tuple[RelaxModule, Stored]:
+    module, moved = channels_last(positive_axes(relax_module.module), given)
+    return replace(relax_module, module=module, parameters=(*relax_module.parameters, *moved)), moved
+
+
+def _kernels(
+    drafted: Draft, target: Target, tensors: dict[str, np.ndarray[Any, Any]], origin: dict[str, ParameterSource]
+) -> tuple[dict[str, str], dict[str, Kernel]]:
+    """The kernels of all calls by symbol, and their families; stored tensors that kernels want in another layout are added."""
     import tvm
 
-    module = tvm.IRModule({name: function.with_attr("global_symbol", name) for name, function in drafted.functions.items()})
-    with _tvm_failures("the program"):
-        scheduled = schedule(module, target)
-    functions = {variable.name_hint: function for variable, function in scheduled.functions.items()}
-    families = {name: str((function.attrs or {}).get("effc.family", "generic")) for name, function in functions.items()}
+    made: dict[tuple[str, tuple[bool, ...]], tuple[str, Implementation]] = {}
+    for index, call in enumerate(drafted.calls):
+        fixed = tuple(drafted.slots[name].room == "parameter" for name in call.reads)
+        key = (call.function, fixed)
+        if key not in made:
+            with _tvm_failures("the program"):
+                implementation = implement(drafted.functions[call.function], fixed, target)
+            taken = {symbol for symbol, _ in made.values()}
+            made[key] = (call.function if call.function not in taken else f"{call.function}_{len(made)}", implementation)
+        symbol, implementation = made[key]
+        shapes = [tuple(int(size) for size in buffer.shape) for buffer in drafted.functions[call.function].params]
+        reads = [
+            _packed(name, shapes[i], implementation.packings.get(i), drafted, tensors, origin) for i, name in enumerate(call.reads)
+        ]
+        drafted.calls[index] = replace(call, function=symbol, reads=tuple(reads))
+    read = {name for call in drafted.calls for name in call.reads}
+    for name in [name for name, slot in drafted.slots.items() if slot.room == "parameter" and name not in read]:
+        del drafted.slots[name]
+    functions = {symbol: implementation.function for symbol, implementation in made.values()}
+    families = {symbol: implementation.family for symbol, implementation in made.values()}
     try:
         return families, kernels(functions)
     except tvm.error.InternalError:
@@ -193,6 +224,32 @@ def _kernels(drafted: Draft, target: Target) -> tuple[dict[str, str], dict[str, 
             with _tvm_failures(f"the kernel of {sources or call.function}"):
                 kernels({call.function: functions[call.function]})
         raise
+
+
+def _packed(
+    name: str,
+    shape: tuple[int, ...],
+    packing: Packing | None,
+    drafted: Draft,
+    tensors: dict[str, np.ndarray[Any, Any]],
+    origin: dict[str, ParameterSource],
+) -> str:
+    """The name of a stored tensor in the layout that a kernel wants, which knows it by a shape (views vanish, so it may have another)."""
+    if packing is None:
+        return name
+    array = packing(tensors[name].reshape(shape))
+    source = packing.source(origin[name] if tensors[name].shape == shape else ParameterSource(origin[name].name, "transformed"))
+    label = f"{name}.packed"
+    for number in itertools.count():
+        fresh = f"{label}{number or ''}"
+        known = tensors.get(fresh)
+        if known is None and fresh not in drafted.slots:
+            tensors[fresh], origin[fresh] = array, source
+            break
+        if known is not None and known.shape == array.shape and known.tobytes() == array.tobytes():
+            break
+    drafted.slots.setdefault(fresh, Slot(fresh, "parameter", array.shape, array.dtype.name))
+    return fresh
 
 
 def _addresses(drafted: Draft, compiled: Mapping[str, Kernel], families: Mapping[str, str]) -> Plan:

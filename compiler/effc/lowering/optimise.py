@@ -9,9 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from effc.lowering.anchors import anchored
+from effc.lowering.anchors_attention import attention_work
 from effc.lowering.integer_division import LEGALISE
 from effc.lowering.legalise import NAN_KEEPING
+from effc.lowering.relax_edit import Main, rewritten_with_builder
 from effc.lowering.to_relax import Origin, RelaxModule
+from effc.lowering.views import fused_views
 
 __all__ = ["Fused", "optimise"]
 
@@ -48,8 +52,9 @@ def optimise(relax_module: RelaxModule, target: Any) -> Fused:
 
     transform = relax.transform
     with target:
-        module = _checked_takes(relax_module.module)
-        work = _multiply_accumulates(module)
+        module = fused_views(_checked_takes(relax_module.module))
+        work = _multiply_accumulates(module) | attention_work(Main(module["main"]))
+        module = rewritten_with_builder(module, anchored)
         module = transform.LegalizeOps(NAN_KEEPING | LEGALISE, skip_ops=list(VIEWS))(module)
         module, single = _one_function_per_call(module, relax_module.origins, work)
         module = tvm.transform.Sequential(

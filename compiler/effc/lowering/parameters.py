@@ -28,13 +28,16 @@ class ParameterSource:
 
     Attributes:
         name: the source tensor's name; several, joined by commas, for a value computed from several.
-        kind: `same`, `permutation` (axes reordered) or `transformed`.
+        kind: `same`, `permutation` (axes reordered), `packed` (axes reordered, some cut into blocks) or `transformed`.
         permutation: for `permutation`: stored.shape[i] == source.shape[permutation[i]].
+        blocks: for `packed`: (source axis, size of a block) of the stored tensor's last axes; an axis that is cut has its number of
+            blocks in its own place, and the last block is filled up with zeros.
     """
 
     name: str
-    kind: Literal["same", "permutation", "transformed"]
+    kind: Literal["same", "permutation", "packed", "transformed"]
     permutation: tuple[int, ...] = ()
+    blocks: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass
@@ -93,7 +96,7 @@ def _source(node: fx.Node, value: Tensor, inputs: list[_Known]) -> ParameterSour
     names = ",".join(dict.fromkeys(entry.source.name for entry in inputs))
     axes = _permutation(node, value.ndim)
     first = inputs[0].source
-    if axes is None or first.kind == "transformed":
+    if axes is None or first.kind not in ("same", "permutation"):
         return ParameterSource(names, "transformed")
     before = first.permutation or tuple(range(value.ndim))
     return ParameterSource(first.name, "permutation", tuple(before[axis] for axis in axes))

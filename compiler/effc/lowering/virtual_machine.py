@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from effc.lowering.relax_converters.attention import written_out
 from effc.lowering.to_relax import RelaxModule
 from effc.lowering.toolchain import compiler_for
 from effc.targets import Target
@@ -20,7 +21,7 @@ def virtual_machine_code(module: RelaxModule, target: Target, tvm_target: Any) -
     """A shared library with the function `main(inputs..., parameters...)` for TVM's virtual machine."""
     from tvm import relax
 
-    executable = relax.build(_inputs_first(module), tvm_target)
+    executable = relax.build(written_out(_inputs_first(module)), tvm_target)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.so")
         command = compiler_for(target, static=False)

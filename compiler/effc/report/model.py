@@ -91,6 +91,7 @@ class Layer:
         family: the kernel family.
         macs: multiply-accumulates; bytes: that it must move at least.
         nanoseconds: measured, or None.
+        note: what the kernel's author says of it.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Layer:
     macs: int
     bytes: int
     nanoseconds: float | None
+    note: str = ""
 
 
 @dataclass(frozen=True)

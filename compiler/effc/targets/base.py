@@ -25,6 +25,8 @@ class Target:
         summary: one line for `effc targets`.
         runs_here: whether code for it runs on this machine as it is.
         emulator: name of the qemu user-mode emulator that runs it elsewhere; empty where there is none.
+        dots: which dot products of narrow integers its vectors have: `pmaddwd` (two 16-bit products a 32-bit lane), `vpdpwssd` (the same,
+            added to the lane), `vpdpbusd` (four products of an unsigned and a signed byte, added to the lane).
     """
 
     name: str
@@ -40,6 +42,7 @@ class Target:
     summary: str
     runs_here: bool = False
     emulator: str = ""
+    dots: tuple[str, ...] = ()
 
     @property
     def architecture(self) -> str:

@@ -41,6 +41,14 @@ def _cache(level: int, otherwise: int) -> int:
     return otherwise
 
 
+def _dots(flags: frozenset[str]) -> tuple[str, ...]:
+    """Dot products of narrow integers on an x86 processor with these flags."""
+    if "avx2" not in flags:
+        return ()
+    by_bytes = flags >= _X86_V4 | {"avx512_vnni"} or (not flags >= _X86_V4 and "avx_vnni" in flags)
+    return ("pmaddwd", "vpdpwssd", "vpdpbusd") if by_bytes else ("pmaddwd",)
+
+
 @functools.cache
 def this_machine() -> Target:
     """The target `cpu`: compiled for the processor that compiles, as LLVM detects it."""
@@ -59,6 +67,7 @@ def this_machine() -> Target:
         l2=_cache(2, 1 << 20),
         summary=f"this machine ({platform.machine()}, {lanes * 32}-bit vectors)",
         runs_here=True,
+        dots=_dots(flags),
     )
 
 
@@ -81,6 +90,7 @@ def named() -> tuple[Target, ...]:
             summary="x86-64 with AVX2 and FMA (Haswell, Zen and later)",
             runs_here=machine == "x86_64" and flags >= _X86_V3,
             emulator="qemu-x86_64",
+            dots=("pmaddwd",),
         ),
         Target(
             name="x86-64-v4",
@@ -95,6 +105,7 @@ def named() -> tuple[Target, ...]:
             l2=1 << 20,
             summary="x86-64 with AVX-512 (Skylake-X, Zen 4 and later)",
             runs_here=machine == "x86_64" and flags >= _X86_V4,
+            dots=("pmaddwd",),
         ),
         Target(
             name="aarch64",

@@ -65,13 +65,17 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Timings in the order of the contenders; ratios of the first against each other one."""
+    """Timings in the order of the contenders; ratios of the first against each other one.
+
+    `durations` are the nanoseconds behind them: by contender, then block, then call. Blocks of the same number were measured in one round.
+    """
 
     timings: tuple[Timing, ...]
     ratios: tuple[Ratio, ...]
+    durations: tuple[tuple[tuple[int, ...], ...], ...]
 
     def as_json(self) -> dict[str, Any]:
-        """Plain JSON."""
+        """Plain JSON, without the single durations."""
         return {"timings": [asdict(timing) for timing in self.timings], "ratios": [asdict(ratio) for ratio in self.ratios]}
 
 
@@ -128,7 +132,7 @@ def compare_engines(
     timings = tuple(_timing(worker, taken) for worker, taken in zip(workers, durations, strict=True))
     medians = [np.array([np.median(block) for block in taken]) for taken in durations]
     ratios = tuple(_ratio(contenders[0], other, theirs / medians[0]) for other, theirs in zip(contenders[1:], medians[1:], strict=True))
-    return Comparison(timings, ratios)
+    return Comparison(timings, ratios, tuple(tuple(tuple(block) for block in taken) for taken in durations))
 
 
 class _Worker:

@@ -103,14 +103,17 @@ class StoredTensor:
     Attributes:
         crc32: of the stored elements.
         source: the tensor's name in the source model; None when lowering made it.
-        kind: `same`, `permutation` (see `permutation`) or `transformed`.
-        permutation: stored = source.transpose(permutation) for kind `permutation`.
+        kind: `same`, `permutation` (axes reordered), `packed` (axes reordered, some cut into blocks) or `transformed`.
+        permutation: which source axis comes where: stored = source.transpose(permutation) for kind `permutation`.
+        blocks: (source axis, size of a block) for each of the last axes of a tensor of kind `packed`: an axis that is cut has its number
+            of blocks in its own place, the elements of a block stand at the end, and the last block is filled up with zeros.
     """
 
     crc32: int
     source: str | None
     kind: str
     permutation: tuple[int, ...] | None
+    blocks: tuple[tuple[int, int], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -260,7 +263,14 @@ def _spec(entry: Mapping[str, Any], batch: int) -> TensorSpec:
 def _stored(entry: Mapping[str, Any]) -> StoredTensor:
     permutation = entry.get("permutation")
     source = entry.get("source")
-    return StoredTensor(int(entry["crc32"]), source, str(entry["kind"]), None if permutation is None else tuple(permutation))
+    blocks = entry.get("blocks")
+    return StoredTensor(
+        int(entry["crc32"]),
+        source,
+        str(entry["kind"]),
+        None if permutation is None else tuple(permutation),
+        None if blocks is None else tuple((int(axis), int(size)) for axis, size in blocks),
+    )
 
 
 def _check_plan(manifest: Manifest, plan: Plan) -> None:

@@ -51,6 +51,7 @@ class Step:
         sources: the user's names of the nodes that the step computes.
         ops: their operators.
         macs: multiply-accumulates of the step; bytes: bytes it must move.
+        note: what a reader should know of the kernel: the algorithm and its measured error, the tile.
     """
 
     kernel: str
@@ -61,6 +62,7 @@ class Step:
     ops: tuple[str, ...]
     macs: int
     bytes: int
+    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,126 +1,151 @@
-"""Matrix products, batched or not: columns of the result fill the vectors, rows share each vector of the right operand.
+"""Matrix products, batched or not, in tiles: columns of the result fill the vectors, rows share each vector of the right operand.
 
-Rows that no tile divides are padded with zeros (197 tokens become 198). The right operand is packed when enough rows use it again. With
-very few rows the product is bound by memory: then each thread streams whole stretches of the right operand once.
+A stored right operand is packed at compile time. One that is computed is read where it lies when its rows are whole vectors, else packed
+first: each block's columns side by side, so that a transposed operand is read in vectors, too.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from effc.lowering.kernels.generic import rest
-from effc.lowering.kernels.nest import Nest, inline_producers, nests, parallel_outer, work
-from effc.lowering.kernels.tiling import choose, divisors, epilogue, lanes_of, pack, tile
+from effc.lowering.kernels.code import allocated, flat_function, floats, integer, load, loop, parallel, store
+from effc.lowering.kernels.fused import Fused
+from effc.lowering.kernels.implementation import Implementation
+from effc.lowering.kernels.packing import Packed
+from effc.lowering.kernels.products import PARALLEL_MACS, Product, loops
+from effc.lowering.kernels.tiles import choose as choose_tile
+from effc.lowering.kernels.tiles import lanes_of
 from effc.targets import Target
 
-__all__ = ["apply", "find"]
-
-# Fewer rows than this cannot hide the loading of the right operand.
-FEW_ROWS = 4
-# From this many rows on, packing the right operand costs less than it saves.
-PACK_ROWS = 32
-# Columns that one thread streams at a time when there are few rows.
-STREAM = 512
+__all__ = ["product"]
 
 
-@dataclass(frozen=True)
-class Product:
-    """A block `C[..., i, j] += A[..., i, k] * B[..., k, j]` (or `B[..., j, k]`); which of its reads is B; whether j is B's last index."""
-
-    nest: Nest
-    right: int
-    columns_last: bool
-
-    @property
-    def rows(self) -> int:
-        return self.nest.extents[-3]
-
-    @property
-    def columns(self) -> int:
-        return self.nest.extents[-2]
-
-
-def find(sch: Any) -> Product | None:
-    """The one matrix product of a function."""
-    found = [product for nest in nests(sch) if (product := _product(nest)) is not None]
-    return found[0] if len(found) == 1 else None
-
-
-def _product(nest: Nest) -> Product | None:
-    from tvm import tirx
-
-    if len(nest.kinds) < 3 or nest.kinds != "S" * (len(nest.kinds) - 1) + "R" or len(nest.block.reads) != 2 or 0 in nest.extents:
+def product(fused: Fused, fixed: Sequence[bool], target: Target) -> Implementation | None:
+    """The matrix product of a function; None where it is none, or not of float32."""
+    if fused.kind != "matmul" or str(fused.anchor.buffer.dtype) != "float32" or len(fused.reads()) != 2:
         return None
-    value = getattr(nest.block.body, "value", None)
-    if not isinstance(value, tirx.Add) or not isinstance(value.b, tirx.Mul):
-        return None
-    row, column, inner = nest.variables[-3:]
-    for index, region in enumerate(nest.block.reads):
-        ours, others = [place.min for place in region.region][-2:], [place.min for place in nest.block.reads[1 - index].region][-2:]
-        if len(ours) != 2 or len(others) != 2 or not (others[0].same_as(row) and others[1].same_as(inner)):
-            continue
-        if ours[0].same_as(inner) and ours[1].same_as(column):
-            return Product(nest, index, True)
-        if ours[0].same_as(column) and ours[1].same_as(inner):
-            return Product(nest, index, False)
-    return None
+    return _Matmul(fused, fixed, target).implementation()
 
 
-def apply(sch: Any, target: Target) -> bool:
-    """Schedule a function with one matrix product."""
-    inline_producers(sch)
-    product = find(sch)
-    if product is None:
-        return False
-    main = product.nest
-    lanes = lanes_of(target, str(main.block.writes[0].source.dtype))
-    if product.rows < FEW_ROWS:
-        return product.columns_last and _stream(sch, product, target)
-    product = _padded(sch, product, lanes, target.registers)
-    main = product.nest
-    shape = choose(product.columns, product.rows, lanes, target.registers)
-    if shape is None:
-        return False
-    packed = None
-    if product.rows >= PACK_ROWS or not product.columns_last:
-        packed = sch.cache_read(main.handle, product.right, "global")
-        pack(sch, packed, axis=-1 if product.columns_last else -2, width=shape.lanes)
-    axes = len(main.kinds) - 1
-    tile(sch, main, epilogue(sch, main), lane=axes - 1, row=axes - 2, shape=shape)
-    rest(sch, target)
-    return True
+class _Matmul:
+    def __init__(self, fused: Fused, fixed: Sequence[bool], target: Target) -> None:
+        self.fused, self.fixed, self.target = fused, fixed, target
+        self.left, self.right = fused.reads()
+        *self.batch, self.rows, self.columns, self.depth = fused.anchor.extents
+        self.lanes = lanes_of(target, "float32")
+        self.tile = choose_tile(self.rows, self.columns, self.depth, self.lanes, target.registers)
+        self.block = self.tile.vectors * self.lanes
+        self.blocks = -(-self.columns // self.block)
+        self.epilogue = fused.epilogue()
+
+    def implementation(self) -> Implementation:
+        from tvm import tirx
+
+        argument = self.fused.argument(self.right)
+        if argument is not None and self.fixed[argument] and len(self.right.shape) == 2:
+            packed = tirx.decl_buffer((self.blocks, self.depth, self.block), "float32", name="packed")
+            body = self._loops(
+                lambda line, block, depth, lane: load(packed, [block, depth, lane]),
+                lambda block, number: load(packed, [block + 1, 0, number * 16]),
+            )
+            arguments = [packed if index == argument else buffer for index, buffer in enumerate(self.fused.arguments)]
+            return Implementation(flat_function(arguments, body), "matmul", {argument: Packed((1, 0), ((1, self.block),))})
+        if self.columns % self.lanes == 0 and self._columns_last():
+            body = self._loops(lambda line, block, depth, lane: self._element(line, depth, block * self.block + lane))
+            return Implementation(flat_function(self.fused.arguments, body), "matmul")
+        return self._packed_here()
+
+    def _packed_here(self) -> Implementation:
+        """The right operand is laid out in blocks before the product, in a temporary buffer."""
+        from tvm import tirx
+
+        sizes = [int(size) for size in self.right.shape[:-2]]
+        batches = math.prod(sizes)
+        packed = tirx.decl_buffer((batches, self.blocks, self.depth, self.block), "float32", name="packed")
+
+        def pack(number: Any) -> Any:
+            batch, block = number // self.blocks, number % self.blocks
+            index = _places(batch, sizes)
+
+            def lane_of(lane: Any) -> Any:
+                column = block * self.block + lane
+                inside = column < self.columns
+                place = column if self.columns % self.block == 0 else tirx.min(column, self.columns - 1)
+
+                def element(depth: Any) -> Any:
+                    value = self.fused.value(self.right, [*index, depth, place])
+                    if self.columns % self.block:
+                        value = tirx.Select(inside, value, floats(0.0))
+                    return store(packed, value, [batch, block, depth, lane])
+
+                return loop(self.depth, element, name="depth")
+
+            return loop(self.block, lane_of, name="lane")
+
+        total = batches * self.blocks
+        spread = parallel if total > 1 and self.depth * self.columns * batches >= PARALLEL_MACS else loop
+        body = self._loops(lambda line, block, depth, lane: load(packed, [self._batch_of(line, sizes), block, depth, lane]))
+        return Implementation(
+            flat_function(self.fused.arguments, allocated([packed], [spread(total, pack), body])),
+            "matmul",
+        )
+
+    def _columns_last(self) -> bool:
+        """Whether neighbouring columns of the right operand lie side by side in memory."""
+        from tvm import tirx
+        from tvm.ir import TensorLoad
+
+        depth, column = tirx.Var("depth", "int32"), tirx.Var("column", "int32")
+        index = [integer(0)] * (len(self.right.shape) - 2)
+        value = self.fused.value(self.right, [*index, depth, column])
+        return isinstance(value, TensorLoad) and len(value.indices) > 0 and value.indices[-1].same_as(column)
+
+    def _element(self, line: Any, depth: Any, column: Any) -> Any:
+        sizes = [int(size) for size in self.right.shape[:-2]]
+        return self.fused.value(self.right, [*self._own(line, sizes), depth, column])
+
+    def _own(self, line: Any, sizes: Sequence[int]) -> list[Any]:
+        """The place of a line in the batch axes of an operand, which may have fewer, or broadcast some."""
+        index = _places(line, self.batch)
+        return [integer(0) if size == 1 else place for size, place in zip(sizes, index[len(index) - len(sizes) :], strict=True)]
+
+    def _batch_of(self, line: Any, sizes: Sequence[int]) -> Any:
+        number: Any = integer(0)
+        for size, place in zip(sizes, self._own(line, sizes), strict=True):
+            number = number * size + place
+        return number
+
+    def _loops(self, right: Callable[[Any, Any, Any, Any], Any], ahead: Callable[[Any, Any], Any] | None = None) -> Any:
+        left_sizes = [int(size) for size in self.left.shape[:-2]]
+        whole = Product(
+            lines=math.prod(self.batch),
+            width=self.rows,
+            groups=1,
+            outputs=self.columns,
+            depth=self.depth,
+            outer=lambda line: [],
+            outer_taps=(),
+            taps=1,
+            reaches=lambda tap, position: True,
+            left=lambda line, position, outer, tap, group, depth: self.fused.value(
+                self.left, [*self._own(line, left_sizes), position, depth]
+            ),
+            right=lambda line, block, outer, tap, depth, lane: right(line, block, depth, lane),
+            result=lambda line, position, channel, value: self.epilogue.store(
+                [*_places(line, self.batch), position, channel], value
+            ),
+            line_bytes=4 * self.rows * self.depth,
+            ahead=ahead,
+        )
+        return loops(whole, self.tile, self.lanes, self.target)
 
 
-def _padded(sch: Any, product: Product, lanes: int, registers: int) -> Product:
-    """Pad rows to a tile that wastes little, and columns to whole vectors, where they are not already."""
-    from tvm.s_tir import ScheduleError
-
-    vectors = 2 if product.columns > lanes else 1
-    limit = max(1, (registers - 4) // vectors)
-    rows = min(range(1, limit + 1), key=lambda count: (-(-product.rows // count) * count / product.rows * (1 + 2 / count), -count))
-    columns = lanes if product.columns % lanes and product.columns > lanes // 2 else 1
-    if product.rows % rows == 0 and columns == 1:
-        return product
-    try:
-        sch.pad_einsum(product.nest.handle, [*[1] * (len(product.nest.kinds) - 3), rows, columns, 1])
-    except ScheduleError:  # batch axes that are broadcast: tiles must divide what there is
-        return product
-    inline_producers(sch)
-    return find(sch) or product
-
-
-def _stream(sch: Any, product: Product, target: Target) -> bool:
-    """Few rows: threads take stretches of columns; LLVM vectorises along them."""
-    main = product.nest
-    width = max(divisor for divisor in divisors(product.columns) if divisor <= STREAM)
-    if width < target.lanes:
-        width = product.columns
-    amount = work(main)
-    *outer, column, inner = sch.get_loops(main.handle)
-    stretch, lane = sch.split(column, [None, width])
-    sch.reorder(*outer, stretch, inner, lane)
-    parallel_outer(sch, [*outer, stretch], amount)
-    sch.decompose_reduction(main.handle, inner)
-    rest(sch, target)
-    return True
+def _places(number: Any, sizes: Sequence[int]) -> list[Any]:
+    """The index along axes of given sizes of an element that is counted through all of them."""
+    found = []
+    for size in reversed(sizes):
+        found.append(number % size)
+        number = number // size
+    return list(reversed(found))

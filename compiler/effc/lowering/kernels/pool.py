@@ -1,77 +1,53 @@
-"""Pooling: each row of the result is one task, positions of the row fill the vectors, the window runs over the padded input.
-
-A pool without padding, or over a whole image, is a reduction like any other; this rule takes windows that slide.
-"""
+"""Pools over channels-last images: channels fill the vectors, windows leave out what lies outside the image (`windows`)."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
-from effc.lowering.kernels.generic import rest
-from effc.lowering.kernels.nest import PARALLEL_WORK, Nest, inline_producers, nests, work
-from effc.lowering.kernels.tiling import divisors, epilogue, lanes_of
+from effc.lowering.kernels.code import flat_function
+from effc.lowering.kernels.fused import Fused
+from effc.lowering.kernels.implementation import Implementation
+from effc.lowering.kernels.window_loops import loops
+from effc.lowering.kernels.windows import Windows
 from effc.targets import Target
 
-__all__ = ["apply", "rows"]
-
-# Vectors of one stretch of a row.
-VECTORS = 4
+__all__ = ["pool"]
 
 
-def apply(sch: Any, target: Target) -> bool:
-    """Schedule a function with one sliding-window reduction over a single input."""
-    if len([nest for nest in nests(sch) if _slides(nest)]) != 1:
-        return False
-    inline_producers(sch)
-    found = [nest for nest in nests(sch) if _slides(nest)]
-    if len(found) != 1:
-        return False
-    rows(sch, found[0], target)
-    rest(sch, target)
-    return True
+def pool(fused: Fused, fixed: Sequence[bool], target: Target) -> Implementation | None:
+    """The maximum or the sum of each window (averages divide it behind); None for another function, or not of float32."""
+    if fused.kind not in ("max_pool", "sum_pool") or str(fused.anchor.buffer.dtype) != "float32":
+        return None
+    (source,) = fused.reads()
+    block = fused.source(source)
+    if block is not None and "effc.pad" in block.annotations:
+        (source,) = fused.reads(block)
+    epilogue = fused.epilogue()
+    batch, *sizes, channels = (int(size) for size in source.shape)
+    largest = fused.kind == "max_pool"
+    windows = Windows(
+        batch=batch,
+        channels=channels,
+        sizes=tuple(sizes),
+        positions=fused.anchor.extents[1 : 1 + len(sizes)],
+        taps=fused.numbers("window"),
+        strides=fused.numbers("strides"),
+        dilation=fused.numbers("dilation"),
+        before=fused.numbers("before"),
+        start=-math.inf if largest else 0.0,
+        element=lambda image, places, channel: fused.value(source, [image, *places, channel]),
+        step=lambda value, element, taps, channel: _larger(value, element) if largest else value + element,
+        result=lambda image, positions, channel, value: epilogue.store([image, *positions, channel], value),
+        join=_larger if largest else lambda a, b: a + b,
+        step_cost=1.0 if largest else 0.5,
+    )
+    return Implementation(flat_function(fused.arguments, loops(windows, target)), "pool")
 
 
-def rows(sch: Any, main: Nest, target: Target) -> None:
-    """Compute the sums (or maxima) of a stretch of a row at a time, in registers, where they are stored."""
-    amount = work(main)
-    lanes = lanes_of(target, str(main.block.writes[0].source.dtype))
-    row = main.kinds.count("S") - 1
-    stretch = max(divisor for divisor in divisors(main.extents[row]) if divisor <= VECTORS * lanes)
-    store = epilogue(sch, main)
-    loops = sch.get_loops(store)
-    outer, lane = sch.split(loops[row], [None, stretch])
-    task = sch.fuse(*loops[:row], outer)
-    sch.compute_at(main.handle, task, preserve_unit_loops=True)
-    if amount >= PARALLEL_WORK and int(sch.get(task).extent) > 1:
-        sch.parallel(task)
-    if stretch > 1:
-        sch.vectorize(lane)
-    own = sch.get_loops(main.handle)[1:]
-    positions, reduction = own[row], own[row + 1 :]
-    sch.reorder(*own[:row], *reduction, positions)
-    if stretch > 1 and not _strided(main):
-        sch.vectorize(positions)
-    for window in reduction[-2:]:
-        if len(reduction) > 1 and int(sch.get(window).extent) <= 3:
-            sch.unroll(window)
-    sch.decompose_reduction(main.handle, reduction[0])
-
-
-def _strided(main: Nest) -> bool:
-    """Whether positions of a row read every second (third, ...) element: LLVM shuffles vectors for that, a gather would be slower."""
+def _larger(largest: Any, element: Any) -> Any:
+    """The larger of two numbers, NaN where one is NaN: a machine's maximum hands on its second operand when either is NaN."""
     from tvm import tirx
 
-    places = [region.region[-1].min for region in main.block.reads]
-    return any(isinstance(place, tirx.Add) and isinstance(place.a, tirx.Mul) for place in places)
-
-
-def _slides(nest: Nest) -> bool:
-    """Whether the block reduces one input whose last index adds a window's variable to a position's."""
-    from tvm import tirx
-
-    spatial = nest.kinds.count("S")
-    if nest.kinds != "S" * spatial + "R" * (len(nest.kinds) - spatial) or spatial in (0, len(nest.kinds)) or 0 in nest.extents:
-        return False
-    if len(nest.block.reads) != 1 or len(nest.block.writes) != 1 or len(nest.block.writes[0].region) != spatial:
-        return False
-    return isinstance(nest.block.reads[0].region[-1].min, tirx.Add)
+    return tirx.Select(tirx.isnan(largest), largest, tirx.Select(largest > element, largest, element))

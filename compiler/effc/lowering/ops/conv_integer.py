@@ -15,9 +15,7 @@ __all__ = ["KERNEL"]
 
 def _convert(node: fx.Node, importer: Any) -> Any:
     emit = Expressions(node, importer)
-    dims = emit.fake(0).ndim
-    x, w = emit.centred(0, emit.along(2, dims, 1)), emit.centred(1, emit.along(3, dims, 0))
-    return emit.convolution(x, w, *node.args[4:8])  # type: ignore[arg-type]
+    return emit.convolution(emit.centred(0, 2, 1), emit.centred(1, 3, 0), *node.args[4:8])  # type: ignore[arg-type]
 
 
 KERNEL = OpKernel(op=CONV_INTEGER, convert=_convert)

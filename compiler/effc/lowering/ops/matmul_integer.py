@@ -16,9 +16,7 @@ __all__ = ["KERNEL"]
 def _convert(node: fx.Node, importer: Any) -> Any:
     emit = Expressions(node, importer)
     rows, columns = emit.fake(0).ndim, emit.fake(1).ndim
-    a = emit.centred(0, emit.along(2, rows, max(rows - 2, 0)))
-    b = emit.centred(1, emit.along(3, columns, columns - 1))
-    return emit.op("matmul", a, b, out_dtype="int32")
+    return emit.product(emit.centred(0, 2, max(rows - 2, 0)), emit.centred(1, 3, columns - 1))
 
 
 KERNEL = OpKernel(op=MATMUL_INTEGER, convert=_convert)

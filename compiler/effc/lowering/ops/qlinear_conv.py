@@ -16,12 +16,10 @@ __all__ = ["KERNEL"]
 def _convert(node: fx.Node, importer: Any) -> Any:
     emit = Expressions(node, importer)
     dims = emit.fake(0).ndim
-    x, w = emit.centred(0, emit.along(2, dims, 1)), emit.centred(3, emit.along(5, dims, 0))
-    sums = emit.convolution(x, w, *node.args[9:13])  # type: ignore[arg-type]
+    sums = emit.convolution(emit.centred(0, 2, 1), emit.centred(3, 5, 0), *node.args[9:13])  # type: ignore[arg-type]
     if emit.operand(8) is not None:
         sums = emit.op("add", sums, emit.along(8, dims, 1))
-    multiplier = emit.multiplier(emit.along(1, dims, 1), emit.along(4, dims, 1), emit.along(6, dims, 1))
-    return emit.requantise(sums, multiplier, emit.along(7, dims, 1))
+    return emit.requantise(sums, emit.multiplier(1, 4, 6, dims, 1), emit.along(7, dims, 1))
 
 
 KERNEL = OpKernel(op=QLINEAR_CONV, convert=_convert)

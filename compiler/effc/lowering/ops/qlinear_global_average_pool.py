@@ -19,7 +19,7 @@ def _convert(node: fx.Node, importer: Any) -> Any:
 
     emit = Expressions(node, importer)
     x = emit.fake(0)
-    steps = emit.cast(emit.centred(0, emit.along(2, x.ndim, 1)), "int32")
+    steps = emit.cast(emit.centred(0, 2, 1), "int32")
     sums = emit.op("sum", steps, axis=list(range(2, x.ndim)), keepdims=True)
     count = relax.const(float(math.prod(x.shape[2:])), "float32")
     multiplier = emit.op("divide", emit.along(1, 1, 0), emit.op("multiply", emit.along(3, 1, 0), count))

@@ -11,6 +11,7 @@ from typing import Any
 from torch import fx
 
 from effc.lowering.relax_converters import (
+    attention,
     division,
     extremum,
     full,
@@ -20,6 +21,7 @@ from effc.lowering.relax_converters import (
     power,
     products,
     rectifiers,
+    rms_norm,
     select,
     shift,
     sort,
@@ -48,6 +50,8 @@ CONVERTERS: dict[str, Callable[[fx.Node, Any], Any]] = {
     "pow.Tensor_Scalar": power.scalar,
     "pow.Tensor_Tensor": power.tensor,
     "prod.dim_int": extremum.product,
+    "rms_norm.default": rms_norm.convert,
+    "scaled_dot_product_attention.default": attention.convert,
     "select.int": select.convert,
     "split_with_sizes.default": split.convert,
     "sort.stable": sort.convert,

@@ -1,0 +1,290 @@
+"""Reading a fused TIR function: its anchor (the convolution, the product, ...), what its operands are, what happens to its results.
+
+Relax fuses an operator with its neighbours into one function of blocks, each `buffer[i, j, ...] = expression`. Kernels written by hand
+ask for the value of any buffer at any place as an expression of the function's arguments: blocks in front of the anchor and behind it
+are inlined wherever they are used. What has no such form (a second reduction, a result that is larger than the anchor) is refused with
+`NotInlinableError`, and the function is scheduled block by block instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["ANCHOR", "Block", "Epilogue", "Fused", "NotInlinableError"]
+
+ANCHOR = "effc.anchor"
+Load = Callable[[Sequence[Any]], Any]
+_MOST_NODES = 4000  # of one inlined expression: beyond it, inlining computes the same thing over and over
+
+
+class NotInlinableError(Exception):
+    """The function does not have the form that a hand-written kernel needs."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """`buffer[indices] = value` for all iterations; a reduction's value holds the buffer itself."""
+
+    name: str
+    buffer: Any
+    indices: tuple[Any, ...]
+    value: Any
+    variables: tuple[Any, ...]
+    extents: tuple[int, ...]
+    kinds: str
+    annotations: Mapping[str, Any]
+
+    @property
+    def spatial(self) -> bool:
+        return set(self.kinds) <= {"S"}
+
+
+class Fused:
+    """A function's arguments and blocks.
+
+    Attributes:
+        arguments: all buffers of the function, inputs first.
+        result: the one buffer that it writes.
+        anchor: the block that carries the annotation `effc.anchor`.
+    """
+
+    def __init__(self, function: Any) -> None:
+        self.arguments = list(function.params)
+        self.blocks = _blocks(function)
+        self._written = {block.buffer: block for block in self.blocks}
+        if len(self._written) != len(self.blocks):
+            raise NotInlinableError("a buffer is written twice")
+        results = [buffer for buffer in self.arguments if buffer in self._written]
+        anchors = [block for block in self.blocks if ANCHOR in block.annotations]
+        if len(results) != 1 or len(anchors) != 1:
+            raise NotInlinableError(f"{len(results)} results, {len(anchors)} anchors")
+        self.result, self.anchor = results[0], anchors[0]
+
+    @property
+    def kind(self) -> str:
+        return str(self.anchor.annotations[ANCHOR])
+
+    def numbers(self, key: str) -> tuple[int, ...]:
+        """A list of integers that the anchor is annotated with."""
+        return tuple(int(value) for value in self.anchor.annotations[f"effc.{key}"])
+
+    def number(self, key: str) -> int:
+        return int(self.anchor.annotations[f"effc.{key}"])
+
+    def reads(self, block: Block | None = None) -> list[Any]:
+        """The buffers that a block (the anchor) loads, in order of appearance, without its own result."""
+        block = block or self.anchor
+        found: list[Any] = []
+        _rebuild(block.value, {}, lambda buffer, indices: _note(found, buffer, indices))
+        return [buffer for buffer in found if buffer is not block.buffer and not buffer.same_as(block.buffer)]
+
+    def source(self, buffer: Any) -> Block | None:
+        """The block that writes a buffer; None for an argument."""
+        return self._written.get(buffer)
+
+    def argument(self, buffer: Any) -> int | None:
+        """The position of a buffer among the function's arguments; None for one that a block computes."""
+        return next((i for i, one in enumerate(self.arguments) if one.same_as(buffer) and buffer not in self._written), None)
+
+    def value(self, buffer: Any, indices: Sequence[Any], known: Mapping[Any, Load] | None = None) -> Any:
+        """A buffer's element as an expression of the arguments, or of what `known` says of a buffer."""
+        from tvm import tirx
+
+        known = known or {}
+
+        def element(source: Any, places: Sequence[Any]) -> Any:
+            if source in known:
+                return known[source](places)
+            block = self._written.get(source)
+            if block is None:
+                return tirx.BufferLoad(source, list(places))
+            if not block.indices and set(block.extents) <= {1}:  # a tensor without axes
+                return _rebuild(block.value, dict.fromkeys(block.variables, tirx.IntImm("int32", 0)), element)
+            if not block.spatial or not all(i.same_as(v) for i, v in zip(block.indices, block.variables, strict=True)):
+                raise NotInlinableError(f"{block.name} is no plain function of its position")
+            return _rebuild(block.value, dict(zip(block.variables, places, strict=True)), element)
+
+        expression = element(buffer, indices)
+        if _size(expression) > _MOST_NODES:
+            raise NotInlinableError(f"{buffer.name} is an expression of {_size(expression)} nodes")
+        return expression
+
+    def epilogue(self) -> Epilogue:
+        """What is stored where, for each element of the anchor."""
+        import tvm
+        from tvm import tirx
+
+        block = self._written[self.result]
+        if self.result.same_as(self.anchor.buffer):
+            variables = [tirx.Var(f"r{axis}", "int32") for axis in range(len(self.result.shape))]
+            sum_ = tirx.Var("sum", tvm.ir.PrimType(str(self.result.dtype)))
+            return Epilogue(self.result, tuple(variables), sum_, sum_, tuple(variables))
+        variables = [tirx.Var(f"r{axis}", "int32") for axis in range(len(block.extents))]
+        sum_ = tirx.Var("sum", tvm.ir.PrimType(str(self.anchor.buffer.dtype)))
+        places: list[Sequence[Any]] = []
+
+        def loaded(indices: Sequence[Any]) -> Any:
+            places.append(indices)
+            return sum_
+
+        expression = self.value(self.result, variables, {self.anchor.buffer: loaded})
+        first = places[0] if places else ()
+        for other in places[1:]:
+            if not all(_same(a, b) for a, b in zip(first, other, strict=True)):
+                raise NotInlinableError("the results are read at two places")
+        free = [v for v, extent in zip(variables, block.extents, strict=True) if extent > 1]
+        used = [place for place in first if not _is_zero(place)]
+        if len(used) != len(set(used)) or not all(any(place.same_as(v) for v in variables) for place in used):
+            raise NotInlinableError("the results are stored in no order of their axes")
+        if not all(any(v.same_as(place) for place in used) for v in free):
+            raise NotInlinableError("the result is larger than the anchor")
+        sizes = dict(zip(variables, block.extents, strict=True))
+        stored = [1 if _is_zero(place) else sizes[place] for place in first]
+        if stored != [int(size) for size in self.anchor.buffer.shape]:  # the kernel would write the others, too
+            raise NotInlinableError("only some of the results are stored")
+        return Epilogue(self.result, tuple(variables), sum_, expression, tuple(first))
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """`result[variables] = expression`, where `sum` stands for the anchor's element at `places` (each a variable or 0)."""
+
+    result: Any
+    variables: tuple[Any, ...]
+    sum: Any
+    expression: Any
+    places: tuple[Any, ...]
+
+    def store(self, position: Sequence[Any], value: Any) -> Any:
+        """The statement that stores the anchor's element at `position`, given its value."""
+        from tvm import tirx
+
+        given = {place: where for place, where in zip(self.places, position, strict=True) if not _is_zero(place)}
+        indices = [given.get(variable, tirx.IntImm("int32", 0)) for variable in self.variables]
+        values = dict(zip(self.variables, indices, strict=True)) | {self.sum: value}
+        return tirx.BufferStore(self.result, _rebuild(self.expression, values, tirx.BufferLoad), indices)
+
+
+def _note(found: list[Any], buffer: Any, indices: Sequence[Any]) -> Any:
+    from tvm import tirx
+
+    if not any(buffer.same_as(one) for one in found):
+        found.append(buffer)
+    return tirx.BufferLoad(buffer, list(indices))
+
+
+def _blocks(function: Any) -> list[Block]:
+    from tvm import s_tir, tirx
+
+    if not isinstance(function.body, s_tir.SBlockRealize):
+        raise NotInlinableError("a function without blocks")
+    body = function.body.block.body
+    nests = list(body.seq) if isinstance(body, tirx.SeqStmt) else [body]
+    return [_block(nest) for nest in nests]
+
+
+def _block(statement: Any) -> Block:
+    from tvm import s_tir, tirx
+
+    loops = []
+    while isinstance(statement, tirx.For):
+        loops.append(statement)
+        statement = statement.body
+    if not isinstance(statement, s_tir.SBlockRealize) or not isinstance(statement.block.body, tirx.BufferStore):
+        raise NotInlinableError("a block that is no single store")
+    block, values = statement.block, statement.iter_values
+    letters = {tirx.IterVar.DataPar: "S", tirx.IterVar.CommReduce: "R"}
+    kinds = "".join(letters.get(axis.iter_type, "O") for axis in block.iter_vars)
+    extents = []
+    for axis in block.iter_vars:
+        if not isinstance(axis.dom.extent, tirx.IntImm):
+            raise NotInlinableError("an extent that is not constant")
+        extents.append(int(axis.dom.extent))
+    moving = [loop for loop in loops if not (isinstance(loop.extent, tirx.IntImm) and int(loop.extent) == 1)]
+    bound = [value for value in values if isinstance(value, tirx.Var)]
+    if not all(any(loop.loop_var.same_as(value) for value in bound) for loop in moving):
+        raise NotInlinableError("loops that are not the block's axes")
+    return Block(
+        name=str(block.name_hint),
+        buffer=block.body.buffer,
+        indices=tuple(block.body.indices),
+        value=block.body.value,
+        variables=tuple(axis.var for axis in block.iter_vars),
+        extents=tuple(extents),
+        kinds=kinds,
+        annotations={str(key): value for key, value in block.annotations.items()},
+    )
+
+
+def _rebuild(expression: Any, values: Mapping[Any, Any], load: Callable[[Any, Sequence[Any]], Any]) -> Any:
+    """An expression with variables replaced and every load made anew."""
+    from tvm import tirx
+    from tvm.ir import Call, TensorLoad
+
+    if isinstance(expression, TensorLoad):
+        return load(expression.source, [_rebuild(index, values, load) for index in expression.indices])
+    if isinstance(expression, tirx.Var):
+        return values.get(expression, expression)
+    if isinstance(expression, (tirx.IntImm, tirx.FloatImm, str)):
+        return expression
+    again = _agreed([_rebuild(part, values, load) for part in _parts(expression)])
+    if isinstance(expression, Call):
+        return Call(expression.op, again, expression.attrs, expression.ty_args, ret_ty=expression.ty)
+    if isinstance(expression, tirx.Cast):
+        return tirx.Cast(str(expression.ty.dtype), again[0])
+    if isinstance(expression, tirx.Let):
+        raise NotInlinableError("a let expression")
+    if again:
+        return type(expression)(*again)
+    if isinstance(expression, tirx.expr.StringImm) if hasattr(tirx.expr, "StringImm") else False:
+        return expression
+    raise NotInlinableError(f"a {type(expression).__name__}")
+
+
+def _agreed(operands: list[Any]) -> list[Any]:
+    """Operands of one integer type: relax counts in int64, the loops around in int32. Constants follow variables, these follow data."""
+    from tvm import tirx
+
+    def kind(operand: Any) -> str:
+        return str(getattr(getattr(operand, "ty", None), "dtype", ""))
+
+    if not {kind(operand) for operand in operands} >= {"int32", "int64"}:
+        return operands
+    wide = [operand for operand in operands if kind(operand) == "int64"]
+    if all(isinstance(operand, tirx.IntImm) and -(1 << 31) <= int(operand) < 1 << 31 for operand in wide):
+        return [tirx.IntImm("int32", int(operand)) if kind(operand) == "int64" else operand for operand in operands]
+    return [tirx.Cast("int64", operand) if kind(operand) == "int32" else operand for operand in operands]
+
+
+def _parts(expression: Any) -> list[Any]:
+    """The expressions that an expression is made of, in the order of its constructor's arguments."""
+    from tvm.ir import Call
+
+    if isinstance(expression, Call):
+        return list(expression.args)
+    for names in (("a", "b"), ("condition", "true_value", "false_value"), ("value",), ("a",)):
+        if all(hasattr(expression, name) for name in names):
+            return [getattr(expression, name) for name in names]
+    return []
+
+
+def _size(expression: Any) -> int:
+    from tvm.ir import TensorLoad
+
+    if isinstance(expression, TensorLoad):
+        return 1
+    return 1 + sum(_size(part) for part in _parts(expression) if not isinstance(part, (str, int, float)))
+
+
+def _same(a: Any, b: Any) -> bool:
+    import tvm_ffi
+
+    return bool(a.same_as(b)) or bool(tvm_ffi.structural_equal(a, b))
+
+
+def _is_zero(expression: Any) -> bool:
+    from tvm import tirx
+
+    return isinstance(expression, tirx.IntImm) and int(expression) == 0

@@ -1,0 +1,103 @@
+"""How vectors multiply narrow integers and add the products, exactly, to lanes of 32 bits.
+
+    vpdpbusd    lane += four products of an unsigned byte and a signed byte        x86 with VNNI
+    vpdpwssd    lane += two products of signed 16-bit integers                     the same processors
+    pmaddwd     the same in two instructions                                       any x86 with AVX2
+    plain       lane += one product, in the compiler's words                       any processor
+
+None of them saturates. A form of `size` products takes `size` neighbours of the depth at once: those of the left operand go into all
+lanes, those of the right operand lie side by side for each lane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from effc.targets import Target
+
+__all__ = ["Dot", "bytes_dot", "signed_dot"]
+
+Add = Callable[[Any, Any, Any], Any]
+_BITS = {16: 512, 8: 256}  # of a vector, by lanes
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One form.
+
+    Attributes:
+        lanes: int32 lanes of a vector.
+        size: products of a lane in one step.
+        left, right: element types of the operands as they lie in memory. An unsigned left operand holds no centred numbers: what its
+            zero point adds to the sums must be taken off them.
+        add: (sums, left, right) -> sums, for a vector of int32 sums, the left operand's `size` elements, and the right operand's
+            `size * lanes`.
+    """
+
+    lanes: int
+    size: int
+    left: str
+    right: str
+    add: Add
+
+    @property
+    def centred(self) -> bool:
+        """Whether the left operand is centred."""
+        return self.left != "uint8"
+
+
+def bytes_dot(target: Target) -> Dot | None:
+    """Unsigned by signed bytes; None where the processor has no such instruction."""
+    if "vpdpbusd" not in target.dots or target.lanes not in _BITS:
+        return None
+    return Dot(target.lanes, 4, "uint8", "int8", _added(f"llvm.x86.avx512.vpdpbusd.{_BITS[target.lanes]}", target.lanes, "int8", 4))
+
+
+def signed_dot(target: Target, right: str) -> Dot:
+    """Centred bytes, as int16, by integers of a type of at most 16 bits."""
+    lanes = target.lanes
+    if "vpdpwssd" in target.dots and lanes in _BITS:
+        return Dot(lanes, 2, "int16", "int16", _added(f"llvm.x86.avx512.vpdpwssd.{_BITS[lanes]}", lanes, "int16", 2))
+    if "pmaddwd" in target.dots and lanes in _BITS:
+        name = {16: "llvm.x86.avx512.pmaddw.d.512", 8: "llvm.x86.avx2.pmadd.wd"}[lanes]
+        return Dot(lanes, 2, "int16", "int16", _pairs(name, lanes))
+    return Dot(max(1, lanes), 1, "int16", right, _plain(max(1, lanes)))
+
+
+def _spread(left: Any, lanes: int, kind: str, size: int) -> Any:
+    """The left operand's elements in all lanes."""
+    from tvm import tirx
+
+    return tirx.reinterpret(f"{kind}x{lanes * size}", tirx.Broadcast(tirx.reinterpret("int32", left), lanes))
+
+
+def _added(name: str, lanes: int, kind: str, size: int) -> Add:
+    def add(sums: Any, left: Any, right: Any) -> Any:
+        from tvm import tirx
+
+        return tirx.call_llvm_pure_intrin(f"int32x{lanes}", name, sums, _spread(left, lanes, kind, size), right)
+
+    return add
+
+
+def _pairs(name: str, lanes: int) -> Add:
+    def add(sums: Any, left: Any, right: Any) -> Any:
+        from tvm import tirx
+
+        return sums + tirx.call_llvm_pure_intrin(f"int32x{lanes}", name, _spread(left, lanes, "int16", 2), right)
+
+    return add
+
+
+def _plain(lanes: int) -> Add:
+    def add(sums: Any, left: Any, right: Any) -> Any:
+        from tvm import tirx
+
+        wide = tirx.Cast("int32", left)
+        if lanes == 1:
+            return sums + wide * tirx.Cast("int32", right)
+        return sums + tirx.Broadcast(wide, lanes) * tirx.Cast(f"int32x{lanes}", right)
+
+    return add

@@ -1,0 +1,90 @@
+"""Small rewrites of a relax `main`: one binding at a time, names of variables kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+__all__ = ["Main", "rewritten", "rewritten_with_builder", "with_parameters"]
+
+
+class Main:
+    """A function as it is before a rewrite.
+
+    Attributes:
+        parameters: its arguments.
+        bound: what each variable is bound to.
+        users: the variables whose bindings read each variable.
+    """
+
+    def __init__(self, function: Any) -> None:
+        self.parameters = list(function.params)
+        self.bound: dict[Any, Any] = {}
+        self.users: dict[Any, list[Any]] = {}
+        for block in function.body.blocks:
+            for binding in block.bindings:
+                self.bound[binding.var] = binding.value
+                for argument in _operands(binding.value):
+                    self.users.setdefault(argument, []).append(binding.var)
+        for result in _operands(function.body.body):
+            self.users.setdefault(result, []).append(None)
+
+
+def _operands(value: Any) -> list[Any]:
+    """The variables that an expression reads."""
+    from tvm import relax
+
+    if isinstance(value, relax.Var):
+        return [value]
+    parts = [*getattr(value, "args", ()), *getattr(value, "fields", ())]
+    if hasattr(value, "tuple_value"):
+        parts.append(value.tuple_value)
+    return [variable for part in parts for variable in _operands(part)]
+
+
+def rewritten(module: Any, rewrite: Callable[[Any, Main], Any]) -> Any:
+    """`rewritten_with_builder` for a rewrite that adds no functions."""
+    return rewritten_with_builder(module, lambda builder: rewrite)
+
+
+def rewritten_with_builder(module: Any, make: Callable[[Any], Callable[[Any, Main], Any]]) -> Any:
+    """The module with calls of `main` replaced.
+
+    Args:
+        module: holds `main`, straight-line code in dataflow blocks.
+        make: gives the rewrite, for the block builder that functions are added to. The rewrite says for a call and main as it was what
+            to bind instead: an expression, a variable (which then stands for the call everywhere), or None to leave it.
+    """
+    from tvm import relax
+
+    function = module["main"]
+    main = Main(function)
+
+    @relax.expr_functor.mutator
+    class Rewrite(relax.PyExprMutator):  # type: ignore[misc]
+        def visit_var_binding_(self, binding: Any) -> None:
+            value = self.visit_expr(binding.value)
+            changed = rewrite(value, main) if isinstance(value, relax.Call) else None
+            if changed is None:
+                super().visit_var_binding_(binding)
+            elif isinstance(changed, relax.Var):
+                self.set_var_remap(binding.var, self.visit_expr(changed))
+            else:
+                super().visit_var_binding_(relax.VarBinding(binding.var, self.builder_.normalize(changed)))
+
+    mutator = Rewrite(module)
+    rewrite = make(mutator.builder_)
+    mutator.builder_.update_func(module.get_global_var("main"), mutator.visit_expr(function))
+    return mutator.builder_.get()
+
+
+def with_parameters(module: Any, extra: Sequence[Any]) -> Any:
+    """The module whose main takes further arguments at the end."""
+    import tvm
+    from tvm import relax
+
+    if not extra:
+        return module
+    main = module["main"]
+    function = relax.Function([*main.params, *extra], main.body, is_pure=main.is_pure, attrs=main.attrs)
+    return tvm.IRModule({variable: (function if variable.name_hint == "main" else other) for variable, other in module.functions.items()})

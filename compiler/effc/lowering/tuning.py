@@ -1,0 +1,175 @@
+"""Measured tiles: for each distinct layer a handful of candidates runs on this machine, and the fastest is remembered.
+
+The analytic model (`kernels.tiles`) ranks the candidates; measuring decides among the best of them. Results are kept in the user's cache,
+by processor, threads, effc's version and the layer's sizes, so that a second compile measures nothing. What was chosen is an input of the
+artifact: it is written beside the code (`tuning.json`), and the same file gives the same bytes again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from effc.errors import ConfigError
+from effc.lowering.emit import compiled_code, kernels
+from effc.lowering.kernels import Implementation, Options, implement, tunable
+from effc.lowering.kernels.tiles import Tile
+from effc.lowering.toolchain import link_shared
+from effc.targets import Target
+
+__all__ = ["Layer", "dump_tiles", "load_tiles", "tune"]
+
+_CANDIDATES = 6  # per layer, the best by the model
+_RUNS = 7  # of each candidate; the fastest counts
+_COLD = 16 << 20  # bytes that are written before each run: in a network, other layers have used the caches in between
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A fused function that is needed, which of its arguments are stored, and its multiply-accumulates over all calls."""
+
+    function: Any
+    fixed: tuple[bool, ...]
+    macs: int
+
+
+def tune(layers: Iterable[Layer], target: Target, chip: Any, options: Options, seconds: float, threads: int) -> dict[str, Tile]:
+    """The fastest tile of each layer by its key, the largest layers first, until the time is up.
+
+    Args:
+        layers: of one program.
+        target: this machine.
+        chip: the tvm.target.Target.
+        options: what else is chosen.
+        seconds: how long to measure; layers that were measured before take none.
+        threads: that each kernel runs on.
+    """
+    remembered = _Remembered(target, chip, threads)
+    found: dict[str, Tile] = {}
+    deadline = time.monotonic() + seconds
+    for layer in sorted(layers, key=lambda layer: -layer.macs):
+        site = tunable(layer.function, layer.fixed, target)
+        if site is None or site.key in found:
+            continue
+        known = remembered.get(site.key)
+        if known is None and time.monotonic() < deadline:
+            known = _fastest(layer, site.key, site.candidates[:_CANDIDATES], target, chip, options, threads)
+            remembered.add(site.key, known)
+        if known is not None:
+            found[site.key] = known
+    remembered.save()
+    return found
+
+
+def _fastest(layer: Layer, key: str, candidates: Sequence[Tile], target: Target, chip: Any, options: Options, threads: int) -> Tile:
+    best: tuple[float, Tile] | None = None
+    for tile in candidates:
+        chosen = replace(options, winograd="off", tiles={key: tile})
+        taken = _measure(implement(layer.function, layer.fixed, target, chosen), target, chip, threads)
+        if best is None or taken < best[0]:
+            best = (taken, tile)
+    assert best is not None
+    return best[1]
+
+
+def _measure(implementation: Implementation, target: Target, chip: Any, threads: int) -> float:
+    """Seconds of the fastest of a few runs on random numbers."""
+    from effc.runtime.executor import address, aligned_empty
+    from effc.runtime.native import load_code
+    from effc.runtime.threads import use_threads
+
+    kernel = kernels({"kernel": implementation.function})["kernel"]
+    generator = np.random.default_rng(0)
+    shapes = [([int(size) for size in buffer.shape], str(buffer.dtype)) for buffer in implementation.function.params]
+    arrays = []
+    for shape, dtype in (*shapes, *((list(shape), dtype) for shape, dtype in kernel.temporaries)):
+        array = aligned_empty(shape, dtype)
+        array[...] = generator.standard_normal(shape, np.float32).astype(array.dtype)
+        arrays.append(array)
+    cold = np.zeros(_COLD, np.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "kernel.so")
+        path.write_bytes(link_shared([compiled_code({"kernel": kernel.function}, chip)], target))
+        library = load_code(path)
+        use_threads(threads)
+        pointers = [ctypes.c_void_p(address(array)) for array in arrays]
+        library.kernel(*pointers)
+        fastest = float("inf")
+        for _ in range(_RUNS):
+            cold += 1
+            start = time.perf_counter()
+            library.kernel(*pointers)
+            fastest = min(fastest, time.perf_counter() - start)
+    return fastest
+
+
+class _Remembered:
+    """The user's cache of measured tiles, one file for each processor, number of threads and version."""
+
+    def __init__(self, target: Target, chip: Any, threads: int) -> None:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "effc" / "tuning"
+        version = importlib.metadata.version("effc")
+        name = f"{chip.attrs.get('mcpu', 'host')}-{target.lanes}x{target.registers}-{target.l2 >> 10}k-{threads}t-{version}.json"
+        self._path = folder / name
+        self._tiles: dict[str, Tile] = {}
+        self._new = False
+        if self._path.is_file():
+            try:
+                self._tiles = _parsed(self._path.read_text())
+            except (OSError, ValueError):  # a cache that cannot be read is measured anew
+                self._tiles = {}
+
+    def get(self, key: str) -> Tile | None:
+        return self._tiles.get(key)
+
+    def add(self, key: str, tile: Tile) -> None:
+        self._tiles[key], self._new = tile, True
+
+    def save(self) -> None:
+        """Written beside and moved into place: another compile may be reading it. A cache that cannot be written is done without."""
+        if not self._new:
+            return
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            beside = self._path.with_suffix(f".{os.getpid()}")
+            beside.write_text(dump_tiles(self._tiles))
+            beside.replace(self._path)
+        except OSError:
+            return
+
+
+def dump_tiles(tiles: Mapping[str, Tile]) -> str:
+    """Tiles as a JSON file: layer -> [rows, vectors]."""
+    return json.dumps({key: [tile.rows, tile.vectors] for key, tile in sorted(tiles.items())}, indent=1) + "\n"
+
+
+def load_tiles(path: Path) -> dict[str, Tile]:
+    """The tiles of a file that `dump_tiles` wrote. Raises ConfigError where it is missing or another."""
+    try:
+        return _parsed(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"tuning {path}: {error.strerror}") from error
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ConfigError(f"tuning {path} is no file of measured tiles: {error}") from error
+
+
+def _parsed(text: str) -> dict[str, Tile]:
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError("not a table")
+    tiles = {}
+    for key, value in values.items():
+        if not (isinstance(value, list) and len(value) == 2 and all(isinstance(one, int) and 0 < one < 65 for one in value)):
+            raise ValueError(f"{key!r} is not [rows, vectors]")
+        tiles[key] = Tile(*value)
+    return tiles
