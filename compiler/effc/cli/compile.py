@@ -46,6 +46,20 @@ __all__ = ["command"]
 @click.option("--batch", type=int, help="Samples of one call of the compiled code.  [default: 1]")
 @click.option("--emit", multiple=True, type=click.Choice(["onnx"]), help="Write the transformed model into the artifact, too.")
 @click.option("--seed", type=int, help="Root of all randomness.  [default: 0]")
+@click.option(
+    "--winograd",
+    type=click.Choice(["auto", "off", "f2", "f4"]),
+    help="Winograd's algorithm for 3x3 convolutions: where it pays, never, or one of its forms wherever its measured error is small.  "
+    "[default: auto]",
+)
+@click.option(
+    "--tune",
+    type=float,
+    metavar="SECONDS",
+    help="Measure on this machine which tiles are fastest, for so long at most. They are remembered in ~/.cache/effc and written into the "
+    "artifact as tuning.json.",
+)
+@click.option("--tuning", type=click.Path(path_type=Path), help="Use the measured tiles of this file, such as an artifact's tuning.json.")
 @limit_option
 @check_import_option
 @click.option("--config", type=click.Path(path_type=Path), help="A TOML file with these options; a flag beats the file.")

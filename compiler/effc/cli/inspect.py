@@ -79,7 +79,14 @@ def _artifact(path: Path, with_text: bool, as_json: bool) -> None:
         memory = f"{bytes_text(plan.arena_bytes)} scratch, {bytes_text(plan.parameter_bytes)} weights"
         note(f"plan: {counted(len(plan.steps), 'step')}, {macs:,} multiply-accumulates, {memory}")
         rows = [
-            (index, ", ".join(step.sources) or step.kernel, " + ".join(step.ops), ": ".join(filter(None, (step.family, step.note))), f"{step.macs:,}", bytes_text(step.bytes))
+            (
+                index,
+                ", ".join(step.sources) or step.kernel,
+                " + ".join(step.ops),
+                f"{step.family}: {step.note}" if step.note else step.family,
+                f"{step.macs:,}",
+                bytes_text(step.bytes),
+            )
             for index, step in enumerate(plan.steps)
         ]
         table(("step", "computes", "operators", "kernel", "MACs", "moves"), rows, numbers=("step", "MACs", "moves"))

@@ -22,8 +22,9 @@ from effc.data import HeldArrays
 from effc.errors import ConfigError
 from effc.frontends import Limits, load_program
 from effc.ir import Program
-from effc.lowering import lower
+from effc.lowering import Options, lower
 from effc.lowering.toolchain import compiler_for
+from effc.lowering.tuning import load_tiles
 from effc.passes import Context, Decision, Pass, Pipeline, parse_passes
 from effc.passes.base import Progress
 from effc.report import Quality, Report, render
@@ -86,6 +87,9 @@ def compile_model(
     seed: int = 0,
     limits: Mapping[str, int] | None = None,
     check_import: bool = True,
+    winograd: Literal["auto", "off", "f2", "f4"] = "auto",
+    tune: float = 0.0,
+    tuning: str | Path | None = None,
     emit_onnx: bool = False,
     force: bool = False,
     dump_ir: str | Path | None = None,
@@ -110,6 +114,9 @@ def compile_model(
         seed: the root of all randomness.
         limits: raised limits on untrusted models by name.
         check_import: whether an ONNX import is compared with onnxruntime on random inputs.
+        winograd: `auto` takes Winograd's algorithm for 3x3 convolutions where it pays and its measured error is small; `off`; `f2` or `f4`.
+        tune: seconds to measure the fastest tiles on this machine; they are remembered in the user's cache.
+        tuning: a file of measured tiles to use: the tuning.json of an artifact.
         emit_onnx: write the transformed model into the artifact as `model.onnx`, too.
         force: replace a directory that holds other files.
         dump_ir: a folder for the program's text after each pass.
@@ -137,6 +144,9 @@ def compile_model(
             "seed": seed,
             "limits": dict(limits or {}),
             "check_import": check_import,
+            "winograd": winograd,
+            "tune": tune,
+            "tuning": tuning,
             "emit": ("onnx",) if emit_onnx else (),
         }
     )
@@ -161,6 +171,9 @@ def compile_with(
     preflight(out, force=force)
     target, passes = find_target(settings.target), parse_passes(settings.passes)
     compiler_for(target, static=not target.runs_here)  # a missing linker is said before minutes of work
+    if settings.tune and not target.runs_here:
+        raise ConfigError(f"tune measures on this machine, and code for {target.name} does not: give tuning, a file measured there")
+    tiles = load_tiles(settings.tuning) if settings.tuning is not None else {}
     if settings.max_drop is not None and settings.eval is None:
         raise ConfigError("max-drop needs held-out data to judge by: give --eval test.npz")
     check_files(settings, held)
@@ -179,7 +192,8 @@ def compile_with(
     rewritten = _rewrite(original, passes, pipeline, checks, given, target, settings, dump_ir, progress)
     lossy = any(not one.exact for one in passes)
     quality = gate.judge(original, rewritten.program, given.held_out, settings, progress, lossy=lossy)
-    lowered = lower(rewritten.program, target, batch=settings.batch, progress=progress)
+    options = Options(winograd=settings.winograd, tiles=tiles)
+    lowered = lower(rewritten.program, target, batch=settings.batch, options=options, tune_seconds=settings.tune, progress=progress)
     files = artifact_files(rewritten.program, lowered, checks, settings)
     fields = manifest_fields(rewritten.program, lowered, target, given)
     trial = emulated = None

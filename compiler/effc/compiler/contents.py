@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from pathlib import Path
 from typing import Any
 
 from effc.compiler.golden import Checks
@@ -12,21 +13,26 @@ from effc.ir import Program
 from effc.ir.storage import save_program
 from effc.lowering import Lowered
 from effc.lowering.onnx import export_onnx
+from effc.lowering.tuning import dump_tiles
 from effc.runtime.tensors import pack_safetensors
 from effc.targets import Target
 
 __all__ = ["artifact_files", "manifest_fields"]
 
+TUNING = "tuning.json"
 _VERSIONS = {"effc": "effc", "torch": "torch", "onnx": "onnx", "tvm": "apache-tvm"}
 
 
 def artifact_files(program: Program, lowered: Lowered, checks: Checks, settings: Settings) -> dict[str, bytes]:
     """Relative name -> content of every file that the manifest hashes."""
+    measured = {TUNING: dump_tiles(lowered.tiles).encode()} if lowered.tiles else {}
+    effective = settings.model_copy(update={"tuning": Path(TUNING) if measured else None})
     files = {
         "model.so": lowered.code,
         "params.safetensors": pack_safetensors(lowered.parameters),
         "program.pt2": save_program(program),
-        "config.toml": settings.as_toml().encode(),
+        "config.toml": effective.as_toml().encode(),
+        **measured,
         **checks.files(),
     }
     if "onnx" in settings.emit:

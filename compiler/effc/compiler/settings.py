@@ -25,7 +25,8 @@ from effc.errors import ConfigError, DataError, Problem
 
 __all__ = ["Settings", "load_settings", "settings_of"]
 
-_PATHS = ("data", "eval")
+_PATHS = ("data", "eval", "tuning")
+_NAMED = ("data", "eval")  # files that an artifact does not hold itself
 _LONGEST = 200  # characters of a wrong value that a message repeats
 _SHARES = (None, "top1", "agreement")  # metrics that are a share of the samples; None becomes one of the two
 _NAMES_ONLY = """\
@@ -64,6 +65,9 @@ class Settings(BaseModel):
         seed: the root of all randomness.
         limits: raised limits on untrusted models by name.
         check_import: whether an ONNX import is compared with onnxruntime.
+        winograd: whether 3x3 convolutions may use Winograd's algorithm: `auto`, `off`, or always one of its forms, `f2` or `f4`.
+        tune: seconds to measure tiles on this machine; 0 lets the model choose.
+        tuning: a file of measured tiles, such as the artifact's tuning.json.
     """
 
     model_config = ConfigDict(
@@ -82,6 +86,9 @@ class Settings(BaseModel):
     emit: tuple[Literal["onnx"], ...] = ()
     seed: Annotated[int, Field(ge=0)] = 0
     check_import: bool = True
+    winograd: Literal["auto", "off", "f2", "f4"] = "auto"
+    tune: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    tuning: Path | None = None
     limits: dict[LimitName, Annotated[int, Field(gt=0)]] = {}
 
     @field_validator("passes", mode="before")
@@ -98,12 +105,12 @@ class Settings(BaseModel):
         """A config file with every value that is set. Data files appear by their names only: a folder would leak into the artifact."""
         import tomli_w
 
-        values = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        values = self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"tune"})
         for name in _PATHS:
             if name in values:
                 values[name] = Path(values[name]).name
         text = tomli_w.dumps({name: value for name, value in values.items() if value not in ([], {}, "")})
-        return _NAMES_ONLY + text if any(name in values for name in _PATHS) else text
+        return _NAMES_ONLY + text if any(name in values for name in _NAMED) else text
 
 
 def load_settings(config: Path | None, flags: Mapping[str, Any]) -> Settings:

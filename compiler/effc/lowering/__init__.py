@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from effc.lowering.execution import run_lowered
 from effc.lowering.lower import Lowered, lower, untranslatable
+from effc.lowering.kernels.options import Options
 from effc.lowering.onnx import export_onnx
 from effc.lowering.parameters import ParameterSource
 
-__all__ = ["Lowered", "ParameterSource", "export_onnx", "lower", "run_lowered", "untranslatable"]
+__all__ = ["Lowered", "Options", "ParameterSource", "export_onnx", "lower", "run_lowered", "untranslatable"]

@@ -11,7 +11,7 @@ from typing import Any
 
 from effc.lowering.anchors_attention import attention
 from effc.lowering.anchors_attention import permuted as permuted_attention
-from effc.lowering.anchors_integer import first, integer_convolution, integer_matmul, rounding, saturation
+from effc.lowering.anchors_integer import first, integer_convolution, integer_matmul, rounding, saturation, with_own_number
 from effc.lowering.anchors_pool import adaptive_average_pool, average_pool, max_pool, mean, total
 from effc.lowering.anchors_rows import layer_norm, log_softmax, rms_norm, softmax
 from effc.lowering.anchors_slice import strided_slice
@@ -116,6 +116,7 @@ def _broadcast(sizes: Sequence[Any], index: Sequence[Any]) -> list[Any]:
 
 
 ANCHORS: dict[str, Callable[[Any, Any, Main], Any]] = {
+    "relax.add": with_own_number,
     "relax.astype": rounding,
     "relax.matmul": first(integer_matmul, _matmul),
     "relax.mean": mean,
@@ -139,6 +140,7 @@ ANCHORS: dict[str, Callable[[Any, Any, Main], Any]] = {
     "relax.nn.softmax": softmax,
     "relax.permute_dims": permuted_attention,
     "relax.strided_slice": strided_slice,
+    "relax.subtract": with_own_number,
     "relax.sum": total,
     "relax.where": saturation,
 }

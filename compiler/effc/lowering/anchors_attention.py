@@ -101,7 +101,8 @@ def _function(builder: Any, call: Any, main: Main, axes: Sequence[int]) -> Any:
         query = part(0, "query", (batch, heads, queries, channels))
         key = part(1, "key", (batch, own, keys, channels))
         value = part(2, "value", (batch, own, keys, out))
-        d, j, l, m = (te.reduce_axis((0, size), name=name) for name, size in (("d", channels), ("j", keys), ("l", keys), ("m", keys)))
+        sizes = {"d": channels, "j": keys, "most": keys, "all": keys}
+        d, j, most, every = (te.reduce_axis((0, size), name=name) for name, size in sizes.items())
 
         def share(h: Any) -> Any:
             return h if own == heads else tirx.floordiv(h, heads // own)
@@ -114,22 +115,22 @@ def _function(builder: Any, call: Any, main: Main, axes: Sequence[int]) -> Any:
             attrs={SCORES: 1},
         )
 
-        def masked(b: Any, h: Any, i: Any, j: Any) -> Any:
+        def admitted(b: Any, h: Any, i: Any, j: Any) -> Any:
             score = scores[b, h, i, j] * tirx.const(scale, "float32")
             if bias is not None:
-                sizes = [int(size) for size in tensors[-1].shape]
-                score = score + tensors[-1][tuple(0 if size == 1 else place for size, place in zip(sizes, (b, h, i, j), strict=True))]
+                own = [int(size) for size in tensors[-1].shape]
+                score = score + tensors[-1][tuple(0 if size == 1 else place for size, place in zip(own, (b, h, i, j), strict=True))]
             return tirx.Select(j <= i, score, tirx.const(float("-inf"), "float32")) if causal else score
 
-        masked = te.compute(full, masked, name="masked", attrs={MASKED: 1})
+        masked = te.compute(full, admitted, name="masked", attrs={MASKED: 1})
         zero, one, never = (tirx.const(number, "float32") for number in (0.0, 1.0, float("-inf")))
-        largest = te.compute(full[:3], lambda b, h, i: te.max(masked[b, h, i, l.var], axis=l), name="largest")
+        largest = te.compute(full[:3], lambda b, h, i: te.max(masked[b, h, i, most.var], axis=most), name="largest")
 
         def exponential(b: Any, h: Any, i: Any, j: Any) -> Any:
             return tirx.exp(masked[b, h, i, j] - tirx.Select(largest[b, h, i] == never, zero, largest[b, h, i]))
 
         raised = te.compute(full, exponential, name="raised")
-        total = te.compute(full[:3], lambda b, h, i: te.sum(raised[b, h, i, m.var], axis=m), name="total")
+        total = te.compute(full[:3], lambda b, h, i: te.sum(raised[b, h, i, every.var], axis=every), name="total")
         weight = te.compute(
             full, lambda b, h, i, j: raised[b, h, i, j] / tirx.Select(total[b, h, i] == zero, one, total[b, h, i]), name="weight"
         )
@@ -138,7 +139,8 @@ def _function(builder: Any, call: Any, main: Main, axes: Sequence[int]) -> Any:
             b, i, h, d = (index[axes.index(axis)] for axis in range(4))
             return te.sum(weight[b, h, i, j.var] * value[b, share(h), j.var, d], axis=j)
 
-        return te.compute(shape, element, name="attention", attrs={ANCHOR: "attention", "effc.axes": list(axes), "effc.causal": int(causal)})
+        annotations = {ANCHOR: "attention", "effc.axes": list(axes), "effc.causal": int(causal)}
+        return te.compute(shape, element, name="attention", attrs=annotations)
 
     result = builder.call_te(made, *variables, *([] if bias is None else [bias]), primfunc_name_hint="attention")
     function = builder.get()[result.args[0]]

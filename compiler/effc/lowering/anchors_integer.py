@@ -15,7 +15,7 @@ from typing import Any
 from effc.lowering.kernels.fused import ANCHOR
 from effc.lowering.relax_edit import Main
 
-__all__ = ["first", "integer_convolution", "integer_matmul", "rounding", "saturation"]
+__all__ = ["first", "integer_convolution", "integer_matmul", "rounding", "saturation", "with_own_number"]
 
 _BYTES = ("int8", "uint8")
 _MOVES = ("relax.permute_dims", "relax.reshape")
@@ -100,7 +100,8 @@ def saturation(builder: Any, call: Any, main: Main) -> Any:
     """`where(x > c, x, c)` and `where(x < c, x, c)` for one number c, as one maximum or minimum: c where x is NaN, as it says there."""
     from tvm import te, tirx
 
-    test, kept, limit = main.bound.get(call.args[0]), call.args[1], call.args[2]
+    kept, limit = call.args[1:3]
+    test: Any = main.bound.get(call.args[0])
     extreme = {"relax.greater": tirx.max, "relax.less": tirx.min}.get(_name(test))
     if extreme is None or str(kept.ty.dtype) != "float32" or len(limit.ty.shape) or _integers(call.ty.shape) != _integers(kept.ty.shape):
         return None
@@ -110,23 +111,41 @@ def saturation(builder: Any, call: Any, main: Main) -> Any:
     def saturated(x: Any, bound: Any) -> Any:
         return te.compute(x.shape, lambda *index: extreme(x[index], bound[()]), name="saturated")
 
-    return builder.call_te(saturated, kept, limit, primfunc_name_hint="saturate")
+    return builder.call_te(saturated, kept, _own(builder, limit, main), primfunc_name_hint="saturate")
+
+
+def with_own_number(builder: Any, call: Any, main: Main) -> Any:
+    """An elementwise operator with a number that others read, too, gets one of its own: relax fuses what has one reader."""
+    from tvm import relax
+
+    operands = [_own(builder, operand, main) for operand in call.args]
+    if all(one.same_as(other) for one, other in zip(operands, call.args, strict=True)):
+        return None
+    return relax.Call(call.op, operands, call.attrs, call.ty_args)
 
 
 def rounding(builder: Any, call: Any, main: Main) -> Any:
     """`int32(round(x))` as the one instruction that it is; what has no int32 is as open as it is there."""
     from tvm import te, tirx
 
-    inner = main.bound.get(call.args[0])
+    inner: Any = main.bound.get(call.args[0])
     if _name(inner) != "relax.round" or str(call.ty.dtype) != "int32" or str(inner.ty.dtype) != "float32":
         return None
 
     def rounded(x: Any) -> Any:
-        return te.compute(
-            x.shape, lambda *index: tirx.call_llvm_pure_intrin("int32", "llvm.lrint", x[index]), name="rounded"
-        )
+        return te.compute(x.shape, lambda *index: tirx.call_llvm_pure_intrin("int32", "llvm.lrint", x[index]), name="rounded")
 
     return builder.call_te(rounded, inner.args[0], primfunc_name_hint="round")
+
+
+def _own(builder: Any, operand: Any, main: Main) -> Any:
+    """A number computed anew, if casts and differences are all that it takes; anything else as it is."""
+    from tvm import relax
+
+    value: Any = main.bound.get(operand) if isinstance(operand, relax.Var) else None
+    if getattr(operand.ty, "ndim", None) != 0 or _name(value) not in ("relax.astype", "relax.subtract"):
+        return operand
+    return builder.emit(relax.Call(value.op, [_own(builder, part, main) for part in value.args], value.attrs, value.ty_args))
 
 
 def _integers(values: Any) -> list[int]:
@@ -149,7 +168,7 @@ def _moved(builder: Any, operand: Any, moves: Sequence[Any]) -> Any:
 def _behind(operand: Any, main: Main) -> tuple[Any, list[Any]]:
     """What moves an operand's elements, and the call that computes them; None for an argument of main."""
     moves = []
-    call = main.bound.get(operand)
+    call: Any = main.bound.get(operand)
     while _name(call) in _MOVES:
         moves.append(call)
         operand = call.args[0]
@@ -170,7 +189,8 @@ def _centred(builder: Any, operand: Any, main: Main) -> tuple[Any, Any] | None:
     found, moves = _behind(operand, main)
     if _name(found) != "relax.subtract":
         return None
-    values, zero = (main.bound.get(part) for part in found.args)
+    values: Any = main.bound.get(found.args[0])
+    zero: Any = main.bound.get(found.args[1])
     if _name(values) != "relax.astype" or _name(zero) != "relax.astype" or str(values.ty.dtype) != "int16":
         return None
     x, point = values.args[0], zero.args[0]

@@ -1,7 +1,7 @@
 """Pools, and sums over some axes, as TIR that says what it is: the part of `anchors` for operators without weights.
 
-Written here for every layout, because TVM's own pools drop NaN and count the divisors of averages in another way than torch does. Only with
-channels last do they carry annotations, which `kernels.pool` and `kernels.totals` read.
+Maxima are written here for every layout, because TVM's own drop NaN; averages, so that their sums are apart from what those are divided by.
+With channels last, and for sums over other axes than the last, they carry annotations, which `kernels.pool` and `kernels.totals` read.
 """
 
 from __future__ import annotations

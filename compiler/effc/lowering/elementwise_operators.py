@@ -16,6 +16,6 @@ UNARY = _operators(
 )
 # of several tensors, which they broadcast
 SEVERAL = _operators(
-    "add divide equal floor_divide greater greater_equal less less_equal logical_and logical_or maximum minimum mod multiply not_equal power"
-    " subtract where"
+    "add divide equal floor_divide greater greater_equal less less_equal logical_and logical_or maximum minimum mod multiply not_equal"
+    " power subtract where"
 )

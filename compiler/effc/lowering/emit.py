@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from effc.lowering.expansion import expansion, local_variables
 from effc.lowering.kernels.code import FLAT
 from effc.runtime.plan import Plan
 from effc.runtime.tensors import dtype_named
 
-__all__ = ["Kernel", "kernels", "object_code"]
+__all__ = ["Kernel", "compiled_code", "kernels", "object_code"]
 
 _STACK = 1024  # bytes: from here on, the code generator asks an allocator
 
@@ -57,10 +58,11 @@ def object_code(compiled: Mapping[str, Kernel], plan: Plan, target: Any) -> tupl
         target: a tvm.target.Target.
     """
     functions = {step.kernel: compiled[step.kernel].function for step in plan.steps}
-    return _compiled(functions, target), _compiled({plan.entry: _entry(plan)}, target)
+    return compiled_code(functions, target), compiled_code({plan.entry: _entry(plan)}, target)
 
 
-def _compiled(functions: Mapping[str, Any], target: Any) -> bytes:
+def compiled_code(functions: Mapping[str, Any], target: Any) -> bytes:
+    """An object file of functions with pointer arguments."""
     import tvm
     from tvm import tirx
 
@@ -102,6 +104,7 @@ def _flat_passes() -> Any:
             tirx.transform.FlattenBuffer(),
             tirx.transform.BF16ComputeLegalize(),
             tirx.transform.NarrowDataType(32),
+            expansion(),
             s_tir.transform.LoopPartition(),
             tirx.transform.VectorizeLoop(True),
             tirx.transform.StorageRewrite(),
@@ -113,6 +116,7 @@ def _flat_passes() -> Any:
             s_tir.transform.RewriteUnsafeSelect(),
             tirx.transform.CommonSubexprElim(),
             tirx.transform.BF16StorageLegalize(),
+            local_variables(),
         ]
     )
 
@@ -164,7 +168,7 @@ def _with_temporaries_as_arguments(function: Any) -> Kernel:
 
 
 def _stays_on_the_stack(buffer: Any) -> bool:
-    """Small buffers: registers, when LLVM finds that they fit. TVM moves their allocation to the front where no parallel loop is in the way."""
+    """Small buffers: registers, when LLVM finds that they fit. TVM allocates them in front of everything but parallel loops."""
     element, _, lanes = str(buffer.dtype).partition("x")
     return math.prod(int(size) for size in buffer.shape) * int(lanes or 1) * dtype_named(element).itemsize < _STACK
 

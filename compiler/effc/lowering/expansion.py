@@ -94,7 +94,7 @@ def _stored(statement: Any) -> Any:
         return variables.get(one, one)
 
     def call(one: Any, mutator: Any) -> Any:
-        if _name(one) != "tirx.if_then_else":
+        if _name(one) != "prim.if_then_else":
             return mutator.default_mutate(one)
         return tvm_ffi.structural_map(one, (tirx.Var, lambda inner: variables.get(inner, inner)))
 

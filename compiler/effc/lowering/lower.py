@@ -20,8 +20,9 @@ from effc.lowering.batch_norm import multiply_add
 from effc.lowering.channels_last import Stored, channels_last
 from effc.lowering.emit import Kernel, kernels, object_code
 from effc.lowering.fix_batch import fix_batch
-from effc.lowering.kernels import Implementation, implement
-from effc.lowering.kernels.packing import Packing
+from effc.lowering.implementing import implemented
+from effc.lowering.kernels import Implementation, Options
+from effc.lowering.kernels.tiles import Tile
 from effc.lowering.normalise import normalise
 from effc.lowering.optimise import optimise
 from effc.lowering.parameters import ParameterSource, fold_parameters
@@ -56,6 +57,7 @@ class Lowered:
         batch: samples of one call.
         cpu: LLVM's name of the processor that the code is for.
         notes: what a user should know, one sentence each.
+        tiles: measured tiles that were given or found, by layer.
     """
 
     plan: Plan | None
@@ -67,15 +69,26 @@ class Lowered:
     batch: int
     cpu: str
     notes: tuple[str, ...] = field(default=())
+    tiles: Mapping[str, Tile] = field(default_factory=dict)
 
 
-def lower(program: Program, target: Target, *, batch: int = 1, progress: Progress | None = None) -> Lowered:
+def lower(
+    program: Program,
+    target: Target,
+    *,
+    batch: int = 1,
+    options: Options | None = None,
+    tune_seconds: float = 0.0,
+    progress: Progress | None = None,
+) -> Lowered:
     """Compile a program for a processor.
 
     Args:
         program: any verified program.
         target: what to compile for; code for another machine needs a cross linker.
         batch: samples of one call, for a program with a symbolic batch.
+        options: what is chosen among kernels; measured tiles among them.
+        tune_seconds: how long to measure tiles for layers that `options` has none for; the target must be this machine.
         progress: shows the stages.
 
     Raises:
@@ -109,15 +122,28 @@ def lower(program: Program, target: Target, *, batch: int = 1, progress: Progres
         advance(1)
         tensors |= drafted.constants
         origin |= {name: ParameterSource("", "transformed") for name in drafted.constants}
-        families, compiled = _kernels(drafted, target, tensors, origin)
+        options = options or Options()
+        with _tvm_failures("the program"):
+            if tune_seconds:
+                options = replace(options, tiles=_tuned(drafted, target, chip, options, tune_seconds))
+            implementations = implemented(drafted, target, options, tensors, origin)
+        compiled = _kernels(drafted, implementations)
         advance(1)
-        plan = _addresses(drafted, compiled, families)
+        plan = _addresses(drafted, compiled, implementations)
         objects = object_code(compiled, plan, chip)
         code = link_shared(objects, target)
         advance(1)
     used = [buffer.name for buffer in plan.in_room("parameter")]
     return Lowered(
-        plan, None, code, objects, {name: tensors[name] for name in used}, {name: origin[name] for name in used}, size, cpu, ()
+        plan=plan,
+        vm=None,
+        code=code,
+        objects=objects,
+        parameters={name: tensors[name] for name in used},
+        sources={name: origin[name] for name in used},
+        batch=size,
+        cpu=cpu,
+        tiles=options.tiles,
     )
 
 
@@ -190,34 +216,26 @@ def _channels_last(relax_module: RelaxModule, given: Stored) -> tuple[RelaxModul
     return replace(relax_module, module=module, parameters=(*relax_module.parameters, *moved)), moved
 
 
-def _kernels(
-    drafted: Draft, target: Target, tensors: dict[str, np.ndarray[Any, Any]], origin: dict[str, ParameterSource]
-) -> tuple[dict[str, str], dict[str, Kernel]]:
-    """The kernels of all calls by symbol, and their families; stored tensors that kernels want in another layout are added."""
+def _tuned(drafted: Draft, target: Target, chip: Any, options: Options, seconds: float) -> dict[str, Tile]:
+    """The measured tiles of a draft's layers, those that were given first."""
+    from effc.lowering.tuning import Layer, tune
+    from effc.runtime.threads import available_threads
+
+    found: dict[tuple[str, tuple[bool, ...]], int] = {}
+    for call in drafted.calls:
+        key = (call.function, drafted.stored_reads(call))
+        found[key] = found.get(key, 0) + sum(part.macs for part in call.parts)
+    layers = [Layer(drafted.functions[function], fixed, macs) for (function, fixed), macs in found.items()]
+    return tune(layers, target, chip, options, seconds, available_threads())
+
+
+def _kernels(drafted: Draft, implementations: Mapping[str, Implementation]) -> dict[str, Kernel]:
+    """The kernels as the code generator takes them, by symbol."""
     import tvm
 
-    made: dict[tuple[str, tuple[bool, ...]], tuple[str, Implementation]] = {}
-    for index, call in enumerate(drafted.calls):
-        fixed = tuple(drafted.slots[name].room == "parameter" for name in call.reads)
-        key = (call.function, fixed)
-        if key not in made:
-            with _tvm_failures("the program"):
-                implementation = implement(drafted.functions[call.function], fixed, target)
-            taken = {symbol for symbol, _ in made.values()}
-            made[key] = (call.function if call.function not in taken else f"{call.function}_{len(made)}", implementation)
-        symbol, implementation = made[key]
-        shapes = [tuple(int(size) for size in buffer.shape) for buffer in drafted.functions[call.function].params]
-        reads = [
-            _packed(name, shapes[i], implementation.packings.get(i), drafted, tensors, origin) for i, name in enumerate(call.reads)
-        ]
-        drafted.calls[index] = replace(call, function=symbol, reads=tuple(reads))
-    read = {name for call in drafted.calls for name in call.reads}
-    for name in [name for name, slot in drafted.slots.items() if slot.room == "parameter" and name not in read]:
-        del drafted.slots[name]
-    functions = {symbol: implementation.function for symbol, implementation in made.values()}
-    families = {symbol: implementation.family for symbol, implementation in made.values()}
+    functions = {symbol: implementation.function for symbol, implementation in implementations.items()}
     try:
-        return families, kernels(functions)
+        return kernels(functions)
     except tvm.error.InternalError:
         for call in drafted.calls:  # which one? say it by the user's names
             sources = ", ".join(dict.fromkeys(part.origin.source for part in call.parts if part.origin.source))
@@ -226,33 +244,7 @@ def _kernels(
         raise
 
 
-def _packed(
-    name: str,
-    shape: tuple[int, ...],
-    packing: Packing | None,
-    drafted: Draft,
-    tensors: dict[str, np.ndarray[Any, Any]],
-    origin: dict[str, ParameterSource],
-) -> str:
-    """The name of a stored tensor in the layout that a kernel wants, which knows it by a shape (views vanish, so it may have another)."""
-    if packing is None:
-        return name
-    array = packing(tensors[name].reshape(shape))
-    source = packing.source(origin[name] if tensors[name].shape == shape else ParameterSource(origin[name].name, "transformed"))
-    label = f"{name}.packed"
-    for number in itertools.count():
-        fresh = f"{label}{number or ''}"
-        known = tensors.get(fresh)
-        if known is None and fresh not in drafted.slots:
-            tensors[fresh], origin[fresh] = array, source
-            break
-        if known is not None and known.shape == array.shape and known.tobytes() == array.tobytes():
-            break
-    drafted.slots.setdefault(fresh, Slot(fresh, "parameter", array.shape, array.dtype.name))
-    return fresh
-
-
-def _addresses(drafted: Draft, compiled: Mapping[str, Kernel], families: Mapping[str, str]) -> Plan:
+def _addresses(drafted: Draft, compiled: Mapping[str, Kernel], implementations: Mapping[str, Implementation]) -> Plan:
     """Give every buffer its place: parameters one after another, intermediates and temporaries by lifetime."""
     slots = dict(drafted.slots)
     steps: list[Step] = []
@@ -262,7 +254,7 @@ def _addresses(drafted: Draft, compiled: Mapping[str, Kernel], families: Mapping
             slot = Slot(f"step{index}.temporary{number}", "arena", shape, dtype)
             slots[slot.name] = slot
             temporaries.append(slot.name)
-        steps.append(_step(call, temporaries, slots, families[call.function]))
+        steps.append(_step(call, temporaries, slots, implementations[call.function]))
     lifetimes = _lifetimes(steps, slots)
     offsets, arena = place(list(lifetimes.values()))
     parameters = 0
@@ -281,16 +273,17 @@ def _addresses(drafted: Draft, compiled: Mapping[str, Kernel], families: Mapping
     return Plan(ENTRY, tuple(buffers), tuple(steps), arena, parameters)
 
 
-def _step(call: Call, temporaries: list[str], slots: Mapping[str, Slot], family: str) -> Step:
+def _step(call: Call, temporaries: list[str], slots: Mapping[str, Slot], implementation: Implementation) -> Step:
     return Step(
         kernel=call.function,
-        family=family,
+        family=implementation.family,
         reads=call.reads,
         writes=(*call.writes, *temporaries),
         sources=tuple(dict.fromkeys(part.origin.source for part in call.parts if part.origin.source)),
         ops=tuple(dict.fromkeys(part.origin.op or part.operator for part in call.parts)) or ("copy",),
         macs=sum(part.macs for part in call.parts),
         bytes=sum(slots[name].size for name in dict.fromkeys((*call.reads, *call.writes))),
+        note=implementation.note,
     )
 
 

@@ -173,12 +173,13 @@ def _constants(argument: Any) -> list[int]:
 def _part(value: Any, main: Main) -> tuple[Any, Step] | None:
     """A part of `relax.split`."""
     split = main.bound.get(value.tuple_value)
-    if str(getattr(getattr(split, "op", None), "name", "")) != "relax.split":
+    if split is None or str(getattr(getattr(split, "op", None), "name", "")) != "relax.split":
         return None
     source = split.args[0]
     axis = int(split.attrs.axis) % len(source.ty.shape)
     number = int(value.index)
-    start = sum(int(part.shape[axis]) for part in list(split.ty.fields)[:number])
+    before: list[int] = [int(part.shape[axis]) for part in list(split.ty.fields)[:number]]
+    start = sum(before)
     return source, lambda index: [place + start if one == axis else place for one, place in enumerate(index)]
 
 

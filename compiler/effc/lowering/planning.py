@@ -68,6 +68,10 @@ class Draft:
     functions: dict[str, Any] = field(default_factory=dict)
     constants: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
 
+    def stored_reads(self, call: Call) -> tuple[bool, ...]:
+        """For each operand that a call reads, whether it is a stored tensor."""
+        return tuple(self.slots[name].room == "parameter" for name in call.reads)
+
 
 def draft(fused: Fused, interface: Interface, parameters: Mapping[str, str], inputs: Sequence[str]) -> Draft:
     """List the kernel calls of a fused module.

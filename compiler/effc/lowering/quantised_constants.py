@@ -76,17 +76,15 @@ def _centred(edit: Edit, node: fx.Node) -> None:
 def _multiplier(edit: Edit, node: fx.Node) -> None:
     """One scale instead of three."""
     positions = _SCALES[node.target]  # type: ignore[index]
-    values = [_stored(edit, node.args[position]) for position in positions]
-    if any(value is None for value in values):
-        return
-    call = _caller(edit, node)
-    x_scale, w_scale, y_scale = (
-        _shaped(call, node.args[position], along(value, 1, 0))  # type: ignore[arg-type]
-        for position, value in zip(positions, values, strict=True)
-    )
+    call, scales = _caller(edit, node), []
+    for position in positions:
+        value = _stored(edit, node.args[position])
+        if value is None:
+            return
+        scales.append(_shaped(call, node.args[position], along(value, 1, 0)))
+    x_scale, w_scale, y_scale = scales
     multiplier = call(_aten.div.Tensor, call(_aten.mul.Tensor, x_scale, w_scale), y_scale)
-    arguments = list(node.args)
-    one = _number(edit, node, 1.0, torch.float32)
+    arguments, one = list(node.args), _number(edit, node, 1.0, torch.float32)
     for position, scale in zip(positions, (one, _cast(call, multiplier, torch.float32), one), strict=True):
         arguments[position] = scale
     node.args = tuple(arguments)
@@ -94,13 +92,13 @@ def _multiplier(edit: Edit, node: fx.Node) -> None:
 
 def _real(edit: Edit, node: fx.Node) -> None:
     """Stored integers as the real numbers that they stand for."""
-    held = [_stored(edit, argument) for argument in node.args[:3]]
-    if any(value is None for value in held):
+    x, scale, zero = (_stored(edit, argument) for argument in node.args[:3])
+    if x is None or scale is None or zero is None:
         return
-    (x, scale, zero), axis = held, int(node.args[3])  # type: ignore[call-overload]
+    axis = int(node.args[3])  # type: ignore[arg-type]
     call = _caller(edit, node)
-    zero_node = _shaped(call, node.args[2], along(zero, x.ndim, axis))
     scale_node = _shaped(call, node.args[1], along(scale, x.ndim, axis))
+    zero_node = _shaped(call, node.args[2], along(zero, x.ndim, axis))
     steps = call(_aten.sub.Tensor, _cast(call, node.args[0], torch.int32), _cast(call, zero_node, torch.int32))
     real = call(_aten.mul.Tensor, _cast(call, _cast(call, steps, torch.float32), scale.dtype), scale_node)
     edit.replace(node, real)
@@ -111,7 +109,7 @@ def _stored(edit: Edit, node: Any) -> Tensor | None:
     """The value of a stored tensor, or of what moves the elements of one; None where it is another."""
     if isinstance(node, fx.Node) and node.target in _MOVES:
         source = _stored(edit, node.args[0])
-        return None if source is None else node.target(source, *node.args[1:], **node.kwargs)  # type: ignore[operator]
+        return None if source is None else node.target(source, *node.args[1:], **node.kwargs)
     return edit.tensor(node)
 
 

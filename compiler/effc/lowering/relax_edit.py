@@ -73,9 +73,23 @@ def rewritten_with_builder(module: Any, make: Callable[[Any], Callable[[Any, Mai
                 super().visit_var_binding_(relax.VarBinding(binding.var, self.builder_.normalize(changed)))
 
     mutator = Rewrite(module)
-    rewrite = make(mutator.builder_)
+    rewrite = make(_Builder(mutator))
     mutator.builder_.update_func(module.get_global_var("main"), mutator.visit_expr(function))
     return mutator.builder_.get()
+
+
+class _Builder:
+    """A mutator's block builder, for expressions of main as it was: variables that were replaced meanwhile are replaced in them."""
+
+    def __init__(self, mutator: Any) -> None:
+        self._mutator = mutator
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._mutator.builder_, name)
+
+    def emit(self, value: Any, name_hint: str = "") -> Any:
+        """Bind an expression to a new variable."""
+        return self._mutator.builder_.emit(self._mutator.visit_expr(value), name_hint)
 
 
 def with_parameters(module: Any, extra: Sequence[Any]) -> Any:

@@ -107,7 +107,7 @@ def _view(emit: Emit, call: Any, main: Main) -> Any:
             return relax.op.permute_dims(inner.args[0], [_axes(inner)[axis] for axis in axes])
         moving = [axis for axis in axes if before[axis] != 1]
         return _reshape(source, after) if moving == sorted(moving) else None
-    if name == "relax.broadcast_to" and math.prod(before) == math.prod(after) or name in _VIEWS[:-1]:
+    if (name == "relax.broadcast_to" and math.prod(before) == math.prod(after)) or name in _VIEWS[:-1]:
         return _reshape(source, after)
     if name != "relax.reshape":
         return None
@@ -190,8 +190,8 @@ def _behind(emit: Emit, call: Any, main: Main) -> Any:
             continue
         operands = [inner, *call.args[1:]]
         if several:
-            shapes = [_before(other, before, after) for other in call.args]
-            if any(shape is None for shape in shapes):
+            shapes = [shape for other in call.args if (shape := _before(other, before, after)) is not None]
+            if len(shapes) != len(call.args):
                 continue
             operands = [_emitted(emit, other, shape) for other, shape in zip(call.args, shapes, strict=True)]
         return relax.op.reshape(emit(relax.Call(call.op, operands, call.attrs, call.ty_args)), after)
@@ -223,7 +223,7 @@ def _emitted(emit: Emit, x: Any, shape: Sequence[int]) -> Any:
 def _before(operand: Any, before: list[int], after: list[int]) -> list[int] | None:
     """The shape that makes an operand of a result of shape `after` one of a result of shape `before`; None where there is none."""
     own = _sizes(operand)
-    if own is None or len(own) == 0 or math.prod(own) == 1 and len(own) <= 1:
+    if own is None or len(own) == 0 or (math.prod(own) == 1 and len(own) <= 1):
         return own
     own = [1] * (len(after) - len(own)) + own
     shape = [1] * len(before)

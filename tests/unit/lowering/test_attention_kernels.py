@@ -22,6 +22,8 @@ SHAPES = [  # batch, heads, queries, keys, channels, channels of values
     (1, 3, 33, 5, 64, 20),
     (1, 1, 130, 70, 7, 3),
     (1, 2, 16, 256, 16, 130),
+    (1, 9, 50, 50, 16, 16),
+    (2, 4, 3, 70, 16, 16),
 ]
 
 
@@ -103,22 +105,21 @@ def test_scale_and_shared_heads() -> None:
     check(cases, HOST)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 def test_other_types(dtype: torch.dtype) -> None:
     given = [x.to(dtype) for x in operands(1, 4, 6, 9, 8, 8)]
     mask = normal(6, 9) > 0
     mask[1] = False
-
-    def double(function: object) -> object:
-        return function
-
     cases: dict[str, Case] = {
         "plain": (lambda q, k, v: F.scaled_dot_product_attention(q, k, v).float(), given),
         "causal": (lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True).float(), given),
         "mask": (lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, attn_mask=m).float(), [*given, mask]),
-        "shared": (lambda q, k, v: F.scaled_dot_product_attention(q, k, v, enable_gqa=True).float(), [given[0], *(x[:, :2] for x in given[1:])]),
+        "shared": (
+            lambda q, k, v: F.scaled_dot_product_attention(q, k, v, enable_gqa=True).float(),
+            [given[0], *(x[:, :2] for x in given[1:])],
+        ),
     }
-    check(cases, HOST, tolerance={torch.float64: 1e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}[dtype])
+    check(cases, HOST, tolerance={torch.float64: 1e-6, torch.float16: 2e-3}[dtype])
 
 
 def test_dropout_is_refused() -> None:
@@ -179,15 +180,16 @@ def test_multihead_attention_with_masks_and_other_keys() -> None:
 
 
 def test_what_is_fused_behind() -> None:
+    def twice(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        y = F.scaled_dot_product_attention(q, k, v)
+        return y.sum(1) + y.transpose(1, 2)[:, :, 0]
+
     cases: dict[str, Case] = {
         "relu": (lambda q, k, v: F.relu(F.scaled_dot_product_attention(q, k, v) + 0.1), operands(1, 2, 9, 9, 8, 12)),
         "transposed and scaled": (
             lambda q, k, v: F.scaled_dot_product_attention(q, k, v).transpose(1, 2) * 2.0,
             operands(1, 2, 9, 9, 8, 12),
         ),
-        "read twice": (
-            lambda q, k, v: F.scaled_dot_product_attention(q, k, v).sum(1) + F.scaled_dot_product_attention(q, k, v).transpose(1, 2)[:, :, 0],
-            operands(1, 2, 9, 9, 8, 12),
-        ),
+        "read twice": (twice, operands(1, 2, 9, 9, 8, 12)),
     }
     check(cases, HOST)

@@ -87,9 +87,16 @@ def test_outputs_that_are_inputs_parameters_or_each_other() -> None:
 
 def test_stored_weights_are_computed_once_and_remember_their_source() -> None:
     lowered = lowered_equals_torch(nn.Sequential(nn.Linear(5, 3), nn.Linear(3, 2)), torch.randn(2, 5))
-    permuted = {source.name: source for source in lowered.sources.values() if source.kind == "permutation"}
-    assert permuted["0.weight"].permutation == (1, 0)
-    assert {tuple(array.shape) for array in lowered.parameters.values()} == {(5, 3), (3,), (3, 2), (2,)}
+    sources = {source.name: source for source in lowered.sources.values()}
+    assert {name: source.kind for name, source in sources.items()} == {
+        "0.weight": "packed",
+        "0.bias": "same",
+        "1.weight": "packed",
+        "1.bias": "same",
+    }
+    lanes = find_target("cpu").lanes
+    assert (sources["0.weight"].permutation, sources["0.weight"].blocks) == ((0, 1), ((0, lanes),))  # [outputs / lanes][inputs][lanes]
+    assert {tuple(array.shape) for array in lowered.parameters.values()} == {(1, 5, lanes), (3,), (1, 3, lanes), (2,)}
     assert lowered.plan is not None
     assert {"0", "1"} <= {source for step in lowered.plan.steps for source in step.sources}
     assert sum(step.macs for step in lowered.plan.steps) == 2 * (5 * 3 + 3 * 2)

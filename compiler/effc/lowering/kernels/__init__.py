@@ -7,15 +7,34 @@ reordered.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
-from effc.lowering.kernels import attention, conv, depthwise, elementwise, generic, integer_conv, integer_depthwise, matmul, pool, rows, totals
+import numpy as np
+
+from effc.lowering.kernels import (
+    attention,
+    conv,
+    depthwise,
+    elementwise,
+    generic,
+    integer_conv,
+    integer_depthwise,
+    matmul,
+    pool,
+    rows,
+    totals,
+)
 from effc.lowering.kernels.fused import Fused, NotInlinableError
 from effc.lowering.kernels.implementation import Implementation
+from effc.lowering.kernels.options import Options
+from effc.lowering.kernels.tiles import Choice
 from effc.targets import Target
 
-__all__ = ["SCHEDULED", "WRITTEN", "Implementation", "implement"]
+__all__ = ["SCHEDULED", "WRITTEN", "Implementation", "Options", "implement", "tunable"]
+
+Array = np.ndarray[Any, Any]
 
 # Rules that write the code: (the function, which arguments are stored tensors, the target) -> the kernel, or None.
 WRITTEN: tuple[Callable[[Fused, Sequence[bool], Target], Implementation | None], ...] = (
@@ -38,7 +57,13 @@ SCHEDULED: tuple[tuple[str, Callable[[Any, Target], bool]], ...] = (
 )
 
 
-def implement(function: Any, fixed: Sequence[bool], target: Target) -> Implementation:
+def implement(
+    function: Any,
+    fixed: Sequence[bool],
+    target: Target,
+    options: Options | None = None,
+    values: Mapping[int, Array] = MappingProxyType({}),
+) -> Implementation:
     """The kernel of a fused TIR function.
 
     Args:
@@ -46,13 +71,15 @@ def implement(function: Any, fixed: Sequence[bool], target: Target) -> Implement
             writes as plain loops) stay as they are.
         fixed: for each argument, whether it is a stored tensor: those may be laid out anew.
         target: gives vector lanes, registers and caches.
+        options: what may be chosen.
+        values: what stored arguments hold, by position: some algorithms measure their error on them.
     """
     from tvm import s_tir
 
     if not isinstance(function.body, s_tir.SBlockRealize):
         return Implementation(function, "generic")
     try:
-        fused = Fused(function)
+        fused = Fused(function, values, options)
         for rule in WRITTEN:
             implementation = rule(fused, fixed, target)
             if implementation is not None:
@@ -60,6 +87,19 @@ def implement(function: Any, fixed: Sequence[bool], target: Target) -> Implement
     except NotInlinableError:  # blocks that a hand-written kernel cannot take in: each is scheduled by itself
         pass
     return _scheduled(function, target)
+
+
+def tunable(function: Any, fixed: Sequence[bool], target: Target) -> Choice | None:
+    """The tiles among which measuring may choose for a function, best by the model first; None where there is no such choice."""
+    from tvm import s_tir
+
+    if not isinstance(function.body, s_tir.SBlockRealize):
+        return None
+    try:
+        fused = Fused(function)
+        return next((choice for rule in (conv.choice, matmul.choice) if (choice := rule(fused, fixed, target)) is not None), None)
+    except NotInlinableError:
+        return None
 
 
 def _scheduled(function: Any, target: Target) -> Implementation:

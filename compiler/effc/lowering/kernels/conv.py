@@ -15,10 +15,10 @@ from effc.lowering.kernels.fused import Fused, NotInlinableError
 from effc.lowering.kernels.implementation import Implementation
 from effc.lowering.kernels.packing import Packed
 from effc.lowering.kernels.products import Product, loops
-from effc.lowering.kernels.tiles import Tile, choose, divisors, lanes_of
+from effc.lowering.kernels.tiles import Choice, divisors, lanes_of, ranked
 from effc.targets import Target
 
-__all__ = ["Convolution", "direct", "read"]
+__all__ = ["Convolution", "choice", "direct", "read"]
 
 
 @dataclass(frozen=True)
@@ -81,32 +81,45 @@ def direct(fused: Fused, fixed: Sequence[bool], target: Target) -> Implementatio
     conv = read(fused)
     if not fixed[conv.weight] or str(fused.anchor.buffer.dtype) != "float32":
         return None
+    lanes = _lanes(conv, target)
+    tile = _choice(conv, target).tile(fused.options.tiles)
     outputs = conv.features // conv.groups
-    lanes = _lanes(outputs, conv.groups, lanes_of(target, "float32"))
-    tile = _tile(conv, outputs, lanes, target)
-    if conv.groups > 1 and outputs % (tile.vectors * lanes):  # blocks of channels must not reach into the next group
-        tile = _tile(conv, lanes, lanes, target)
     block = tile.vectors * lanes
     blocks = conv.groups * -(-outputs // block)
     packed = tirx.decl_buffer((blocks, *conv.window, conv.channels, block), "float32", name="packed")
     body = loops(_product(fused, conv, packed), tile, lanes, target)
     arguments = [packed if index == conv.weight else buffer for index, buffer in enumerate(fused.arguments)]
-    axes = len(conv.window) + 2
-    return Implementation(flat_function(arguments, body), "conv", {conv.weight: Packed(tuple(range(axes)), ((0, block),))})
+    packing = Packed(tuple(range(len(conv.window) + 2)), ((0, block),))
+    return Implementation(flat_function(arguments, body), "conv", {conv.weight: packing}, f"tiles of {tile.rows} x {block}")
 
 
-def _tile(conv: Convolution, outputs: int, lanes: int, target: Target) -> Tile:
-    width, taps = conv.positions[-1], math.prod(conv.window)
+def choice(fused: Fused, fixed: Sequence[bool], target: Target) -> Choice | None:
+    """The tiles that `direct` may use; None for what it does not take."""
+    if fused.kind != "convolution" or str(fused.anchor.buffer.dtype) != "float32":
+        return None
+    conv = read(fused)
+    return _choice(conv, target) if fixed[conv.weight] else None
+
+
+def _choice(conv: Convolution, target: Target) -> Choice:
+    width, taps, lanes = conv.positions[-1], math.prod(conv.window), _lanes(conv, target)
     reach = (width - 1) * conv.strides[-1] - conv.before[-1] + (conv.window[-1] - 1) * conv.dilation[-1]
     edges = (conv.before[-1] > 0) + (reach >= conv.sizes[-1])
-    return choose(width, outputs, conv.channels, lanes, target.registers, taps=taps, edges=edges)
+    outputs = conv.features // conv.groups
+    tiles = ranked(width, outputs, conv.channels, lanes, target.registers, taps=taps, edges=edges)
+    if conv.groups > 1:  # blocks of channels must not reach into the next group
+        tiles = tuple(tile for tile in tiles if outputs % (tile.vectors * lanes) == 0)
+    names = ("strides", "dilation", "before", "window", "positions")
+    sizes = " ".join(f"{name[0]}{'x'.join(map(str, getattr(conv, name)))}" for name in names)
+    return Choice(f"conv {conv.batch}x{'x'.join(map(str, conv.sizes))}x{conv.channels}*{conv.groups} f{conv.features} {sizes}", tiles)
 
 
-def _lanes(outputs: int, groups: int, lanes: int) -> int:
+def _lanes(conv: Convolution, target: Target) -> int:
     """Lanes of a vector; with groups, a divisor of a group's channels."""
-    if groups == 1 or outputs % lanes == 0:
+    lanes, outputs = lanes_of(target, "float32"), conv.features // conv.groups
+    if conv.groups == 1 or outputs % lanes == 0:
         return lanes
-    return max(divisor for divisor in divisors(outputs) if divisor <= lanes)
+    return max(divisor for divisor in divisors(outputs) if divisor <= lanes and divisor & (divisor - 1) == 0)
 
 
 def _product(fused: Fused, conv: Convolution, packed: Any) -> Product:

@@ -10,11 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
+
+import numpy as np
+
+from effc.lowering.kernels.options import Options
 
 __all__ = ["ANCHOR", "Block", "Epilogue", "Fused", "NotInlinableError"]
 
 ANCHOR = "effc.anchor"
+Array = np.ndarray[Any, Any]
 Load = Callable[[Sequence[Any]], Any]
 _MOST_NODES = 4000  # of one inlined expression: beyond it, inlining computes the same thing over and over
 
@@ -48,9 +54,12 @@ class Fused:
         arguments: all buffers of the function, inputs first.
         result: the one buffer that it writes.
         anchor: the block that carries the annotation `effc.anchor`.
+        values: what the arguments hold that are stored tensors, by position.
+        options: what may be chosen among kernels.
     """
 
-    def __init__(self, function: Any) -> None:
+    def __init__(self, function: Any, values: Mapping[int, Array] = MappingProxyType({}), options: Options | None = None) -> None:
+        self.values, self.options = values, options or Options()
         self.arguments = list(function.params)
         self.blocks = _blocks(function)
         self._written = {block.buffer: block for block in self.blocks}

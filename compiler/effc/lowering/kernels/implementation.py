@@ -20,6 +20,7 @@ class Implementation:
         function: over the same arguments as the fused function, but for those that are packed.
         family: the rule's family, for reports.
         packings: layout of stored operands, by position among the arguments.
+        depends_on_values: whether other values of the stored arguments might have led to another kernel.
         note: what a reader of the report should know of the choice, such as the measured error of a fast algorithm.
     """
 
@@ -27,3 +28,4 @@ class Implementation:
     family: str
     packings: Mapping[int, Packing] = field(default_factory=lambda: MappingProxyType({}))
     note: str = ""
+    depends_on_values: bool = False

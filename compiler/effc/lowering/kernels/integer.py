@@ -182,9 +182,7 @@ class _Loops:
                 return loop(run, lambda number: step(outer, tap, number), name="step")
             return loop(sizes[0], lambda one: taps(sizes[1:], (*outer, one), tap * sizes[0] + one), name="tap")
 
-        clear = [
-            _whole_store(one, _whole(starts[index]) if starts else _spread(0, lanes)) for row in held for index, one in enumerate(row)
-        ]
+        clear = [_whole_store(one, _whole(starts[index]) if starts else _spread(0, lanes)) for row in held for index, one in enumerate(row)]
         channel = (group * sums.outputs if sums.groups > 1 else integer(0)) + (block % self.blocks) * self.block
         stored, copies = [], []
         for row, ones in enumerate(held):

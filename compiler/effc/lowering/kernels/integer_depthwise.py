@@ -113,19 +113,10 @@ class _Depthwise:
         statements.append(_set(start, _broadcast(tirx.const(0.0, "float32") - point, width) * total))
         channel = block * self.lanes + at
 
-        def line(number: Any) -> Any:
-            return sequence(
-                [
-                    loop(
-                        tiles,
-                        lambda tile, first=first, rows=rows: self._tile(number, first + tile * rows, rows, channel, width, weights, start),
-                        name="tile",
-                    )
-                    for first, rows, tiles in self.runs
-                ]
-            )
+        def tiles_of(line: Any, first: int, rows: int, tiles: int) -> Any:
+            return loop(tiles, lambda tile: self._tile(line, first + tile * rows, rows, channel, width, weights, start), name="tile")
 
-        return allocated([*weights, start], [*statements, lines(line)])
+        return allocated([*weights, start], [*statements, lines(lambda line: sequence([tiles_of(line, *run) for run in self.runs]))])
 
     def _tile(self, line: Any, position: Any, rows: int, channel: Any, width: int, weights: Sequence[Any], start: Any) -> Any:
         from tvm import tirx

@@ -155,5 +155,8 @@ def _in_vectors(count: int, width: int, body: Callable[[Any], Any]) -> Any:
     """A statement for every number below `count`, in vectors."""
     whole, rest = divmod(count, width)
     statements = [loop(whole, lambda number: vector(width, lambda lane: body(number * width + lane)))] if whole else []
-    statements += [vector(size, lambda lane, first=first: body(whole * width + first + lane)) for first, size in pieces(rest)]
-    return sequence(statements)
+
+    def piece(first: int, size: int) -> Any:
+        return vector(size, lambda lane: body(whole * width + first + lane))
+
+    return sequence([*statements, *(piece(first, size) for first, size in pieces(rest))])

@@ -12,13 +12,11 @@ __all__ = ["across", "transposed"]
 
 def across(buffer: Any, lanes: int, combine: Callable[[Any, Any], Any]) -> Any:
     """All lanes of a local buffer combined into its first one, half of them with the other half at a time."""
-    steps = []
-    while lanes > 1:
-        lanes //= 2
-        steps.append(
-            vector(lanes, lambda lane, half=lanes: store(buffer, combine(load(buffer, [lane]), load(buffer, [half + lane])), [lane]))
-        )
-    return sequence(steps)
+
+    def folded(half: int) -> Any:
+        return vector(half, lambda lane: store(buffer, combine(load(buffer, [lane]), load(buffer, [half + lane])), [lane]))
+
+    return sequence([folded(lanes >> step) for step in range(1, lanes.bit_length())])
 
 
 def transposed(lanes: int, element: Callable[[int, Any], Any], result: Callable[[int, Any, Any], Any]) -> Any:
@@ -32,9 +30,14 @@ def transposed(lanes: int, element: Callable[[int, Any], Any], result: Callable[
     """
     rows = [local(lanes, f"row{row}") for row in range(lanes)]
     buffers = list(rows)
-    statements = [
-        vector(lanes, lambda lane, row=row, one=one: store(one, element(row, lane), [lane])) for row, one in enumerate(rows)
-    ]
+
+    def first(row: int, one: Any) -> Any:
+        return vector(lanes, lambda lane: store(one, element(row, lane), [lane]))
+
+    def last(row: int, one: Any) -> Any:
+        return vector(lanes, lambda lane: result(row, lane, load(one, [lane])))
+
+    statements = [first(row, one) for row, one in enumerate(rows)]
     halves = lanes
     while halves > 1:
         halves //= 2
@@ -46,9 +49,7 @@ def transposed(lanes: int, element: Callable[[int, Any], Any], result: Callable[
                 statements.append(_whole(mixed[2 * row + half], _shuffled(pair, lanes, order), lanes))
         buffers += mixed
         rows = mixed
-    statements += [
-        vector(lanes, lambda lane, row=row, one=one: result(row, lane, load(one, [lane]))) for row, one in enumerate(rows)
-    ]
+    statements += [last(row, one) for row, one in enumerate(rows)]
     return allocated(buffers, statements)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from effc.lowering.kernels.code import allocated, flat_function, floats, integer, load, loop, parallel, store
@@ -15,11 +16,10 @@ from effc.lowering.kernels.fused import Fused
 from effc.lowering.kernels.implementation import Implementation
 from effc.lowering.kernels.packing import Packed
 from effc.lowering.kernels.products import PARALLEL_MACS, Product, loops
-from effc.lowering.kernels.tiles import choose as choose_tile
-from effc.lowering.kernels.tiles import lanes_of
+from effc.lowering.kernels.tiles import Choice, lanes_of, ranked
 from effc.targets import Target
 
-__all__ = ["product"]
+__all__ = ["choice", "product"]
 
 
 def product(fused: Fused, fixed: Sequence[bool], target: Target) -> Implementation | None:
@@ -29,16 +29,30 @@ def product(fused: Fused, fixed: Sequence[bool], target: Target) -> Implementati
     return _Matmul(fused, fixed, target).implementation()
 
 
+def choice(fused: Fused, fixed: Sequence[bool], target: Target) -> Choice | None:
+    """The tiles that `product` may use; None for what it does not take."""
+    if fused.kind != "matmul" or str(fused.anchor.buffer.dtype) != "float32" or len(fused.reads()) != 2:
+        return None
+    return _choice(fused, target)
+
+
+def _choice(fused: Fused, target: Target) -> Choice:
+    *batch, rows, columns, depth = fused.anchor.extents
+    tiles = ranked(rows, columns, depth, lanes_of(target, "float32"), target.registers)
+    return Choice(f"matmul {'x'.join(map(str, [*batch, rows, depth]))} to {columns}", tiles)
+
+
 class _Matmul:
     def __init__(self, fused: Fused, fixed: Sequence[bool], target: Target) -> None:
         self.fused, self.fixed, self.target = fused, fixed, target
         self.left, self.right = fused.reads()
         *self.batch, self.rows, self.columns, self.depth = fused.anchor.extents
         self.lanes = lanes_of(target, "float32")
-        self.tile = choose_tile(self.rows, self.columns, self.depth, self.lanes, target.registers)
+        self.tile = _choice(fused, target).tile(fused.options.tiles)
         self.block = self.tile.vectors * self.lanes
         self.blocks = -(-self.columns // self.block)
         self.epilogue = fused.epilogue()
+        self.note = f"tiles of {self.tile.rows} x {self.block}"
 
     def implementation(self) -> Implementation:
         from tvm import tirx
@@ -51,10 +65,10 @@ class _Matmul:
                 lambda block, number: load(packed, [block + 1, 0, number * 16]),
             )
             arguments = [packed if index == argument else buffer for index, buffer in enumerate(self.fused.arguments)]
-            return Implementation(flat_function(arguments, body), "matmul", {argument: Packed((1, 0), ((1, self.block),))})
+            return Implementation(flat_function(arguments, body), "matmul", {argument: Packed((1, 0), ((1, self.block),))}, self.note)
         if self.columns % self.lanes == 0 and self._columns_last():
             body = self._loops(lambda line, block, depth, lane: self._element(line, depth, block * self.block + lane))
-            return Implementation(flat_function(self.fused.arguments, body), "matmul")
+            return Implementation(flat_function(self.fused.arguments, body), "matmul", note=self.note)
         return self._packed_here()
 
     def _packed_here(self) -> Implementation:
@@ -88,8 +102,7 @@ class _Matmul:
         spread = parallel if total > 1 and self.depth * self.columns * batches >= PARALLEL_MACS else loop
         body = self._loops(lambda line, block, depth, lane: load(packed, [self._batch_of(line, sizes), block, depth, lane]))
         return Implementation(
-            flat_function(self.fused.arguments, allocated([packed], [spread(total, pack), body])),
-            "matmul",
+            flat_function(self.fused.arguments, allocated([packed], [spread(total, pack), body])), "matmul", note=self.note
         )
 
     def _columns_last(self) -> bool:
@@ -118,28 +131,59 @@ class _Matmul:
         return number
 
     def _loops(self, right: Callable[[Any, Any, Any, Any], Any], ahead: Callable[[Any, Any], Any] | None = None) -> Any:
+        """The product, panel by panel of the depth: a panel of both operands stays in the cache, sums wait in memory between panels."""
+        from tvm import tirx
+
+        panels = self._panels()
+        if panels == 1:
+            return loops(self._panel(right, ahead, 0, self.depth), self.tile, self.lanes, self.target)
+        size = -(-self.depth // panels)
+        size += -size % 16  # whole cache lines of whole blocks
+        partial = tirx.decl_buffer((math.prod(self.batch), self.rows, self.blocks * self.block), "float32", name="partial")
+        parts = []
+        for first in range(0, self.depth, size):
+            whole = self._panel(right, ahead, first, min(size, self.depth - first))
+            if first:
+                whole = replace(whole, initial=lambda line, position, channel: load(partial, [line, position, channel]))
+            if first + size < self.depth:
+                whole = replace(whole, result=lambda line, position, channel, value: store(partial, value, [line, position, channel]))
+            parts.append(loops(whole, self.tile, self.lanes, self.target))
+        return allocated([partial], parts)
+
+    def _panels(self) -> int:
+        """Into how many panels the depth is cut, so that one of the left operand and of a block fits into the second-level cache."""
+        needed = 4 * self.depth * (self.rows + self.block)
+        return max(1, -(-needed * 4 // (3 * self.target.l2))) if self.rows > self.tile.rows and self.blocks > 1 else 1
+
+    def _panel(
+        self, right: Callable[[Any, Any, Any, Any], Any], ahead: Callable[[Any, Any], Any] | None, first: int, depth: int
+    ) -> Product:
         left_sizes = [int(size) for size in self.left.shape[:-2]]
-        whole = Product(
+        request = None
+        if ahead is not None:
+            skipped = first * self.block * 4 // 64
+
+            def request(block: Any, number: Any) -> Any:
+                return ahead(block, number + skipped)
+
+        return Product(
             lines=math.prod(self.batch),
             width=self.rows,
             groups=1,
             outputs=self.columns,
-            depth=self.depth,
+            depth=depth,
             outer=lambda line: [],
             outer_taps=(),
             taps=1,
             reaches=lambda tap, position: True,
-            left=lambda line, position, outer, tap, group, depth: self.fused.value(
-                self.left, [*self._own(line, left_sizes), position, depth]
+            left=lambda line, position, outer, tap, group, inner: self.fused.value(
+                self.left, [*self._own(line, left_sizes), position, inner + first]
             ),
-            right=lambda line, block, outer, tap, depth, lane: right(line, block, depth, lane),
-            result=lambda line, position, channel, value: self.epilogue.store(
-                [*_places(line, self.batch), position, channel], value
-            ),
-            line_bytes=4 * self.rows * self.depth,
-            ahead=ahead,
+            right=lambda line, block, outer, tap, inner, lane: right(line, block, inner + first, lane),
+            result=lambda line, position, channel, value: self.epilogue.store([*_places(line, self.batch), position, channel], value),
+            line_bytes=4 * self.rows * depth,
+            ahead=request,
         )
-        return loops(whole, self.tile, self.lanes, self.target)
 
 
 def _places(number: Any, sizes: Sequence[int]) -> list[Any]:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from effc.lowering.expansion import in_vectors
+
 __all__ = ["Nest", "calls", "inline_producers", "is_constant", "named", "nests", "parallel_outer", "plain", "split_lanes", "work"]
 
 # Below this many scalar operations a parallel loop costs more than it saves (a launch takes a few microseconds).
@@ -84,16 +86,16 @@ def work(nest: Nest) -> int:
 
 
 def calls(nest: Nest) -> bool:
-    """Whether computing an element calls a function or takes a branch."""
+    """Whether computing an element takes a branch, or calls a function that has no form in vectors."""
     from tvm.ir import Call
 
-    return any(isinstance(node, Call) for node in _nodes(getattr(nest.block.body, "value", None)))
+    return any(isinstance(node, Call) and not in_vectors(node) for node in _nodes(getattr(nest.block.body, "value", None)))
 
 
 def _cost(expression: Any) -> int:
     from tvm.ir import Call
 
-    branches = ("tirx.if_then_else", "tirx.likely")
+    branches = ("prim.if_then_else", "prim.likely")
     return sum(
         CALL_COST if isinstance(node, Call) and str(getattr(node.op, "name", "")) not in branches else 1 for node in _nodes(expression)
     )

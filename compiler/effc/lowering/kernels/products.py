@@ -35,7 +35,7 @@ from effc.lowering.kernels.code import (
 from effc.lowering.kernels.tiles import Tile, lines_per_task, split
 from effc.targets import Target
 
-__all__ = ["PARALLEL_MACS", "Product", "loops", "pieces"]
+__all__ = ["PARALLEL_MACS", "Product", "loops", "pieces", "serial_loops"]
 
 PARALLEL_MACS = 1 << 18  # below it, starting threads costs more than they save
 _FEW_TASKS = 8
@@ -62,6 +62,7 @@ class Product:
         line_bytes: bytes of input that one more line reads.
         ahead: for a block and a number, an element of the cache line with that number behind the end of the block: where the next block's
             weights lie. They come from far away, and one line at a time, between the steps of this block, they come for nothing.
+        initial: what the sums of (line, position, channel) start with; None: with 0.
         contiguous: whether both operands go on to the next tap where the depth ends, so that both are one loop.
     """
 
@@ -80,6 +81,7 @@ class Product:
     line_bytes: int
     contiguous: bool = False
     ahead: Callable[[Any, Any], Any] | None = None
+    initial: Callable[[Any, Any, Any], Any] | None = None
 
     @property
     def steps(self) -> int:
@@ -95,6 +97,11 @@ def loops(product: Product, tile: Tile, lanes: int, target: Target) -> Any:
     return _Emitter(product, tile, lanes, target).run()
 
 
+def serial_loops(product: Product, tile: Tile, lanes: int, target: Target) -> Any:
+    """The same without threads, block by block: the body of a loop that is shared out itself."""
+    return _Emitter(product, tile, lanes, target).alone()
+
+
 class _Emitter:
     def __init__(self, product: Product, tile: Tile, lanes: int, target: Target) -> None:
         self.product, self.lanes, self.target = product, lanes, target
@@ -103,7 +110,8 @@ class _Emitter:
         self.rest = product.outputs % self.block
         self.runs = self._runs(tile.rows)
         self.tiles = sum(tiles for *_, tiles, _ in self.runs)
-        self.ahead = -(-product.steps * self.block * 4 // _CACHE_LINE // (product.lines * self.tiles))  # cache lines for each tile to request
+        # cache lines for each tile to request
+        self.ahead = -(-product.steps * self.block * 4 // _CACHE_LINE // (product.lines * self.tiles))
         self.requests = product.ahead if self.blocks * product.groups > 1 and product.depth % _PERIOD == 0 else None
 
     def _runs(self, rows: int) -> list[tuple[int, int, int, bool]]:
@@ -157,6 +165,14 @@ class _Emitter:
         tasks = chunks if keep_lines else chunks * blocks * parts
         spread = parallel if product.macs >= PARALLEL_MACS and tasks > 1 else loop
         return spread(tasks, task)
+
+    def alone(self) -> Any:
+        product = self.product
+
+        def block(number: Any) -> Any:
+            return self._block(number, lambda line_body: loop(product.lines, line_body, name="line"), None)
+
+        return loop(product.groups * self.blocks, block, name="block")
 
     def _block(self, block: Any, over_lines: Callable[[Callable[[Any], Any]], Any], part: tuple[Any, int] | None) -> Any:
         """All positions of some lines for one block of channels."""
@@ -260,8 +276,17 @@ class _Emitter:
             (start, extent), *others = axes
             return loop(extent, lambda tap: taps(others, (*outer, tap)), start=start, name="outer")
 
-        clear = [vector(lanes, lambda lane, one=one: store(one, floats(0.0), [lane])) for row in sums for one in row]
         channel = (group * product.outputs if product.groups > 1 else integer(0)) + (block % self.blocks) * self.block
+
+        def begin(row: int, start: int) -> Any:
+            def lane_begin(lane: Any) -> Any:
+                initial = product.initial
+                value = floats(0.0) if initial is None else initial(line, position + row, channel + start + lane)
+                return store(sums[row][start // lanes], value, [lane])
+
+            return vector(lanes, lane_begin)
+
+        clear = [begin(row, start) for row in range(rows) for start in starts]
         stored, copies = [], []
         for row, vectors in enumerate(sums):
             for start, one in zip(starts, vectors, strict=True):

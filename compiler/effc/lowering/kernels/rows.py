@@ -112,7 +112,7 @@ class _Rows:
                 for kept in pending:
                     known[kept.buffer] = lambda places: load(*where(places))
                 pending = []
-            known[block.buffer] = lambda places, number=number: load(number, [0])
+            known[block.buffer] = _always(load(number, [0]))
         statements.append(self._results(outer, known))
         return allocated(buffers, statements)
 
@@ -154,17 +154,23 @@ class _Rows:
                 values[kept.buffer] = one
 
             def accumulate(lane: Any) -> Any:
-                reads = {buffer: (lambda places, one=one: load(one, [lane])) for buffer, one in values.items()}
+                reads = {buffer: _always(load(one, [lane])) for buffer, one in values.items()}
                 return store(sums, combine(load(sums, [lane]), element(first + lane, reads)), [lane])
 
             return allocated(locals_, [*stored, vector(size, accumulate)]) if locals_ else vector(size, accumulate)
+
+        def cleared(one: Any) -> Any:
+            return vector(int(one.shape[0]), lambda lane: store(one, start, [lane]))
+
+        def merged(one: Any) -> Any:
+            return vector(self.lanes, lambda lane: store(sums[0], combine(load(sums[0], [lane]), load(one, [lane])), [lane]))
 
         whole = self.length // self.lanes
         count = max(1, min(_UNDER_WAY, whole))
         sums = [local(self.lanes, f"sums{i}") for i in range(count)] if whole else []
         rest = pieces(self.length % self.lanes)
         ends = [local(size, f"end{size}") for _, size in rest]
-        body = [vector(int(one.shape[0]), lambda lane, one=one: store(one, start, [lane])) for one in (*sums, *ends)]
+        body = [cleared(one) for one in (*sums, *ends)]
         turns = whole // count
         if whole:
             body.append(
@@ -175,11 +181,7 @@ class _Rows:
                 )
             )
             body += [add(sums[i], (turns * count + i) * self.lanes, self.lanes) for i in range(whole - turns * count)]
-            body += [
-                vector(self.lanes, lambda lane, one=one: store(sums[0], combine(load(sums[0], [lane]), load(one, [lane])), [lane]))
-                for one in sums[1:]
-            ]
-            body.append(across(sums[0], self.lanes, combine))
+            body += [*(merged(one) for one in sums[1:]), across(sums[0], self.lanes, combine)]
         for (first, size), end in zip(rest, ends, strict=True):
             body.append(add(end, whole * self.lanes + first, size))
             if size > 1:
@@ -204,3 +206,7 @@ class _Rows:
         body = [loop(whole, lambda number: result(number * self.lanes, self.lanes), name="vector")] if whole else []
         body += [result(whole * self.lanes + first, size) for first, size in pieces(self.length % self.lanes)]
         return sequence(body)
+
+
+def _always(value: Any) -> Load:
+    return lambda places: value

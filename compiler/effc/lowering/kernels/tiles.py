@@ -11,12 +11,12 @@ at best), and a result that is ready after four cycles, so at least eight sums m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from effc.targets import Target
 
-__all__ = ["Tile", "choose", "divisors", "lanes_of", "lines_per_task", "split"]
+__all__ = ["Choice", "Tile", "candidates", "choose", "cycles", "divisors", "lanes_of", "lines_per_task", "ranked", "split"]
 
 _PORTS = 2  # multiply-adds that start in one cycle
 _LOADS = 1.4  # loads in one cycle
@@ -34,6 +34,19 @@ class Tile:
 
     rows: int
     vectors: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The tiles of a layer, best by the model first; `key` names the layer by its sizes, the same in every program."""
+
+    key: str
+    candidates: tuple[Tile, ...]
+
+    def tile(self, measured: Mapping[str, Tile]) -> Tile:
+        """The measured one, else the model's; a measured one that cannot be (another machine's) does not count."""
+        found = measured.get(self.key)
+        return found if found in self.candidates else self.candidates[0]
 
 
 def divisors(number: int) -> list[int]:
@@ -55,8 +68,8 @@ def split(extent: int, rows: int) -> list[tuple[int, int, int]]:
     return [run for run in runs if run[2]]
 
 
-def choose(width: int, outputs: int, depth: int, lanes: int, registers: int, *, taps: int = 1, edges: int = 0) -> Tile:
-    """The fastest tile by the model.
+def ranked(width: int, outputs: int, depth: int, lanes: int, registers: int, *, taps: int = 1, edges: int = 0) -> tuple[Tile, ...]:
+    """Every possible tile, the fastest by the model first.
 
     Args:
         width: positions that tiles may share.
@@ -71,7 +84,12 @@ def choose(width: int, outputs: int, depth: int, lanes: int, registers: int, *, 
     def predicted(tile: Tile) -> float:
         return cycles(tile, width, outputs, depth, lanes, taps=taps, edges=edges)
 
-    return min(candidates(width, outputs, lanes, registers), key=predicted)
+    return tuple(sorted(candidates(width, outputs, lanes, registers), key=predicted))
+
+
+def choose(width: int, outputs: int, depth: int, lanes: int, registers: int, *, taps: int = 1, edges: int = 0) -> Tile:
+    """The first of `ranked`."""
+    return ranked(width, outputs, depth, lanes, registers, taps=taps, edges=edges)[0]
 
 
 def candidates(width: int, outputs: int, lanes: int, registers: int) -> Iterator[Tile]:

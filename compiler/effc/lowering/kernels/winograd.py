@@ -1,230 +1,172 @@
-"""draft"""
+"""Convolutions with windows of 3 x 3, stride 1, by Winograd's algorithm, where it pays and its error stays small.
+
+Lavin and Gray (arXiv 1509.09308, equation 8): with d an alpha x alpha piece of a channel of the input and g the window of weights,
+
+    Y = A^T [ sum over channels of (G g G^T) * (B^T d B) ] A,        alpha = m + 2
+
+gives m x m positions of the output for alpha^2 products per channel, where the definition takes 9 m^2: F(2x2, 3x3) has 16 for 36, and
+F(4x4, 3x3) 36 for 144. G g G^T is computed when compiling. The products are sums over channels for many pieces at once, thus alpha^2
+matrix products (`winograd_loops`); the transforms are additions, mostly (`winograd_transforms`).
+
+It pays where the products saved outweigh the transforms and the traffic of larger weights: with some 32 channels and more, on maps that
+are not too small. `_cost` says how much, in cycles, by the same model as for direct convolutions (`tiles`).
+
+What changes: sums are rounded differently, and more. The error is measured when compiling, on random input and the real weights, and a
+layer whose error is beyond `BOUND` stays direct. A NaN or infinity in the input reaches all positions of the pieces that it is in, which
+are up to m - 1 positions further than its window's; so does an overflow of the transformed values, from about 1e37 on.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from effc.lowering.kernels.code import allocated, choose, flat_function, floats, integer, load, loop, parallel, sequence, store
 from effc.lowering.kernels.conv import Convolution, read
 from effc.lowering.kernels.fused import Fused
 from effc.lowering.kernels.implementation import Implementation
 from effc.lowering.kernels.packing import Computed
-from effc.lowering.kernels.products import Product, loops, pieces
-from effc.lowering.kernels.tiles import Tile, lanes_of
-from effc.lowering.kernels.tiles import choose as choose_tile
-from effc.lowering.kernels.winograd_transforms import Form, Straight, input_row, output_row
+from effc.lowering.kernels.tiles import Tile, choose, cycles, lanes_of
+from effc.lowering.kernels.winograd_loops import Work, function
+from effc.lowering.kernels.winograd_transforms import F2, F4, Form, transformed_inputs, transformed_results, transformed_weights
 from effc.targets import Target
+
+__all__ = ["BOUND", "convolution", "measured_error"]
 
 Array = np.ndarray[Any, Any]
 
+BOUND = 2.5e-5  # most error, of the largest result
+_GAIN = 1.25  # least predicted gain: below, it is not worth the larger weights and the error
+_NEAR, _FAR = 3.0, 8.0  # cycles that a cache line costs from another core's second-level cache, and from beyond
+_PHASE = 6000.0  # cycles that it takes to start the threads
+_TASKS = 16  # tasks of many chunks
+_FEW_TASKS = 8  # as few as still keep some threads busy
+_SAMPLE = 64  # output channels on which the error is measured
+
 
 @dataclass(frozen=True)
-class Work:
+class _Weights:
+    """G g G^T of weights `[feature, 3, 3, channel]`, as the kernel takes them."""
+
     form: Form
-    chunk: int  # tiles
-    tasks: int  # each with chunks; 0: chunks one after another, parallel inside
-    tile: Tile
-    lanes: int
+    block: int
+
+    def __call__(self, weight: Array) -> Array:
+        features, _, _, channels = weight.shape
+        flat = transformed_weights(self.form, weight).reshape(-1, channels, features)
+        blocks = np.pad(flat, [(0, 0), (0, 0), (0, -features % self.block)]).reshape(len(flat), channels, -1, self.block)
+        return blocks.transpose(0, 2, 1, 3)
 
 
-class Emitter:
-    def __init__(self, fused: Fused, conv: Convolution, work: Work, target: Target) -> None:
-        from tvm import tirx
-
-        self.fused, self.conv, self.work, self.target = fused, conv, work, target
-        self.epilogue = fused.epilogue()
-        self.form, self.lanes = work.form, work.lanes
-        self.grid = [-(-size // self.form.outputs) for size in conv.positions]
-        self.tiles = conv.batch * math.prod(self.grid)
-        self.chunks = -(-self.tiles // work.chunk)
-        self.block = work.tile.vectors * work.lanes
-        self.blocks = -(-conv.features // self.block)
-        lines = self.form.alpha**2
-        self.packed = tirx.decl_buffer((self.blocks, lines, conv.channels, self.block), "float32", name="packed")
-        self.inputs = tirx.decl_buffer((max(1, work.tasks), lines, _uneven(work.chunk * conv.channels)), "float32", name="inputs")
-        self.stride = -(-conv.features // work.lanes) * work.lanes
-        self.sums = tirx.decl_buffer((max(1, work.tasks), lines, _uneven(work.chunk * self.stride)), "float32", name="sums")
-
-    def implementation(self) -> Implementation:
-        arguments = [self.packed if index == self.conv.weight else buffer for index, buffer in enumerate(self.fused.arguments)]
-        function = flat_function(arguments, allocated([self.inputs, self.sums], [self._tasks()]))
-        return Implementation(function, "winograd", {self.conv.weight: Computed(self.form.name, self._pack)})
-
-    def _pack(self, weight: Array) -> Array:
-        _, weights, _ = self.form.matrices()
-        many = np.einsum("ix,oxyc,jy->ijco", weights, weight.astype(np.float64), weights, optimize=True).astype(np.float32)
-        many = many.reshape(-1, self.conv.channels, self.conv.features)
-        many = np.pad(many, [(0, 0), (0, 0), (0, self.blocks * self.block - self.conv.features)])
-        return many.reshape(*many.shape[:2], self.blocks, self.block).transpose(2, 0, 1, 3)
-
-    def _tasks(self) -> Any:
-        chunk, tasks = self.work.chunk, self.work.tasks
-        if not tasks:
-            return loop(self.chunks, lambda number: self._phases(integer(0), number * chunk, parallel), name="chunk")
-        per = -(-self.chunks // tasks)
-
-        def task(number: Any) -> Any:
-            from tvm import tirx
-
-            count = per if self.chunks % per == 0 else tirx.min(integer(per), self.chunks - number * per)
-            return loop(count, lambda index: self._phases(number, (number * per + index) * chunk, loop), name="chunk")
-
-        return parallel(-(-self.chunks // per), task)
-
-    def _phases(self, task: Any, first: Any, spread: Any) -> Any:
-        product = self._product(task)
-        return sequence(
-            [
-                spread(self.work.chunk, lambda tile: self._input_tile(task, first, tile), name="tile"),
-                _serial(product) if spread is loop else product,
-                spread(self.work.chunk, lambda tile: self._output_tile(task, first, tile), name="tile"),
-            ]
-        )
-
-    def _place(self, number: Any) -> tuple[Any, Any, Any]:
-        rows, columns = self.grid
-        return number // (rows * columns), number // columns % rows, number % columns
-
-    def _input_tile(self, task: Any, first: Any, tile: Any) -> Any:
-        from tvm import tirx
-
-        conv, form = self.conv, self.form
-        number = first + tile
-        if self.tiles % self.work.chunk:
-            number = tirx.min(number, self.tiles - 1)
-        image, *at = self._place(number)
-        starts = [place * form.outputs - before for place, before in zip(at, conv.before, strict=True)]
-        tests = []
-        for start, before, size, count in zip(starts, conv.before, conv.sizes, self.grid, strict=True):
-            if before:
-                tests.append(start >= 0)
-            if (count - 1) * form.outputs - before + form.alpha > size:
-                tests.append(start <= size - form.alpha)
-
-        def channels(edge: bool) -> Any:
-            return _over_vectors(
-                conv.channels, self.lanes, lambda channel, width: self._input_vector(task, image, starts, tile, channel, width, edge)
-            )
-
-        return choose(tirx.all(*tests), channels(False), channels(True)) if tests else channels(False)
-
-    def _input_vector(self, task: Any, image: Any, starts: Sequence[Any], tile: Any, channel: Any, width: int, edge: bool) -> Any:
-        from tvm import tirx
-
-        code, conv, alpha = Straight(width), self.conv, self.form.alpha
-
-        def element(row: int, column: int) -> Callable[[Any], Any]:
-            places = [starts[0] + row, starts[1] + column]
-            value = lambda lane: self.fused.value(conv.input, [image, *places, channel + lane])
-            if not edge:
-                return code.keep(value)
-            inside = [test for place, size in zip(places, conv.sizes, strict=True) for test in (place >= 0, place < size)]
-            return code.keep(lambda lane: tirx.if_then_else(tirx.all(*inside), value(lane), floats(0.0)))
-
-        rows = [input_row(code, self.form, [element(row, column) for column in range(alpha)]) for row in range(alpha)]
-        for column in range(alpha):
-            for row, value in enumerate(input_row(code, self.form, [one[column] for one in rows])):
-                code.put(
-                    lambda lane, value=value, line=row * alpha + column: store(
-                        self.inputs, value(lane), [task, line, tile * conv.channels + channel + lane]
-                    )
-                )
-        return code.code()
-
-    def _product(self, task: Any) -> Any:
-        channels = self.conv.channels
-        product = Product(
-            lines=self.form.alpha**2,
-            width=self.work.chunk,
-            groups=1,
-            outputs=self.stride,
-            depth=channels,
-            outer=lambda line: [],
-            outer_taps=(),
-            taps=1,
-            reaches=lambda tap, position: True,
-            left=lambda line, position, outer, tap, group, depth: load(self.inputs, [task, line, position * channels + depth]),
-            right=lambda line, block, outer, tap, depth, lane: load(self.packed, [block, line, depth, lane]),
-            result=lambda line, position, channel, value: store(self.sums, value, [task, line, position * self.stride + channel]),
-            line_bytes=4 * channels * (self.work.chunk + self.stride),
-        )
-        return loops(product, self.work.tile, self.lanes, self.target)
-
-    def _output_tile(self, task: Any, first: Any, tile: Any) -> Any:
-        from tvm import tirx
-
-        conv, form = self.conv, self.form
-        image, *at = self._place(first + tile)
-        starts = [place * form.outputs for place in at]
-        tests = [start <= size - form.outputs for start, size in zip(starts, conv.positions, strict=True) if size % form.outputs]
-
-        def channels(edge: bool) -> Any:
-            return _over_vectors(
-                conv.features, self.lanes, lambda channel, lanes: self._output_vector(task, image, starts, tile, channel, lanes, edge)
-            )
-
-        body = choose(tirx.all(*tests), channels(False), channels(True)) if tests else channels(False)
-        if self.tiles % self.work.chunk:
-            return choose(first + tile < self.tiles, body, tirx.Evaluate(integer(0)))
-        return body
-
-    def _output_vector(
-        self, task: Any, image: Any, starts: Sequence[Any], tile: Any, channel: Any, width: int, edge: bool
-    ) -> Any:
-        from tvm import tirx
-
-        code, alpha = Straight(width), self.form.alpha
-
-        def element(row: int, column: int) -> Callable[[Any], Any]:
-            return code.keep(lambda lane: load(self.sums, [task, row * alpha + column, tile * self.stride + channel + lane]))
-
-        rows = [output_row(code, self.form, [element(row, column) for column in range(alpha)]) for row in range(alpha)]
-        for column in range(self.form.outputs):
-            for row, value in enumerate(output_row(code, self.form, [one[column] for one in rows])):
-                places = [starts[0] + row, starts[1] + column]
-                code.put(
-                    lambda lane, value=value, places=places: self.epilogue.store(
-                        [image, *places, channel + lane], value(lane)
-                    )
-                )
-                if edge:
-                    inside = [place < size for place, size in zip(places, self.conv.positions, strict=True)]
-                    code.statements[-1] = tirx.IfThenElse(tirx.all(*inside), code.statements[-1], None)
-        return code.code()
-
-
-def _over_vectors(channels: int, lanes: int, body: Callable[[Any, int], Any]) -> Any:
-    """Whole vectors of channels in a loop, what is left in vectors of powers of two."""
-    whole = channels // lanes * lanes
-    statements = [loop(whole // lanes, lambda number: body(number * lanes, lanes), name="vector")] if whole else []
-    return sequence([*statements, *(body(integer(whole + first), size) for first, size in pieces(channels - whole))])
-
-
-def _uneven(floats: int) -> int:
-    """Room for some floats such that the same place of neighbouring lines does not fall into the same set of the cache."""
-    whole = -(-floats // 16) * 16
-    return whole + 16 if whole % 32 == 0 else whole
-
-
-def _serial(statement: Any) -> Any:
-    from tvm import tirx
-
-    if isinstance(statement, tirx.For) and statement.kind == tirx.ForKind.PARALLEL:
-        return tirx.For(statement.loop_var, statement.min, statement.extent, tirx.ForKind.SERIAL, statement.body)
-    return statement
-
-
-WORK: Any = None
-
-
-def draft(fused: Fused, fixed: Sequence[bool], target: Target) -> Implementation | None:
-    if WORK is None or fused.kind != "convolution":
+def convolution(fused: Fused, fixed: Sequence[bool], target: Target) -> Implementation | None:
+    """The convolution of a function by Winograd's algorithm; None where it is another one, does not pay, is not wanted or not exact enough."""
+    if fused.kind != "convolution" or fused.options.winograd == "off":
         return None
     conv = read(fused)
-    work = WORK(conv, target)
-    return Emitter(fused, conv, work, target).implementation() if work else None
+    weight = fused.values.get(conv.weight)
+    if not fixed[conv.weight] or weight is None or str(fused.anchor.buffer.dtype) != "float32" or not _is_plain(conv):
+        return None
+    for work in _wanted(conv, fused.options.winograd, target):
+        error = measured_error(work.form, weight)
+        if error <= BOUND:
+            packing = Computed(f"winograd {work.form.name}", _Weights(work.form, work.block))
+            note = f"Winograd {work.form.title}, measured error {error:.0e} of the largest result"
+            return Implementation(function(fused, conv, work, target), "winograd", {conv.weight: packing}, note, depends_on_values=True)
+    return None
+
+
+def _is_plain(conv: Convolution) -> bool:
+    ones = (1, 1)
+    return conv.window == (3, 3) and conv.strides == ones and conv.dilation == ones and conv.groups == 1
+
+
+def measured_error(form: Form, weight: Array) -> float:
+    """The largest error of the algorithm in float32, on random pieces of input, as a part of the largest result.
+
+    Args:
+        form: the algorithm.
+        weight: `[feature, 3, 3, channel]`.
+    """
+    some = weight[:: max(1, len(weight) // _SAMPLE)]
+    pieces = np.random.default_rng(0).standard_normal((4, form.alpha, form.alpha, weight.shape[-1]), dtype=np.float32)
+    got = transformed_results(form, transformed_inputs(form, pieces) @ transformed_weights(form, some))
+    exact = np.zeros((len(pieces), form.outputs, form.outputs, len(some)))
+    for row, column in np.ndindex(3, 3):
+        window = pieces[:, row : row + form.outputs, column : column + form.outputs].astype(np.float64)
+        exact += window @ some[:, row, column].astype(np.float64).T
+    largest = float(np.abs(exact).max())
+    error = float(np.abs(got - exact).max())
+    return error / largest if largest > 0 else error
+
+
+def _wanted(conv: Convolution, option: str, target: Target) -> list[Work]:
+    """The forms that are worth trying, each with its best work, the best form first."""
+    found = [(best, form) for form in (F2, F4) if option in ("auto", form.name) for best in [_best(form, *_sizes(conv), target)]]
+    if option == "auto":
+        direct = _direct(*_sizes(conv), target)
+        found = [(best, form) for best, form in found if direct >= _GAIN * best[0]]
+    return [best[1] for best, _ in sorted(found, key=lambda one: one[0][0])]
+
+
+def _sizes(conv: Convolution) -> tuple[int, tuple[int, ...], int, int]:
+    return conv.batch, conv.positions, conv.channels, conv.features
+
+
+# ---- the model ---------------------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _best(form: Form, batch: int, positions: tuple[int, ...], channels: int, features: int, target: Target) -> tuple[float, Work]:
+    """The fastest way to cut a convolution by the model, after what it costs."""
+    tiles = batch * math.prod(-(-size // form.outputs) for size in positions)
+    lanes = lanes_of(target, "float32")
+
+    def cost(work: Work) -> float:
+        return _cost(work, tiles, channels, features, target)
+
+    works = []
+    for chunk, tasks in _cuts(tiles):
+        tile = choose(chunk, features, channels, lanes, target.registers)
+        works.append(Work(form, chunk, tasks, tile, lanes))
+    best = min(works, key=cost)
+    return cost(best), best
+
+
+def _cuts(tiles: int) -> Iterator[tuple[int, int]]:
+    """(tiles of a chunk, tasks) among which the model chooses."""
+    for chunks in (1, 2, 3, 4, 6, 8, 12, 16):
+        if chunks <= tiles:
+            yield -(-tiles // chunks), 0
+    for tasks, each in ((8, 1), (12, 1), (14, 1), *((_TASKS, 2**power) for power in range(6))):
+        if tasks * each <= tiles:
+            chunk = -(-tiles // (tasks * each))
+            yield chunk, -(-tiles // (chunk * each))
+
+
+def _cost(work: Work, tiles: int, channels: int, features: int, target: Target) -> float:
+    """Cycles of one core: products, transforms, what moves beyond the second-level cache, and starting threads."""
+    places, chunks, lanes = work.form.alpha**2, -(-tiles // work.chunk), work.lanes
+    products = chunks * places * cycles(work.tile, work.chunk, features, channels, lanes)
+    # A cycle for each vector that is read, computed or written, about: both ways of a tile's transforms.
+    inputs, results = 6 * places, 2 * work.form.alpha * (work.form.alpha + work.form.outputs)
+    transforms = tiles * (inputs * -(-channels // lanes) + results * -(-features // lanes))
+    weights, buffers = places * channels * features // 16, places * work.chunk * (channels + features) // 16  # cache lines
+    room = max(1, target.l2 // 2 // 64)
+    passes = 1 if work.tasks and weights <= room else chunks
+    used = min(chunks, work.tasks) if work.tasks and buffers <= room else chunks
+    phases = 3 * chunks if not work.tasks else 1
+    moved = 2 * buffers * used * (_NEAR if buffers <= 2 * room else _FAR)  # written and read
+    return products + transforms + _FAR * weights * passes + moved + _PHASE * phases
+
+
+@functools.cache
+def _direct(batch: int, positions: tuple[int, ...], channels: int, features: int, target: Target) -> float:
+    """The same for the direct convolution."""
+    lanes, width = lanes_of(target, "float32"), positions[-1]
+    tile = choose(width, features, channels, lanes, target.registers, taps=9, edges=2)
+    line = cycles(tile, width, features, channels, lanes, taps=9, edges=2)
+    return batch * math.prod(positions[:-1]) * line + _FAR * 9 * channels * features / 16

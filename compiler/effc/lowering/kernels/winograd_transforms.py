@@ -24,7 +24,18 @@ import numpy as np
 
 from effc.lowering.kernels.code import allocated, floats, load, local, store, vector
 
-__all__ = ["F2", "F4", "Form", "Straight", "input_row", "output_row"]
+__all__ = [
+    "F2",
+    "F4",
+    "Form",
+    "Straight",
+    "Value",
+    "input_row",
+    "output_row",
+    "transformed_inputs",
+    "transformed_results",
+    "transformed_weights",
+]
 
 Array = np.ndarray[Any, Any]
 Value = Callable[[Any], Any]  # an expression for a lane
@@ -69,6 +80,30 @@ class Form:
         return inputs, weights, results
 
 
+def transformed_weights(form: Form, weight: Array) -> Array:
+    """G g G^T of weights `[feature, 3, 3, channel]`: `[alpha, alpha, channel, feature]`, rounded once."""
+    _, matrix, _ = form.matrices()
+    return _on_both_axes(matrix, weight.astype(np.float64).transpose(1, 2, 3, 0)).astype(np.float32)
+
+
+def transformed_inputs(form: Form, pieces: Array) -> Array:
+    """B^T d B of pieces `[piece, alpha, alpha, channel]` in their type: `[alpha, alpha, piece, channel]`."""
+    matrix, _, _ = form.matrices()
+    return _on_both_axes(matrix.astype(pieces.dtype), pieces.transpose(1, 2, 0, 3))
+
+
+def transformed_results(form: Form, sums: Array) -> Array:
+    """A^T m A of sums `[alpha, alpha, piece, feature]` in their type: `[piece, m, m, feature]`."""
+    _, _, matrix = form.matrices()
+    return _on_both_axes(matrix.astype(sums.dtype), sums).transpose(2, 0, 1, 3)
+
+
+def _on_both_axes(matrix: Array, array: Array) -> Array:
+    """M x M^T along the first two axes."""
+    once = np.tensordot(matrix, array, (1, 0))
+    return np.tensordot(matrix, once, (1, 1)).swapaxes(0, 1)
+
+
 F2 = Form("f2", 2, (1.0,))
 F4 = Form("f4", 4, (5 / 8, 3 / 2))
 
@@ -88,9 +123,12 @@ class Straight:
         self.statements.append(vector(self.width, lambda lane: store(buffer, value(lane), [lane])))
         return lambda lane: load(buffer, [lane])
 
-    def put(self, statement: Callable[[Any], Any]) -> None:
-        """A statement for every lane."""
-        self.statements.append(vector(self.width, statement))
+    def put(self, statement: Value, condition: Any = True) -> None:
+        """A statement for every lane, where a condition holds for all."""
+        from tvm import tirx
+
+        whole = vector(self.width, statement)
+        self.statements.append(whole if condition is True else tirx.IfThenElse(condition, whole, None))
 
     def code(self) -> Any:
         return allocated(self.buffers, self.statements)
