@@ -48,7 +48,7 @@ class TestCompile:
         assert {"report.html", "report.json", "measurements.json"} <= {path.name for path in out.iterdir()}
         assert tomllib.loads((out / "config.toml").read_text())["max-drop"] == 0.01
         parameters = open_artifact(out).manifest.data["parameters"]
-        assert {entry["kind"] for entry in parameters.values()} <= {"same", "permutation", "transformed"}
+        assert {entry["kind"] for entry in parameters.values()} <= {"same", "permutation", "packed", "transformed"}
 
     def test_two_compiles_give_the_same_bytes(self, effc: Any, compiled: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
         """From another folder, with the data under the same names: no path may leak."""

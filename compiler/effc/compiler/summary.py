@@ -147,7 +147,7 @@ def _layers(lowered: Lowered, trial: Trial | None) -> tuple[Layer, ...]:
 
 
 def _peak_bytes(plan: Plan) -> int:
-    outside = sum(buffer.size for room in ("input", "output") for buffer in plan.in_room(room))  # type: ignore[arg-type]
+    outside = sum(buffer.size for room in ("input", "output") for buffer in plan.in_room(room))
     return plan.parameter_bytes + plan.arena_bytes + outside
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from effc.lowering.execution import run_lowered
-from effc.lowering.lower import Lowered, lower, untranslatable
 from effc.lowering.kernels.options import Options
+from effc.lowering.lower import Lowered, lower, untranslatable
 from effc.lowering.onnx import export_onnx
 from effc.lowering.parameters import ParameterSource
 

@@ -74,26 +74,35 @@ def integer_convolution(builder: Any, call: Any, main: Main) -> Any:
 
 
 def integer_matmul(builder: Any, call: Any, main: Main) -> Any:
-    """A product of centred bytes and a stored matrix of integers, summed in int32; None for another."""
+    """A product of centred bytes with a stored matrix of integers or other centred bytes, summed in int32; None for another."""
     from tvm import te
 
-    ranks = [len(operand.ty.shape) for operand in call.args[:2]]
-    if str(call.ty.dtype) != "int32" or ranks[0] < 2 or ranks[1] != 2 or int(call.args[1].ty.shape[0]) == 0:
+    shapes = [_integers(operand.ty.shape) for operand in call.args[:2]]
+    if str(call.ty.dtype) != "int32" or min(len(shape) for shape in shapes) < 2 or 0 in (*shapes[0], *shapes[1]):
         return None
     rows, weights = _centred(builder, call.args[0], main), call.args[1]
-    if rows is None or not _stored(weights, main):
+    if rows is None:
+        return None
+    columns = (weights,) if len(shapes[1]) == 2 and _stored(weights, main) else _centred(builder, weights, main)
+    if columns is None:
         return None
 
-    def function(a: Any, zero: Any, b: Any) -> Any:
-        source = _steps(a, zero)
-        depth = te.reduce_axis((0, int(a.shape[-1])), name="k")
+    def function(*tensors: Any) -> Any:
+        left = _steps(*tensors[:2])
+        right = tensors[2] if len(tensors) == 3 else _steps(*tensors[2:])
+        depth = te.reduce_axis((0, shapes[0][-1]), name="k")
 
         def element(*index: Any) -> Any:
-            return te.sum(source[(*index[:-1], depth.var)].astype("int32") * b[depth.var, index[-1]].astype("int32"), axis=depth)
+            a, b = (
+                [0 if size == 1 else place for size, place in zip(shape[:-2], index[len(index) - len(shape) : -2], strict=True)]
+                for shape in shapes
+            )
+            first, second = left[(*a, index[-2], depth.var)], right[(*b, depth.var, index[-1])]
+            return te.sum(first.astype("int32") * second.astype("int32"), axis=depth)
 
         return te.compute(_integers(call.ty.shape), element, name="matmul", attrs={ANCHOR: "integer_matmul"})
 
-    return builder.call_te(function, *rows, weights, primfunc_name_hint="integer_matmul")
+    return builder.call_te(function, *rows, *columns, primfunc_name_hint="integer_matmul")
 
 
 def saturation(builder: Any, call: Any, main: Main) -> Any:
@@ -189,16 +198,16 @@ def _centred(builder: Any, operand: Any, main: Main) -> tuple[Any, Any] | None:
     found, moves = _behind(operand, main)
     if _name(found) != "relax.subtract":
         return None
-    values: Any = main.bound.get(found.args[0])
+    values, inner = _behind(found.args[0], main)
     zero: Any = main.bound.get(found.args[1])
     if _name(values) != "relax.astype" or _name(zero) != "relax.astype" or str(values.ty.dtype) != "int16":
         return None
     x, point = values.args[0], zero.args[0]
     if str(x.ty.dtype) not in _BYTES or str(point.ty.dtype) != str(x.ty.dtype) or math.prod(_integers(point.ty.shape)) != 1:
         return None
-    if _integers(x.ty.shape) != _integers(found.ty.shape):
+    if _integers(values.ty.shape if not inner else inner[0].ty.shape) != _integers(found.ty.shape):
         return None
-    return _moved(builder, x, moves), point
+    return _moved(builder, x, [*moves, *inner]), point
 
 
 def _steps(x: Any, zero: Any) -> Any:

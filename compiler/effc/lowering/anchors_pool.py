@@ -137,8 +137,8 @@ def _share(geometry: _Geometry, with_padding: bool, dtype: str) -> Callable[[Seq
         step, taps = geometry.dilation[axis], geometry.window[axis]
         if isinstance(position, int):
             return sum(low <= start + tap * step < high for tap in range(taps))
-        first = tirx.max(0, (low - start + step - 1) // step)
-        end = tirx.min(taps, (high - start + step - 1) // step)
+        first = (tirx.max(low - start, 0) + step - 1) // step
+        end = tirx.min(taps, (tirx.max(high - start, 0) + step - 1) // step)
         return tirx.max(end - first, 0)
 
     fixed, moving = 1, []

@@ -193,7 +193,7 @@ def _silent(label: str, total: int) -> AbstractContextManager[Callable[[int], No
 
 
 def _decomposed(program: Program) -> Program:
-    """Core ATen; effc ops stay, and what effc converts itself: interpolations (torch 2.13 decomposes the trilinear one wrongly), attention."""
+    """Core ATen; effc ops stay, and what effc converts itself: attention, interpolations (torch 2.13 gets the trilinear one wrong)."""
     return replace(program, exported=decompose(program.exported, core_decompositions(without=_WHOLE)))
 
 

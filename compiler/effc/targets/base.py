@@ -26,7 +26,7 @@ class Target:
         runs_here: whether code for it runs on this machine as it is.
         emulator: name of the qemu user-mode emulator that runs it elsewhere; empty where there is none.
         dots: which dot products of narrow integers its vectors have: `pmaddwd` (two 16-bit products a 32-bit lane), `vpdpwssd` (the same,
-            added to the lane), `vpdpbusd` (four products of an unsigned and a signed byte, added to the lane).
+            added to the lane), `vpdpbusd` (four products of an unsigned and a signed byte, added to the lane), `sdot` (of signed bytes).
     """
 
     name: str

@@ -42,9 +42,9 @@ def _cache(level: int, otherwise: int) -> int:
 
 
 def _dots(flags: frozenset[str]) -> tuple[str, ...]:
-    """Dot products of narrow integers on an x86 processor with these flags."""
+    """Dot products of narrow integers on a processor with these flags."""
     if "avx2" not in flags:
-        return ()
+        return ("sdot",) if "asimddp" in flags else ()
     by_bytes = flags >= _X86_V4 | {"avx512_vnni"} or (not flags >= _X86_V4 and "avx_vnni" in flags)
     return ("pmaddwd", "vpdpwssd", "vpdpbusd") if by_bytes else ("pmaddwd",)
 
@@ -59,7 +59,7 @@ def this_machine() -> Target:
         family="cpu",
         triple="",
         cpu="",
-        features=(),
+        features=("+dotprod",) if "sdot" in _dots(flags) else (),
         lanes=lanes,
         registers=registers,
         cores=0,

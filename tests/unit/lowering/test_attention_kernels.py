@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -40,6 +42,13 @@ def by_target(target: Target) -> str:
 def test_any_shape(target: Target) -> None:
     cases: dict[str, Case] = {str(shape): (F.scaled_dot_product_attention, operands(*shape)) for shape in SHAPES}
     assert families(check(cases, target)) == ["attention"] * len(SHAPES)
+
+
+def test_four_lanes() -> None:
+    """As on processors whose vectors are that short."""
+    short = replace(HOST, lanes=4, registers=16)
+    cases: dict[str, Case] = {str(shape): (F.scaled_dot_product_attention, operands(*shape)) for shape in SHAPES[:6]}
+    assert families(check(cases, short)) == ["attention"] * 6
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=by_target)
@@ -120,6 +129,20 @@ def test_other_types(dtype: torch.dtype) -> None:
         ),
     }
     check(cases, HOST, tolerance={torch.float64: 1e-6, torch.float16: 2e-3}[dtype])
+
+
+def test_on_tvms_virtual_machine() -> None:
+    """Where something else does not plan (a sort), attention is written out, with the same meaning."""
+    q, k, v = operands(1, 4, 6, 9, 8, 8)
+    mask = normal(6, 9) > 0
+    mask[1] = False
+    cases: dict[str, Case] = {
+        "sorted": (lambda q, k, v: torch.sort(F.scaled_dot_product_attention(q, k, v), -1)[0], [q, k, v]),
+        "causal": (lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True), [q, k, v]),
+        "mask": (lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, attn_mask=m), [q, k, v, mask]),
+        "shared": (lambda q, k, v: F.scaled_dot_product_attention(q, k, v, enable_gqa=True), [q, k[:, :2], v[:, :2]]),
+    }
+    assert check(cases, HOST).plan is None
 
 
 def test_dropout_is_refused() -> None:

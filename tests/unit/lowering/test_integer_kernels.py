@@ -95,6 +95,12 @@ def product(a: Tensor, b: Tensor, a_zero: Tensor, b_zero: Tensor, family: str = 
     return Case(OPS.matmul_integer, a, (b, a_zero, b_zero), family)
 
 
+def squared(x: Tensor, left_zero: int, right_zero: int, part: Callable[[Tensor], Tensor] = lambda x: x) -> Case:
+    """A product of a matrix and its transposition, or that of a part of it."""
+    zeros = (scalar(left_zero, x.dtype), scalar(right_zero, x.dtype))
+    return Case(lambda x, a, b: OPS.matmul_integer(x, part(x).mT, a, b), x, zeros, "integer_matmul")
+
+
 def cases() -> list[Case]:
     torch.manual_seed(3)
     none, same = scalar(0, I8), [1, 1, 1, 1]
@@ -148,6 +154,13 @@ def cases() -> list[Case]:
         product(integers(I8, 3, 9), integers(U8, 9, 5), scalar(3, I8), integers(U8, 5)),
         product(integers(U8, 70, 130), integers(I8, 130, 140), scalar(30, U8), none),
         product(integers(U8, 5, 7), integers(I8, 7, 3), integers(U8, 5), none, "generic"),  # one zero point a row
+        # products of two computed operands: odd depths, blocks that columns do not fill, batches that are broadcast
+        squared(integers(U8, 3, 6, 17), 255, 0),
+        squared(integers(I8, 2, 2, 70, 33), -128, 127),
+        squared(integers(I8, 1, 1), 5, 3),
+        squared(integers(U8, 40, 64, largest=True), 0, 0),
+        squared(integers(U8, 3, 2, 5, 9), 9, 77, lambda x: x[:1, 0]),
+        squared(integers(I8, 4, 5, 6), -77, 9, lambda x: x[:, None]),
     ]  # fmt: skip
 
 

@@ -198,7 +198,7 @@ def test_pieces_are_powers_of_two(width: int) -> None:
 def unpacked(stored: np.ndarray[Any, Any], source: ParameterSource, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
     """The source tensor, put together from a packed one as the manifest describes it, element by element."""
     result = np.full(shape, np.nan, stored.dtype)
-    cut = {axis: size for axis, size in source.blocks}
+    cut = dict(source.blocks)
     for place in np.ndindex(shape):
         outer = [place[axis] // cut.get(axis, 1) for axis in source.permutation]
         result[place] = stored[(*outer, *(place[axis] % size for axis, size in source.blocks))]

@@ -84,6 +84,25 @@ def cases() -> dict[str, tuple[Callable[..., Tensor], Tensor, list[Tensor]]]:
             integers(I8, 3, 70),
             [scalar(0.02), scalar(11, I8), integers(I8, 70, 6), per_channel, scalar(0, I8), scalar(0.7), scalar(120, U8), bias],
         ),
+        "words_and_bytes": (
+            OPS.qlinear_matmul,
+            integers(torch.int16, 3, 70),
+            [scalar(2e-4), scalar(1100, torch.int16), integers(I8, 70, 6), per_channel, scalar(0, I8), scalar(0.7), scalar(9, I8), bias],
+        ),
+        "weights_of_16_bits": (
+            lambda x, w, a, b: OPS.conv_integer(x, w, a, b, *conv_2d), image,
+            [integers(torch.int16, 6, 2, 3, 3), scalar(131, U8), scalar(-700, torch.int16)]
+        ),
+        "zero_points_of_one_entry": (
+            OPS.qlinear_matmul,
+            integers(U8, 3, 7),
+            [torch.tensor([0.02]), torch.tensor([7], dtype=U8), integers(I8, 7, 6), per_channel, torch.zeros(6, dtype=I8),
+             torch.tensor([0.7]), torch.tensor([120], dtype=U8), bias],
+        ),
+        "quantize_in_double": (
+            lambda x, s, z: OPS.quantize_linear(x, s, z, 0), ties().double() - 1e-9, [scalar(0.5, torch.float64), scalar(-3, I8)]
+        ),
+        "quantize_without_axes": (lambda x, s, z: OPS.quantize_linear(x, s, z, 0), scalar(1.7), [scalar(0.5), scalar(-3, I8)]),
         "qlinear_add": (
             OPS.qlinear_add,
             integers(U8, 1, 6, 8),
@@ -95,13 +114,39 @@ def cases() -> dict[str, tuple[Callable[..., Tensor], Tensor, list[Tensor]]]:
     }  # fmt: skip
 
 
+def program_of(module: nn.Module, x: Tensor) -> Program:
+    exported = torch.export.export(module.eval(), (x,))
+    return Program.from_exported(exported, Provenance("ops", "torch", "0" * 64), batch=Batch(False, "one op"), input_names=["x"])
+
+
 @pytest.mark.parametrize("name", list(cases()))
 def test_kernel_equals_the_definition_exactly(name: str) -> None:
     function, x, tensors = cases()[name]
-    exported = torch.export.export(Call(function, tensors).eval(), (x,))
-    program = Program.from_exported(exported, Provenance(name, "torch", "0" * 64), batch=Batch(False, "one op"), input_names=["x"])
+    program = program_of(Call(function, tensors), x)
     expected = function(x, *tensors)
     lowered = lower(program, find_target("cpu"))
     (actual,) = run_lowered(lowered, program, {"x": x.numpy()}).values()
     np.testing.assert_array_equal(actual, expected.numpy())
     assert actual.dtype == expected.numpy().dtype
+
+
+def test_nothing_is_computed_from_stored_tensors_alone() -> None:
+    """Weights without their zero points, multipliers and dequantised weights are stored; weights that fit stay bytes."""
+    stored = [scalar(0.02), scalar(131, U8), integers(U8, 6, 4, 3, 3), torch.rand(6) * 0.01, scalar(128, U8), scalar(0.05), scalar(9, I8)]
+    weights = [integers(I8, 6, 5), torch.rand(5), scalar(3, I8)]
+
+    def both(x: Tensor, *tensors: Tensor) -> Tensor:
+        y = OPS.qlinear_conv(x, *tensors[:7], None, [1, 1], [1, 1, 1, 1], [1, 1], 1)
+        real = OPS.dequantize_linear(tensors[7], tensors[8], tensors[9], 1)
+        return y.float().mean(dim=(2, 3)) @ real
+
+    x = integers(U8, 1, 4, 9, 8)
+    program = program_of(Call(both, [*stored, *weights]), x)
+    lowered = lower(program, find_target("cpu"))
+    assert lowered.plan is not None
+    rooms = {buffer.name: buffer.room for buffer in lowered.plan.buffers}
+    assert all({rooms[name] for name in step.reads} - {"parameter"} for step in lowered.plan.steps)
+    large = [array.dtype for array in lowered.parameters.values() if array.size > 100]
+    assert large == [np.int8]
+    (actual,) = run_lowered(lowered, program, {"x": x.numpy()}).values()
+    np.testing.assert_allclose(actual, both(x, *stored, *weights).numpy(), rtol=1e-5)

@@ -21,6 +21,7 @@ from effc.lowering.kernels import (
     generic,
     integer_conv,
     integer_depthwise,
+    integer_matmul,
     matmul,
     pool,
     rows,
@@ -47,7 +48,7 @@ WRITTEN: tuple[Callable[[Fused, Sequence[bool], Target], Implementation | None],
     rows.rows,
     integer_depthwise.depthwise,
     integer_conv.convolution,
-    integer_conv.product,
+    integer_matmul.product,
 )
 
 # Rules that schedule blocks, in order: (a schedule, the target) -> whether it applied.

@@ -33,6 +33,7 @@ __all__ = ["attention"]
 _TOGETHER = 4  # rows of scores whose softmax is computed at once
 _MANY_HEADS = 8  # so many are shared evenly enough by a few threads
 _TASKS = 32  # each has a scratch buffer; enough for many threads to share evenly
+_FEW_TASKS, _SCRATCH = 8, 1 << 23  # where the buffers of so many would take more bytes than that
 
 
 def attention(fused: Fused, fixed: Sequence[bool], target: Target) -> Implementation | None:
@@ -93,7 +94,8 @@ class _Attention:
         if pairs * self.queries * self.keys * (self.channels + self.out) < PARALLEL_MACS:
             return min(tiles, fitting), 1
         share = max(1, min(tiles, fitting, tiles * pairs // _TASKS))
-        return share, min(_TASKS, pairs * -(-tiles // share))
+        most = max(_FEW_TASKS, min(_TASKS, _SCRATCH // (4 * self.keys * self.rows * share)))
+        return share, min(most, pairs * -(-tiles // share))
 
     def _buffers(self) -> None:
         from tvm import tirx

@@ -1,14 +1,14 @@
 """Sums of products of narrow integers in register tiles: the loops that quantised convolutions and matrix products share.
 
-    result[line, position, channel] = sum over taps and a run of neighbours of left[line, position, tap, ...] * weight[channel, tap, ...]
+    result[line, position, channel] = sum over taps and a run of neighbours of left[line, position, tap, ...] * right[channel, tap, ...]
 
-Output channels fill the vectors, neighbouring positions share each vector of weights. All sums are int32, modulo 2^32, so their order
-does not matter. Weights are laid out at compile time, in blocks of channels:
+Output channels fill the vectors, neighbouring positions share each vector of the right operand. All sums are int32, modulo 2^32, so their
+order does not matter. The right operand is laid out in blocks of channels, weights at compile time:
 
     [group and block][tap and step of the run][channel][neighbours of one step]
 
-and, for operands that cannot be centred (`Dot.centred`), one more row: the sum of each channel's weights, an int32 in the four bytes of
-the channel. With it the zero point z of the left operand goes: sum (x - z) w = sum x w - z sum w.
+and, where the left operand cannot be centred (`Dot.centred`), one more row: the sum of each channel's weights, an int32 in the four bytes
+of the channel. With it the zero point z of the left operand goes: sum (x - z) w = sum x w - z sum w.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from effc.lowering.kernels.tiles import Tile, split
 from effc.lowering.kernels.tiles import choose as choose_tile
 from effc.targets import Target
 
-__all__ = ["PARALLEL_MACS", "Sums", "kernel"]
+__all__ = ["PARALLEL_MACS", "Layout", "Sums", "kernel", "layout", "packing"]
 
 PARALLEL_MACS = 1 << 20  # below it, starting threads costs more than it saves
 _TASKS = 16  # enough for a few threads to share evenly
@@ -46,7 +46,7 @@ class Sums:
         taps: sizes of the window's axes whose taps do not lie side by side.
         run: elements that lie side by side, in both operands.
         place: number of the left operand's first element for (line, position, taps, group).
-        result: statement that stores a value for (line, position, channel over all groups).
+        result: statement that stores a value for (line, position, group, channel of the group).
     """
 
     lines: int
@@ -56,20 +56,53 @@ class Sums:
     taps: tuple[int, ...]
     run: int
     place: Callable[[Any, Any, Sequence[Any], Any], Any]
-    result: Callable[[Any, Any, Any, Any], Any]
+    result: Callable[[Any, Any, Any, Any, Any], Any]
 
 
-def kernel(sums: Sums, left: Left, dot: Dot, target: Target) -> tuple[Any, Any, Computed]:
-    """(statement, buffer of the packed weights, their packing from `[channel][tap][run]`)."""
+@dataclass(frozen=True)
+class Layout:
+    """How a sum is cut up, and where its right operand lies.
+
+    Attributes:
+        dot: how products are summed.
+        tile: positions and vectors of channels that are summed at once.
+        block: channels of a block.
+        blocks: blocks of a group.
+        steps: of the reduction.
+        packed: the buffer of the right operand.
+    """
+
+    dot: Dot
+    tile: Tile
+    block: int
+    blocks: int
+    steps: int
+    packed: Any
+
+
+def layout(sums: Sums, dot: Dot, target: Target) -> Layout:
+    """The layout of the right operand for the fastest tile."""
     from tvm import tirx
 
     steps = math.prod(sums.taps) * -(-sums.run // dot.size)
     tile = choose_tile(sums.width, sums.outputs, steps, dot.lanes, target.registers)
     block = tile.vectors * dot.lanes
-    blocks = sums.groups * -(-sums.outputs // block)
-    packed = tirx.decl_buffer((blocks, steps + (not dot.centred), block * dot.size), dot.right, name="packed")
-    packing = _Weights(sums.groups, math.prod(sums.taps), sums.run, block, dot)
-    return _Loops(sums, left, dot, tile, packed, steps).run(), packed, Computed(f"{dot.right} in blocks of {block}", packing)
+    blocks = -(-sums.outputs // block)
+    packed = tirx.decl_buffer((sums.groups * blocks, steps + (not dot.centred), block * dot.size), dot.right, name="packed")
+    return Layout(dot, tile, block, blocks, steps, packed)
+
+
+def packing(sums: Sums, layout: Layout) -> Computed:
+    """The layout of weights that are stored as `[channel][tap][run]`, in any shape."""
+    weights = _Weights(sums.groups, math.prod(sums.taps), sums.run, layout.block, layout.dot)
+    return Computed(f"{layout.dot.right} in blocks of {layout.block}", weights)
+
+
+def kernel(sums: Sums, left: Left, layout: Layout, before: Sequence[tuple[Any, Any]] = ()) -> Any:
+    """The statement that computes the sums; `before`: further buffers, and the statements that fill them."""
+    statement = _Loops(sums, left, layout).run()
+    copies = [*([left.copies] if left.copies is not None else []), *before]
+    return allocated([buffer for buffer, _ in copies], [*(filling for _, filling in copies), statement])
 
 
 @dataclass(frozen=True)
@@ -83,7 +116,6 @@ class _Weights:
     dot: Dot
 
     def __call__(self, array: Array) -> Array:
-        """Pack `[channel][tap][run]`, given in any shape."""
         size = self.dot.size
         weights = array.reshape(self.groups, -1, self.taps, self.run)
         ends = (-weights.shape[1] % self.block, -self.run % size)
@@ -98,12 +130,11 @@ class _Weights:
 
 
 class _Loops:
-    def __init__(self, sums: Sums, left: Left, dot: Dot, tile: Tile, packed: Any, steps: int) -> None:
-        self.sums, self.left, self.dot, self.packed, self.steps = sums, left, dot, packed, steps
-        self.block = tile.vectors * dot.lanes
-        self.blocks = -(-sums.outputs // self.block)  # of a group
+    def __init__(self, sums: Sums, left: Left, layout: Layout) -> None:
+        self.sums, self.left, self.dot, self.packed, self.steps = sums, left, layout.dot, layout.packed, layout.steps
+        self.block, self.blocks = layout.block, layout.blocks
         self.rest = sums.outputs % self.block
-        self.runs = split(sums.width, tile.rows)
+        self.runs = split(sums.width, layout.tile.rows)
 
     def run(self) -> Any:
         sums = self.sums
@@ -125,11 +156,7 @@ class _Loops:
             return choose(block % self.blocks == self.blocks - 1, whole(self.rest), whole(self.block))
 
         spread = parallel if macs >= PARALLEL_MACS and blocks * parts > 1 else loop
-        statement = spread(blocks * parts, task)
-        if self.left.copies is None:
-            return statement
-        buffer, filling = self.left.copies
-        return allocated([buffer], [filling, statement])
+        return spread(blocks * parts, task)
 
     def _block(self, block: Any, width: int, part: Any, parts: int) -> Any:
         """A part of all positions, for one block of channels."""
@@ -183,7 +210,7 @@ class _Loops:
             return loop(sizes[0], lambda one: taps(sizes[1:], (*outer, one), tap * sizes[0] + one), name="tap")
 
         clear = [_whole_store(one, _whole(starts[index]) if starts else _spread(0, lanes)) for row in held for index, one in enumerate(row)]
-        channel = (group * sums.outputs if sums.groups > 1 else integer(0)) + (block % self.blocks) * self.block
+        channel = (block % self.blocks) * self.block
         stored, copies = [], []
         for row, ones in enumerate(held):
             for at, one in zip(vectors, ones, strict=True):
@@ -196,7 +223,7 @@ class _Loops:
                 for first, many in pieces(count):
 
                     def lane_result(lane: Any, one: Any = one, at: int = first, place: int = at + first, row: int = row) -> Any:
-                        return sums.result(line, position + row, channel + place + lane, load(one, [at + lane]))
+                        return sums.result(line, position + row, group, channel + place + lane, load(one, [at + lane]))
 
                     stored.append(vector(many, lane_result))
         return allocated([*(one for row in held for one in row), *copies], [*clear, taps(sums.taps, (), integer(0)), *stored])

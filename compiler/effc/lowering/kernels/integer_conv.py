@@ -1,4 +1,4 @@
-"""Quantised convolutions over channels-last images, and products with a stored matrix, in tiles of integer sums (see `integer`).
+"""Quantised convolutions over channels-last images, in tiles of integer sums (see `integer`).
 
 Neighbouring taps of the last window axis lie side by side in memory with their channels: they are one run, so that an image of three
 channels wastes no lane of an instruction that takes four.
@@ -13,13 +13,12 @@ from typing import Any
 from effc.lowering.kernels.code import flat_function
 from effc.lowering.kernels.fused import Fused, NotInlinableError
 from effc.lowering.kernels.implementation import Implementation
-from effc.lowering.kernels.integer import Sums, kernel
-from effc.lowering.kernels.integer_dots import Dot, bytes_dot, signed_dot
+from effc.lowering.kernels.integer import Sums, kernel, layout, packing
+from effc.lowering.kernels.integer_dots import bytes_dot, signed_dot
 from effc.lowering.kernels.integer_left import left_operand
-from effc.lowering.kernels.packing import Computed
 from effc.targets import Target
 
-__all__ = ["convolution", "operands", "product"]
+__all__ = ["convolution", "operands", "places"]
 
 
 def convolution(fused: Fused, fixed: Sequence[bool], target: Target) -> Implementation | None:
@@ -35,12 +34,14 @@ def convolution(fused: Fused, fixed: Sequence[bool], target: Target) -> Implemen
     groups, positions = fused.number("groups"), fused.anchor.extents[1 : 1 + len(sizes)]
     together = dilation[-1] == 1 and groups == 1
     taps, run = (tuple(window[:-1]), window[-1] * channels) if together else (tuple(window), channels)
-    dot = _dot(weights, target)
+    kind = str(weights.dtype)
+    dot = (bytes_dot(target) if kind == "int8" else None) or signed_dot(target, kind)
     left = left_operand(x, zero, dot, run, before, after)
     epilogue = fused.epilogue()
     flat = math.prod(window) == 1 and set(strides) == {1} and left.sizes[1:-1] == positions
     outer = [] if flat else [batch, *positions[:-1]]
     width = batch * math.prod(positions) if flat else positions[-1]
+    outputs = features // groups
 
     def place(line: Any, position: Any, at: Sequence[Any], group: Any) -> Any:
         channel = group * channels if groups > 1 else 0
@@ -55,44 +56,14 @@ def convolution(fused: Fused, fixed: Sequence[bool], target: Target) -> Implemen
             number = number * left.sizes[axis + 1] + inner
         return number * depth + channel
 
-    def result(line: Any, position: Any, channel: Any, value: Any) -> Any:
+    def result(line: Any, position: Any, group: Any, channel: Any, value: Any) -> Any:
         where = places(position, [batch, *positions]) if flat else [*places(line, outer), position]
-        return epilogue.store([*where, channel], value)
+        return epilogue.store([*where, group * outputs + channel if groups > 1 else channel], value)
 
-    sums = Sums(math.prod(outer), width, groups, features // groups, taps, run, place, result)
-    body, packed, packing = kernel(sums, left, dot, target)
-    return _implementation(fused, body, argument, packed, packing, "integer_conv")
-
-
-def product(fused: Fused, fixed: Sequence[bool], target: Target) -> Implementation | None:
-    """The product of centred bytes with a stored matrix; None where the function holds none."""
-    if fused.kind != "integer_matmul":
-        return None
-    x, zero, argument, weights = operands(fused)
-    if not fixed[argument]:
-        return None
-    *batch, rows, depth = (int(size) for size in x.shape)
-    columns = int(weights.shape[1])
-    dot = _dot(weights, target)
-    left = left_operand(x, zero, dot, depth)
-    epilogue = fused.epilogue()
-
-    def result(line: Any, position: Any, channel: Any, value: Any) -> Any:
-        return epilogue.store([*places(position, [*batch, rows]), channel], value)
-
-    sums = Sums(
-        lines=1,
-        width=math.prod(batch) * rows,
-        groups=1,
-        outputs=columns,
-        taps=(),
-        run=depth,
-        place=lambda line, position, taps, group: position * depth,
-        result=result,
-    )
-    body, packed, packing = kernel(sums, left, dot, target)
-    turned = Computed(f"transposed, {packing.name}", lambda array: packing.compute(array.T))
-    return _implementation(fused, body, argument, packed, turned, "integer_matmul")
+    sums = Sums(math.prod(outer), width, groups, outputs, taps, run, place, result)
+    plan = layout(sums, dot, target)
+    arguments = [plan.packed if index == argument else buffer for index, buffer in enumerate(fused.arguments)]
+    return Implementation(flat_function(arguments, kernel(sums, left, plan)), "integer_conv", {argument: packing(sums, plan)})
 
 
 def operands(fused: Fused) -> tuple[Any, Any, int, Any]:
@@ -109,17 +80,6 @@ def operands(fused: Fused) -> tuple[Any, Any, int, Any]:
     if fused.argument(x) is None or fused.argument(zero) is None:
         raise NotInlinableError("bytes that the function computes")
     return x, zero, argument, weights
-
-
-def _dot(weights: Any, target: Target) -> Dot:
-    kind = str(weights.dtype)
-    fast = bytes_dot(target) if kind == "int8" else None
-    return fast if fast is not None else signed_dot(target, kind)
-
-
-def _implementation(fused: Fused, body: Any, argument: int, packed: Any, packing: Computed, family: str) -> Implementation:
-    arguments = [packed if index == argument else buffer for index, buffer in enumerate(fused.arguments)]
-    return Implementation(flat_function(arguments, body), family, {argument: packing})
 
 
 def places(number: Any, sizes: Sequence[int]) -> list[Any]:

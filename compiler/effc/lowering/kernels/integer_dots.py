@@ -1,7 +1,8 @@
 """How vectors multiply narrow integers and add the products, exactly, to lanes of 32 bits.
 
     vpdpbusd    lane += four products of an unsigned byte and a signed byte        x86 with VNNI
-    vpdpwssd    lane += two products of signed 16-bit integers                     the same processors
+    sdot        lane += four products of signed bytes                              Arm with the dot product extension
+    vpdpwssd    lane += two products of signed 16-bit integers                     x86 with VNNI
     pmaddwd     the same in two instructions                                       any x86 with AVX2
     plain       lane += one product, in the compiler's words                       any processor
 
@@ -30,8 +31,8 @@ class Dot:
     Attributes:
         lanes: int32 lanes of a vector.
         size: products of a lane in one step.
-        left, right: element types of the operands as they lie in memory. An unsigned left operand holds no centred numbers: what its
-            zero point adds to the sums must be taken off them.
+        left, right: element types of the operands as they lie in memory. A byte holds no centred number: what the left operand's zero
+            point adds to the sums must be taken off them.
         add: (sums, left, right) -> sums, for a vector of int32 sums, the left operand's `size` elements, and the right operand's
             `size * lanes`.
     """
@@ -45,11 +46,13 @@ class Dot:
     @property
     def centred(self) -> bool:
         """Whether the left operand is centred."""
-        return self.left != "uint8"
+        return self.left == "int16"
 
 
 def bytes_dot(target: Target) -> Dot | None:
-    """Unsigned by signed bytes; None where the processor has no such instruction."""
+    """Bytes by signed bytes; None where the processor has no such instruction."""
+    if "sdot" in target.dots and target.lanes == 4:
+        return Dot(4, 4, "int8", "int8", _added("llvm.aarch64.neon.sdot", 4, "int8", 4))
     if "vpdpbusd" not in target.dots or target.lanes not in _BITS:
         return None
     return Dot(target.lanes, 4, "uint8", "int8", _added(f"llvm.x86.avx512.vpdpbusd.{_BITS[target.lanes]}", target.lanes, "int8", 4))

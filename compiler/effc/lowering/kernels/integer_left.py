@@ -1,7 +1,7 @@
 """The left operand of an integer product, as a vector instruction wants it: padded, of its type, readable a few elements beyond its end.
 
-Signed bytes become unsigned ones by adding 128 to them and to their zero point; a form that takes 16 bits gets them centred. Padding
-stands for the real number 0. Where an operand is all that already, it is read where it lies, else copied first.
+Where bytes must have the other sign, 128 is added to (or taken from) them and their zero point; a form that takes 16 bits gets them
+centred. Padding stands for the real number 0. Where an operand is all that already, it is read where it lies, else copied first.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def left_operand(x: Any, zero: Any, dot: Dot, run: int, before: Sequence[int] = 
     kind, point = str(x.dtype), only(zero)
     zero_of = integer(0)
     if not dot.centred:
-        zero_of = tirx.Cast("int32", point) + (128 if kind == "int8" else 0)
+        zero_of = tirx.Cast("int32", point) + {("int8", "uint8"): 128, ("uint8", "int8"): -128}.get((kind, dot.left), 0)
     if kind == dot.left and not any((*before, *after)) and run % dot.size == 0:
         front = [integer(0)] * (len(x.shape) - 1)
         sizes = tuple(int(size) for size in x.shape)
@@ -61,7 +61,8 @@ def left_operand(x: Any, zero: Any, dot: Dot, run: int, before: Sequence[int] = 
     def converted(value: Any) -> Any:
         if dot.centred:
             return tirx.Cast("int16", value) - tirx.Cast("int16", point)
-        return tirx.Cast("uint8", value) ^ tirx.const(128, "uint8") if kind == "int8" else value
+        sign = tirx.const(128 if dot.left == "uint8" else -128, dot.left)
+        return value if kind == dot.left else tirx.Cast(dot.left, value) ^ sign
 
     outside = tirx.const(0, "int16") if dot.centred else converted(point)
     copy, sizes, statement = with_padding(x, converted, outside, before, after, dot.left, dot.lanes * dot.size, dot.size)

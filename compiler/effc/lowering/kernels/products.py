@@ -261,14 +261,12 @@ class _Emitter:
                     lambda tap: depths(outer, tap, lambda depth: step(outer, tap, depth, range(rows))),
                     name="tap",
                 )
+
+            def edge(tap: int, reached: Sequence[int]) -> Any:
+                return depths(outer, integer(tap), lambda depth: step(outer, integer(tap), depth, reached))
+
             reach = [[row for row in range(rows) if product.reaches(tap, known + row)] for tap in range(product.taps)]
-            return sequence(
-                [
-                    depths(outer, integer(tap), lambda depth, tap=tap, rows=reached: step(outer, integer(tap), depth, rows))
-                    for tap, reached in enumerate(reach)
-                    if reached
-                ]
-            )
+            return sequence([edge(tap, reached) for tap, reached in enumerate(reach) if reached])
 
         def taps(axes: Sequence[tuple[Any, Any]], outer: tuple[Any, ...]) -> Any:
             if not axes:

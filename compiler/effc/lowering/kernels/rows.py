@@ -16,7 +16,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from effc.lowering.expansion import expand
 from effc.lowering.kernels.code import allocated, flat_function, floats, integer, load, local, loop, parallel, sequence, store, vector
 from effc.lowering.kernels.fused import Block, Fused, Load
 from effc.lowering.kernels.implementation import Implementation
@@ -57,7 +56,7 @@ class _Rows:
         kept = [block for block in self.steps if self._role(block) == "keep"]
         if not kept or self.in_place:
             body = spread(self.number, lambda row: self._row(row, self._places(row), self._in_result))
-            return Implementation(expand(flat_function(self.fused.arguments, body)), "rows")
+            return Implementation(flat_function(self.fused.arguments, body), "rows")
         tasks = min(self.number, _TASKS) if spread is parallel else 1
         scratch = tirx.decl_buffer((tasks, self.length), "float32", name="scratch")
 
@@ -71,7 +70,7 @@ class _Rows:
             )
 
         body = spread(tasks, task)
-        return Implementation(expand(flat_function(self.fused.arguments, allocated([scratch], [body]))), "rows")
+        return Implementation(flat_function(self.fused.arguments, allocated([scratch], [body])), "rows")
 
     def _in_result(self, place: Sequence[Any]) -> tuple[Any, list[Any]]:
         return self.fused.result, list(place)

@@ -41,13 +41,14 @@ class _Emitter:
         self.runs = list(runs(windows, tile.rows))
 
     def run(self) -> Any:
-        """Tasks: lines of the output where the cache does not hold an image, so that it is read once; else blocks of channels.
-
-        Few lines and blocks are cut into parts of a line.
+        """The tasks: lines where the cache does not hold an image, so that it is read once; else blocks of channels, of which each passes
+        over the whole image, or over some lines where blocks are few. Where lines are few, too, a task gets a part of each.
         """
         windows, blocks = self.windows, self.blocks
         tiles = sum(run.tiles for run in self.runs)
-        wanted = -(-_TASKS // blocks) if self.resident else _TASKS
+        spread, wanted = (parallel, _TASKS) if windows.steps >= PARALLEL_STEPS else (loop, 1)
+        if self.resident:
+            wanted = -(-wanted // blocks)
         share = -(-self.lines // wanted)  # lines of a task
         chunks = -(-self.lines // share)
         parts = min(tiles, wanted // chunks)
@@ -68,8 +69,7 @@ class _Emitter:
             return lines_of(number, None)
 
         tasks = chunks * parts * (blocks if self.resident else 1)
-        spread = parallel if windows.steps >= PARALLEL_STEPS and tasks > 1 else loop
-        return spread(tasks, task)
+        return (spread if tasks > 1 else loop)(tasks, task)
 
     def _line(self, line: Any, block: Any, part: tuple[Any, int] | None) -> Any:
         """A line, or the part of it that is (first tile, tiles), for one block of channels or (None) for all of them."""

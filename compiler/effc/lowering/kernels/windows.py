@@ -88,14 +88,17 @@ class Windows:
         return first >= 0 and first + (self.taps[-1] - 1) * self.dilation[-1] < self.sizes[-1]
 
     def reached(self, axis: int, position: Any) -> tuple[Any, Any]:
-        """(first tap, number of taps) of an axis that lie inside the input."""
+        """(first tap, number of taps) of an axis that lie inside the input.
+
+        No negative number is divided: TVM's simplifier gets some of those wrong.
+        """
         from tvm import tirx
 
         step, taps, before, size = self.dilation[axis], self.taps[axis], self.before[axis], self.sizes[axis]
-        origin = position * self.strides[axis] - before
+        start = position * self.strides[axis]
         last = (self.positions[axis] - 1) * self.strides[axis] - before + (taps - 1) * step
-        first: Any = tirx.max(0, (step - 1 - origin) // step) if before > 0 else 0
-        end: Any = tirx.min(taps, (size + step - 1 - origin) // step) if last >= size else taps
+        first: Any = (tirx.max(before - start, 0) + step - 1) // step if before > 0 else 0
+        end: Any = tirx.min(taps, (tirx.max(size + before - start, 0) + step - 1) // step) if last >= size else taps
         extent = end - first
         return first, extent if isinstance(extent, int) else tirx.max(extent, 0)
 

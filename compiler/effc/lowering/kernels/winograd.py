@@ -155,12 +155,16 @@ def _cost(work: Work, tiles: int, channels: int, features: int, target: Target) 
     inputs, results = 6 * places, 2 * work.form.alpha * (work.form.alpha + work.form.outputs)
     transforms = tiles * (inputs * -(-channels // lanes) + results * -(-features // lanes))
     weights, buffers = places * channels * features // 16, places * work.chunk * (channels + features) // 16  # cache lines
-    room = max(1, target.l2 // 2 // 64)
+    room = target.l2 // 2 // 64
     passes = 1 if work.tasks and weights <= room else chunks
     used = min(chunks, work.tasks) if work.tasks and buffers <= room else chunks
-    phases = 3 * chunks if not work.tasks else 1
-    moved = 2 * buffers * used * (_NEAR if buffers <= 2 * room else _FAR)  # written and read
-    return products + transforms + _FAR * weights * passes + moved + _PHASE * phases
+    moved = _moved(weights * passes, weights, target) + _moved(2 * buffers * used, buffers // 2, target)
+    return products + transforms + moved + _PHASE * (3 * chunks if not work.tasks else 1)
+
+
+def _moved(lines: float, once: float, target: Target) -> float:
+    """What it costs to move cache lines, given how many of them take room at the same time."""
+    return lines * (_NEAR if once <= target.l2 // 2 // 64 else _FAR)
 
 
 @functools.cache
@@ -169,4 +173,5 @@ def _direct(batch: int, positions: tuple[int, ...], channels: int, features: int
     lanes, width = lanes_of(target, "float32"), positions[-1]
     tile = choose(width, features, channels, lanes, target.registers, taps=9, edges=2)
     line = cycles(tile, width, features, channels, lanes, taps=9, edges=2)
-    return batch * math.prod(positions[:-1]) * line + _FAR * 9 * channels * features / 16
+    weights = 9 * channels * features // 16
+    return batch * math.prod(positions[:-1]) * line + _moved(weights, weights, target)
