@@ -26,6 +26,7 @@ from effc.lowering.kernels import (
     pool,
     rows,
     totals,
+    winograd,
 )
 from effc.lowering.kernels.fused import Fused, NotInlinableError
 from effc.lowering.kernels.implementation import Implementation
@@ -40,6 +41,7 @@ Array = np.ndarray[Any, Any]
 # Rules that write the code: (the function, which arguments are stored tensors, the target) -> the kernel, or None.
 WRITTEN: tuple[Callable[[Fused, Sequence[bool], Target], Implementation | None], ...] = (
     depthwise.depthwise,
+    winograd.convolution,
     conv.direct,
     matmul.product,
     pool.pool,

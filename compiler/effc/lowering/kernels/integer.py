@@ -23,6 +23,7 @@ import numpy as np
 from effc.lowering.kernels.code import allocated, choose, copied, integer, load, local, loop, parallel, sequence, vector
 from effc.lowering.kernels.integer_dots import Dot
 from effc.lowering.kernels.integer_left import Left
+from effc.lowering.kernels.integer_vectors import spread, vector_load, whole, whole_store
 from effc.lowering.kernels.packing import Computed
 from effc.lowering.kernels.products import pieces
 from effc.lowering.kernels.tiles import Tile, split
@@ -146,23 +147,23 @@ class _Loops:
         def task(number: Any) -> Any:
             block, part = (number, None) if parts == 1 else (number // parts, number % parts)
 
-            def whole(width: int) -> Any:
+            def channels(width: int) -> Any:
                 return self._block(block, width, part, parts)
 
             if not self.rest:
-                return whole(self.block)
+                return channels(self.block)
             if self.blocks == 1:
-                return whole(self.rest)
-            return choose(block % self.blocks == self.blocks - 1, whole(self.rest), whole(self.block))
+                return channels(self.rest)
+            return choose(block % self.blocks == self.blocks - 1, channels(self.rest), channels(self.block))
 
-        spread = parallel if macs >= PARALLEL_MACS and blocks * parts > 1 else loop
-        return spread(blocks * parts, task)
+        share = parallel if macs >= PARALLEL_MACS and blocks * parts > 1 else loop
+        return share(blocks * parts, task)
 
     def _block(self, block: Any, width: int, part: Any, parts: int) -> Any:
         """A part of all positions, for one block of channels."""
         dot = self.dot
         starts = [] if dot.centred else [local(dot.lanes, f"start{at}", "int32") for at in range(0, width, dot.lanes)]
-        statements = [_whole_store(one, self._start(block, at)) for one, at in zip(starts, range(0, width, dot.lanes), strict=False)]
+        statements = [whole_store(one, self._start(block, at)) for one, at in zip(starts, range(0, width, dot.lanes), strict=False)]
         for start, rows, tiles in self.runs:
             total = self.sums.lines * tiles
             first, count = (0, total) if part is None else (part * total // parts, (part + 1) * total // parts - part * total // parts)
@@ -179,13 +180,10 @@ class _Loops:
         from tvm import tirx
 
         dot = self.dot
-        total = tirx.BufferLoad(self.packed, [block, integer(self.steps), tirx.Ramp(integer(at * dot.size), 1, dot.lanes * dot.size)])
-        total = tirx.reinterpret(f"int32x{dot.lanes}", total)
-        return tirx.Broadcast(integer(0), dot.lanes) - tirx.Broadcast(self.left.zero, dot.lanes) * total
+        total = vector_load(self.packed, [block, self.steps, at * dot.size], dot.lanes * dot.size)
+        return spread(integer(0) - self.left.zero, dot.lanes) * tirx.reinterpret(f"int32x{dot.lanes}", total)
 
     def _tile(self, line: Any, position: Any, rows: int, block: Any, width: int, starts: Sequence[Any]) -> Any:
-        from tvm import tirx
-
         sums, dot = self.sums, self.dot
         lanes, size = dot.lanes, dot.size
         vectors = range(0, width, lanes)
@@ -198,10 +196,9 @@ class _Loops:
             for row in range(rows):
                 left = self.left.load(sums.place(line, position + row, taps, group) + number * size)
                 for index, at in enumerate(vectors):
-                    lane = at * size if lanes * size == 1 else tirx.Ramp(integer(at * size), 1, lanes * size)
-                    right = load(self.packed, [block, tap * run + number, lane])
+                    right = vector_load(self.packed, [block, tap * run + number, at * size], lanes * size)
                     one = held[row][index]
-                    statements.append(_whole_store(one, dot.add(_whole(one), left, right)))
+                    statements.append(whole_store(one, dot.add(whole(one), left, right)))
             return sequence(statements)
 
         def taps(sizes: Sequence[int], outer: tuple[Any, ...], tap: Any) -> Any:
@@ -209,7 +206,8 @@ class _Loops:
                 return loop(run, lambda number: step(outer, tap, number), name="step")
             return loop(sizes[0], lambda one: taps(sizes[1:], (*outer, one), tap * sizes[0] + one), name="tap")
 
-        clear = [_whole_store(one, _whole(starts[index]) if starts else _spread(0, lanes)) for row in held for index, one in enumerate(row)]
+        first_sums = [whole(one) for one in starts] or [spread(integer(0), lanes)] * len(vectors)
+        clear = [whole_store(one, value) for row in held for one, value in zip(row, first_sums, strict=True)]
         channel = (block % self.blocks) * self.block
         stored, copies = [], []
         for row, ones in enumerate(held):
@@ -228,23 +226,3 @@ class _Loops:
                     stored.append(vector(many, lane_result))
         return allocated([*(one for row in held for one in row), *copies], [*clear, taps(sums.taps, (), integer(0)), *stored])
 
-
-def _spread(value: int, lanes: int) -> Any:
-    from tvm import tirx
-
-    return integer(value) if lanes == 1 else tirx.Broadcast(integer(value), lanes)
-
-
-def _whole(buffer: Any) -> Any:
-    """All elements of a local buffer."""
-    from tvm import tirx
-
-    lanes = int(buffer.shape[0])
-    return load(buffer, [integer(0) if lanes == 1 else tirx.Ramp(integer(0), 1, lanes)])
-
-
-def _whole_store(buffer: Any, value: Any) -> Any:
-    from tvm import tirx
-
-    lanes = int(buffer.shape[0])
-    return tirx.BufferStore(buffer, value, [integer(0) if lanes == 1 else tirx.Ramp(integer(0), 1, lanes)])

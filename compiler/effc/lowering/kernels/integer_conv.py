@@ -11,23 +11,26 @@ from collections.abc import Sequence
 from typing import Any
 
 from effc.lowering.kernels.code import flat_function
-from effc.lowering.kernels.fused import Fused, NotInlinableError
+from effc.lowering.kernels.fused import Fused
 from effc.lowering.kernels.implementation import Implementation
 from effc.lowering.kernels.integer import Sums, kernel, layout, packing
 from effc.lowering.kernels.integer_dots import bytes_dot, signed_dot
 from effc.lowering.kernels.integer_left import left_operand
+from effc.lowering.kernels.integer_vectors import centred_bytes, places
 from effc.targets import Target
 
-__all__ = ["convolution", "operands", "places"]
+__all__ = ["convolution"]
 
 
 def convolution(fused: Fused, fixed: Sequence[bool], target: Target) -> Implementation | None:
     """The convolution of centred bytes and stored integers; None where the function holds none."""
     if fused.kind != "integer_convolution":
         return None
-    x, zero, argument, weights = operands(fused)
-    if not fixed[argument]:
+    source, weights = fused.reads()
+    argument = fused.argument(weights)
+    if argument is None or not fixed[argument]:
         return None
+    x, zero = centred_bytes(fused, source)
     batch, *sizes, depth = (int(size) for size in x.shape)
     features, *window, channels = (int(size) for size in weights.shape)
     strides, dilation, before, after = (fused.numbers(key) for key in ("strides", "dilation", "before", "after"))
@@ -64,28 +67,3 @@ def convolution(fused: Fused, fixed: Sequence[bool], target: Target) -> Implemen
     plan = layout(sums, dot, target)
     arguments = [plan.packed if index == argument else buffer for index, buffer in enumerate(fused.arguments)]
     return Implementation(flat_function(arguments, kernel(sums, left, plan)), "integer_conv", {argument: packing(sums, plan)})
-
-
-def operands(fused: Fused) -> tuple[Any, Any, int, Any]:
-    """(bytes, their zero point, which argument holds the weights, the weights). Raises NotInlinableError where one is computed here."""
-    source, weights = fused.reads()
-    block = fused.source(source)
-    if block is not None and "effc.pad" in block.annotations:
-        (source,) = fused.reads(block)
-        block = fused.source(source)
-    argument = fused.argument(weights)
-    if block is None or "effc.centred" not in block.annotations or argument is None:
-        raise NotInlinableError("operands that the function computes")
-    x, zero = fused.reads(block)
-    if fused.argument(x) is None or fused.argument(zero) is None:
-        raise NotInlinableError("bytes that the function computes")
-    return x, zero, argument, weights
-
-
-def places(number: Any, sizes: Sequence[int]) -> list[Any]:
-    """The index along axes of given sizes of what is counted through all of them."""
-    found = []
-    for size in reversed(sizes):
-        found.append(number % size)
-        number = number // size
-    return list(reversed(found))

@@ -16,8 +16,8 @@ from typing import Any
 from effc.lowering.kernels.code import allocated, choose, flat_function, integer, load, local, loop, parallel, sequence, vector
 from effc.lowering.kernels.fused import Fused
 from effc.lowering.kernels.implementation import Implementation
-from effc.lowering.kernels.integer_conv import operands, places
-from effc.lowering.kernels.integer_left import only, vector_load, with_padding
+from effc.lowering.kernels.integer_left import with_padding
+from effc.lowering.kernels.integer_vectors import cast, centred_bytes, only, places, spread, vector_load, whole, whole_store
 from effc.lowering.kernels.packing import Packed
 from effc.lowering.kernels.products import pieces
 from effc.lowering.kernels.tiles import split
@@ -39,12 +39,16 @@ def depthwise(fused: Fused, fixed: Sequence[bool], target: Target) -> Implementa
 
     if fused.kind != "integer_convolution":
         return None
-    x, zero, argument, weights = operands(fused)
+    source, weights = fused.reads()
+    argument = fused.argument(weights)
+    if argument is None or not fixed[argument]:
+        return None
+    x, zero = centred_bytes(fused, source)
     channels = int(x.shape[-1])
     features, *window, depth = (int(size) for size in weights.shape)
     taps = math.prod(window)
     exact = taps * 255 * _LARGEST.get(str(weights.dtype), _EXACT) <= _EXACT
-    if not fixed[argument] or depth != 1 or features != channels or fused.number("groups") != channels or not exact or taps > _MOST_TAPS:
+    if depth != 1 or features != channels or fused.number("groups") != channels or not exact or taps > _MOST_TAPS:
         return None
     lanes = max(1, target.lanes)
     packed = tirx.decl_buffer((-(-channels // lanes), *window, 1, lanes), str(weights.dtype), name="packed")
@@ -73,9 +77,9 @@ class _Depthwise:
 
     def run(self) -> Any:
         lines = self.sizes[0] * math.prod(self.positions[:-1])
-        whole, rest = divmod(self.channels, self.lanes)
+        full, rest = divmod(self.channels, self.lanes)
         ends = pieces(rest)
-        units = whole + len(ends)
+        units = full + len(ends)
         macs = lines * self.positions[-1] * self.channels * math.prod(self.window)
         parts = min(lines, -(-_TASKS // units)) if macs >= _PARALLEL_MACS else 1
 
@@ -87,14 +91,14 @@ class _Depthwise:
             def channels_of(block: Any, at: int, width: int) -> Any:
                 return self._channels(block, at, width, lambda body: loop(end - first, body, start=first, name="line"))
 
-            statement = channels_of(unit, 0, self.lanes) if whole else None
+            statement = channels_of(unit, 0, self.lanes) if full else None
             for index, (at, width) in enumerate(ends):
-                own = channels_of(integer(whole), at, width)
-                statement = own if statement is None else choose(unit == whole + index, own, statement)
+                own = channels_of(integer(full), at, width)
+                statement = own if statement is None else choose(unit == full + index, own, statement)
             return statement
 
-        spread = parallel if macs >= _PARALLEL_MACS and units * parts > 1 else loop
-        statement = spread(units * parts, task)
+        share = parallel if macs >= _PARALLEL_MACS and units * parts > 1 else loop
+        statement = share(units * parts, task)
         return statement if self.filling is None else allocated([self.source], [self.filling, statement])
 
     def _channels(self, block: Any, at: int, width: int, lines: Callable[[Callable[[Any], Any]], Any]) -> Any:
@@ -104,13 +108,13 @@ class _Depthwise:
         taps = math.prod(self.window)
         weights = [local(width, f"weight{tap}") for tap in range(taps)]
         start = local(width, "start")
-        statements, total = [], _broadcast(tirx.const(0.0, "float32"), width)
+        statements, total = [], spread(tirx.const(0.0, "float32"), width)
         for tap, one in enumerate(weights):
             value = vector_load(self.packed, [block, *places(integer(tap), self.window), 0, at], width)
-            statements.append(_set(one, tirx.Cast(_type(width), value)))
-            total = total + _get(one)
+            statements.append(whole_store(one, cast(value, "float32", width)))
+            total = total + whole(one)
         point = tirx.Cast("float32", only(self.zero))
-        statements.append(_set(start, _broadcast(tirx.const(0.0, "float32") - point, width) * total))
+        statements.append(whole_store(start, spread(tirx.const(0.0, "float32") - point, width) * total))
         channel = block * self.lanes + at
 
         def tiles_of(line: Any, first: int, rows: int, tiles: int) -> Any:
@@ -124,11 +128,11 @@ class _Depthwise:
         sums = [local(width, f"sum{row}") for row in range(rows)]
         image, *outer = places(line, [self.sizes[0], *self.positions[:-1]])
         stride, step, taps = self.strides[-1], self.dilation[-1], self.window[-1]
-        statements = [_set(one, _get(start)) for one in sums]
+        statements = [whole_store(one, whole(start)) for one in sums]
         columns = sorted({row * stride + tap * step for row in range(rows) for tap in range(taps)})
         values = []
         for number in range(math.prod(self.window[:-1])):
-            at = [int(one) for one in _counted(number, self.window[:-1])]
+            at = places(number, self.window[:-1])
             place = image
             for axis, row in enumerate(outer):
                 place = place * self.sizes[axis + 1] + (row * self.strides[axis] + at[axis] * self.dilation[axis])
@@ -136,12 +140,12 @@ class _Depthwise:
             for column in columns:
                 value = local(width, f"value{number}_{column}")
                 values.append(value)
-                statements.append(_set(value, tirx.Cast(_type(width), self._load((place + column) * self.channels + channel, width))))
+                statements.append(whole_store(value, cast(self._load((place + column) * self.channels + channel, width), "float32", width)))
                 for row in range(rows):
                     tap, off = divmod(column - row * stride, step)
                     if off == 0 and 0 <= tap < taps:
                         weight = weights[number * taps + tap]
-                        statements.append(_set(sums[row], _get(sums[row]) + _get(value) * _get(weight)))
+                        statements.append(whole_store(sums[row], whole(sums[row]) + whole(value) * whole(weight)))
         for row, one in enumerate(sums):
 
             def lane_result(lane: Any, one: Any = one, row: int = row) -> Any:
@@ -153,32 +157,3 @@ class _Depthwise:
 
     def _load(self, place: Any, width: int) -> Any:
         return vector_load(self.source, [*[integer(0)] * (len(self.source.shape) - 1), place], width)
-
-
-def _counted(number: int, sizes: Sequence[int]) -> list[int]:
-    found = []
-    for size in reversed(sizes):
-        found.append(number % size)
-        number //= size
-    return list(reversed(found))
-
-
-def _type(width: int) -> str:
-    return "float32" if width == 1 else f"float32x{width}"
-
-
-def _broadcast(value: Any, width: int) -> Any:
-    from tvm import tirx
-
-    return value if width == 1 else tirx.Broadcast(value, width)
-
-
-def _get(buffer: Any) -> Any:
-    return vector_load(buffer, [0], int(buffer.shape[0]))
-
-
-def _set(buffer: Any, value: Any) -> Any:
-    from tvm import tirx
-
-    width = int(buffer.shape[0])
-    return tirx.BufferStore(buffer, value, [integer(0) if width == 1 else tirx.Ramp(integer(0), 1, width)])

@@ -13,9 +13,10 @@ from typing import Any
 
 from effc.lowering.kernels.code import choose, integer, load, loop, parallel, sequence, store, vector
 from effc.lowering.kernels.integer_dots import Dot
+from effc.lowering.kernels.integer_vectors import only, vector_load
 from effc.lowering.kernels.products import pieces
 
-__all__ = ["Left", "left_operand", "only", "vector_load", "with_padding"]
+__all__ = ["Left", "left_operand", "with_padding"]
 
 _PARALLEL_ELEMENTS = 1 << 18  # below it, starting threads costs more than it saves
 
@@ -94,21 +95,6 @@ def with_padding(
     padded = [sizes[0], *(b + size + a for b, size, a in zip(before, sizes[1:-1], after, strict=True)), sizes[-1]] if axes else sizes
     copy = tirx.decl_buffer((math.prod(padded) + beyond,), dtype, name="operand")
     return copy, tuple(padded), _copy(x, copy, converted, outside, sizes, padded, before, width)
-
-
-def only(buffer: Any) -> Any:
-    """The element of a buffer of one."""
-    return load(buffer, [0] * len(buffer.shape))
-
-
-def vector_load(buffer: Any, indices: Sequence[Any], width: int) -> Any:
-    """`width` elements that lie side by side."""
-    from tvm import tirx
-
-    if width == 1:
-        return load(buffer, indices)
-    last = indices[-1]
-    return load(buffer, [*indices[:-1], tirx.Ramp(integer(last) if isinstance(last, int) else last, 1, width)])
 
 
 def _copy(

@@ -11,17 +11,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from effc.lowering.kernels.code import flat_function, integer, loop, parallel, sequence
-from effc.lowering.kernels.fused import Fused, NotInlinableError
+from effc.lowering.kernels.fused import Fused
 from effc.lowering.kernels.implementation import Implementation
-from effc.lowering.kernels.integer import PARALLEL_MACS, Layout, Sums, kernel, layout, packing
-from effc.lowering.kernels.integer_conv import places
+from effc.lowering.kernels.integer import Layout, Sums, kernel, layout, packing
 from effc.lowering.kernels.integer_dots import bytes_dot, signed_dot
-from effc.lowering.kernels.integer_left import left_operand, only, vector_load
+from effc.lowering.kernels.integer_left import left_operand
+from effc.lowering.kernels.integer_vectors import cast, centred_bytes, only, places, spread, vector_load, vector_store
 from effc.lowering.kernels.packing import Computed
 from effc.lowering.kernels.products import pieces
 from effc.targets import Target
 
 __all__ = ["product"]
+
+_PARALLEL_ELEMENTS = 1 << 17  # below it, starting threads costs more than it saves
 
 
 def product(fused: Fused, fixed: Sequence[bool], target: Target) -> Implementation | None:
@@ -29,10 +31,10 @@ def product(fused: Fused, fixed: Sequence[bool], target: Target) -> Implementati
     if fused.kind != "integer_matmul":
         return None
     left, right = fused.reads()
-    a, a_zero = _centred(fused, left)
+    a, a_zero = centred_bytes(fused, left)
     argument = fused.argument(right)
     if argument is None:
-        return _of_two(fused, a, a_zero, *_centred(fused, right), target)
+        return _of_two(fused, a, a_zero, *centred_bytes(fused, right), target)
     if not fixed[argument] or len(right.shape) != 2:
         return None
     sizes = [int(size) for size in a.shape]
@@ -93,7 +95,7 @@ def _laid_out(b: Any, zero: Any, batch: Sequence[int], plan: Layout, columns: in
 
     def row(matrix: Any, depth_at: Any, column: Any, width: int) -> Any:
         values = vector_load(b, [*front, (matrix * depth + depth_at) * columns + column], width)
-        return tirx.Cast(_type(width), values) - _spread(point, width)
+        return cast(values, "int16", width) - spread(point, width)
 
     def group_block(number: Any) -> Any:
         group, block = number // plan.blocks, number % plan.blocks
@@ -103,13 +105,10 @@ def _laid_out(b: Any, zero: Any, batch: Sequence[int], plan: Layout, columns: in
             column = block * plan.block + at
             value = row(matrix, step * dot.size, column, width)
             if dot.size == 2:
-                other = row(matrix, step * 2 + 1, column, width) if both else _spread(tirx.const(0, "int16"), width)
+                other = row(matrix, step * 2 + 1, column, width) if both else spread(tirx.const(0, "int16"), width)
                 order = [integer(half * width + lane) for lane in range(width) for half in range(2)]
                 value = tirx.Shuffle([value, other], order)
-            place: Any = integer(at * dot.size)
-            if width * dot.size > 1:
-                place = tirx.Ramp(place, 1, width * dot.size)
-            return tirx.BufferStore(plan.packed, value, [number, step, place])
+            return vector_store(plan.packed, value, [number, step, at * dot.size], width * dot.size)
 
         def steps(width: int) -> Any:
             """All rows of the first columns of a block."""
@@ -126,19 +125,8 @@ def _laid_out(b: Any, zero: Any, batch: Sequence[int], plan: Layout, columns: in
         return tirx.IfThenElse(block == plan.blocks - 1, steps(rest), steps(plan.block))
 
     total = math.prod(batch) * plan.blocks
-    spread = parallel if total > 1 and math.prod(batch) * columns * depth >= PARALLEL_MACS // 8 else loop
-    return spread(total, group_block)
-
-
-def _centred(fused: Fused, buffer: Any) -> tuple[Any, Any]:
-    """(bytes, their zero point) of a centred operand. Raises NotInlinableError where the function computes them."""
-    block = fused.source(buffer)
-    if block is None or "effc.centred" not in block.annotations:
-        raise NotInlinableError("an operand that the function computes")
-    values, zero = fused.reads(block)
-    if fused.argument(values) is None or fused.argument(zero) is None:
-        raise NotInlinableError("bytes that the function computes")
-    return values, zero
+    share = parallel if total > 1 and math.prod(batch) * columns * depth >= _PARALLEL_ELEMENTS else loop
+    return share(total, group_block)
 
 
 def _matrix(number: Any, batch: Sequence[int], own: Sequence[int]) -> Any:
@@ -149,12 +137,3 @@ def _matrix(number: Any, batch: Sequence[int], own: Sequence[int]) -> Any:
         found = found * size + (0 if size == 1 else place)
     return found
 
-
-def _type(width: int) -> str:
-    return "int16" if width == 1 else f"int16x{width}"
-
-
-def _spread(value: Any, width: int) -> Any:
-    from tvm import tirx
-
-    return value if width == 1 else tirx.Broadcast(value, width)

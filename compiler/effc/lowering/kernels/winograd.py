@@ -30,7 +30,7 @@ from effc.lowering.kernels.conv import Convolution, read
 from effc.lowering.kernels.fused import Fused
 from effc.lowering.kernels.implementation import Implementation
 from effc.lowering.kernels.packing import Computed
-from effc.lowering.kernels.tiles import Tile, choose, cycles, lanes_of
+from effc.lowering.kernels.tiles import choose, cycles, lanes_of
 from effc.lowering.kernels.winograd_loops import Work, function
 from effc.lowering.kernels.winograd_transforms import F2, F4, Form, transformed_inputs, transformed_results, transformed_weights
 from effc.targets import Target
@@ -63,7 +63,7 @@ class _Weights:
 
 
 def convolution(fused: Fused, fixed: Sequence[bool], target: Target) -> Implementation | None:
-    """The convolution of a function by Winograd's algorithm; None where it is another one, does not pay, is not wanted or not exact enough."""
+    """The convolution of a function by Winograd's algorithm; None where it cannot be, does not pay, is not wanted or not exact enough."""
     if fused.kind != "convolution" or fused.options.winograd == "off":
         return None
     conv = read(fused)
@@ -80,8 +80,8 @@ def convolution(fused: Fused, fixed: Sequence[bool], target: Target) -> Implemen
 
 
 def _is_plain(conv: Convolution) -> bool:
-    ones = (1, 1)
-    return conv.window == (3, 3) and conv.strides == ones and conv.dilation == ones and conv.groups == 1
+    ones, sizes = (1, 1), (conv.batch, *conv.positions, conv.channels, conv.features)
+    return conv.window == (3, 3) and conv.strides == conv.dilation == ones and conv.groups == 1 and min(sizes) > 0
 
 
 def measured_error(form: Form, weight: Array) -> float:
@@ -93,13 +93,17 @@ def measured_error(form: Form, weight: Array) -> float:
     """
     some = weight[:: max(1, len(weight) // _SAMPLE)]
     pieces = np.random.default_rng(0).standard_normal((4, form.alpha, form.alpha, weight.shape[-1]), dtype=np.float32)
-    got = transformed_results(form, transformed_inputs(form, pieces) @ transformed_weights(form, some))
     exact = np.zeros((len(pieces), form.outputs, form.outputs, len(some)))
-    for row, column in np.ndindex(3, 3):
-        window = pieces[:, row : row + form.outputs, column : column + form.outputs].astype(np.float64)
-        exact += window @ some[:, row, column].astype(np.float64).T
-    largest = float(np.abs(exact).max())
-    error = float(np.abs(got - exact).max())
+    with np.errstate(over="ignore", invalid="ignore"):  # weights may be anything: what comes of it is no number, and no small error
+        inputs, weights = transformed_inputs(form, pieces), transformed_weights(form, some)
+        sums = np.zeros((form.alpha, form.alpha, len(pieces), len(some)), np.float32)
+        for channel in range(weight.shape[-1]):  # one by one, as the kernel adds
+            sums += inputs[..., channel, None] * weights[:, :, None, channel]
+        for row, column in np.ndindex(3, 3):
+            window = pieces[:, row : row + form.outputs, column : column + form.outputs].astype(np.float64)
+            exact += window @ some[:, row, column].astype(np.float64).T
+        error = float(np.abs(transformed_results(form, sums) - exact).max())
+        largest = float(np.abs(exact).max())
     return error / largest if largest > 0 else error
 
 
@@ -141,7 +145,7 @@ def _cuts(tiles: int) -> Iterator[tuple[int, int]]:
     for chunks in (1, 2, 3, 4, 6, 8, 12, 16):
         if chunks <= tiles:
             yield -(-tiles // chunks), 0
-    for tasks, each in ((8, 1), (12, 1), (14, 1), *((_TASKS, 2**power) for power in range(6))):
+    for tasks, each in ((8, 1), (12, 1), (14, 1), *((_TASKS, 2**power) for power in range(10))):
         if tasks * each <= tiles:
             chunk = -(-tiles // (tasks * each))
             yield chunk, -(-tiles // (chunk * each))
