@@ -22,7 +22,7 @@ I8, U8 = torch.int8, torch.uint8
 def forms() -> dict[str, Target]:
     """Targets whose code runs here, one for each form of dot product and width of vectors."""
     cpu = find_target("cpu")
-    found = {"as it is": cpu, "plain": replace(cpu, dots=()), "plain, narrow": replace(cpu, dots=(), lanes=4, registers=16)}
+    found = {"as it is": cpu, "plain": replace(cpu, dots=(), lanes=4, registers=16)}
     found["plain, one lane"] = replace(cpu, dots=(), lanes=1, registers=8)
     if "vpdpbusd" in cpu.dots:
         found["words"] = replace(cpu, dots=("pmaddwd", "vpdpwssd"))

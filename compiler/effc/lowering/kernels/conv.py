@@ -143,14 +143,15 @@ def _product(fused: Fused, conv: Convolution, packed: Any) -> Product:
         ranges: list[tuple[Any, Any]] = []
         for axis, at in zip(outer_axes, places(line)[1:], strict=True):
             step, taps = conv.dilation[axis], conv.window[axis]
-            origin = at * conv.strides[axis] - conv.before[axis]
+            start = at * conv.strides[axis]
             last = (conv.positions[axis] - 1) * conv.strides[axis] - conv.before[axis] + (taps - 1) * step
             first: Any = 0
             end: Any = taps
             if conv.before[axis] > 0:
-                first = tirx.max(0, (step - 1 - origin) // step)
+                # TVM simplifies a division of what may be negative wrongly, here: nothing negative is divided.
+                first = (tirx.max(conv.before[axis] - start, 0) + step - 1) // step
             if last >= conv.sizes[axis]:
-                end = tirx.min(taps, (conv.sizes[axis] + step - 1 - origin) // step)
+                end = tirx.min(taps, (tirx.max(conv.sizes[axis] + conv.before[axis] - start, 0) + step - 1) // step)
             extent = end - first
             ranges.append((first, extent if isinstance(extent, int) else tirx.max(extent, 0)))
         return ranges
