@@ -10,6 +10,7 @@ are the same integers: each operation here is the one that the op's definition n
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ def with_constants(program: Program) -> Program:
     edit = Edit(program)
     for node in edit.nodes:
         if node.target in _WEIGHTS:
-            _centred(edit, node)
+            _centred(edit, node, lambda stored: program.tensor_names[_root(stored).name])
         if node.target in _SCALES:
             _multiplier(edit, node)
         if node.target is _ops.dequantize_linear.default:
@@ -51,7 +52,7 @@ def with_constants(program: Program) -> Program:
     return edit.done()
 
 
-def _centred(edit: Edit, node: fx.Node) -> None:
+def _centred(edit: Edit, node: fx.Node, name_of: Callable[[Any], str]) -> None:
     """Weights without a zero point."""
     at_weights, at_zero = _WEIGHTS[node.target]  # type: ignore[index]
     weights, zero = _stored(edit, node.args[at_weights]), _stored(edit, node.args[at_zero])
@@ -63,11 +64,13 @@ def _centred(edit: Edit, node: fx.Node) -> None:
     limits = torch.iinfo(torch.int8)
     fits = not centred.numel() or (int(centred.min()) >= limits.min and int(centred.max()) <= limits.max)
     result = node.args[at_weights]
-    if weights.dtype != torch.int8 or bool(zero.any()):
+    if not fits:  # twice as large, which `fold_parameters` would rather compute every time
+        result = edit.add_tensor(f"{name_of(result)}.centred", centred, kind="buffer")
+    elif weights.dtype != torch.int8 or bool(zero.any()):
         call = _caller(edit, node)
         steps = _shaped(call, node.args[at_zero], aligned)
-        result = call(_aten.sub.Tensor, _cast(call, result, torch.int16), _cast(call, steps, torch.int16))
-        result = _cast(call, result, torch.int8) if fits else result
+        # differences of bytes are taken modulo 256: those that fit are right
+        result = call(_aten.sub.Tensor, _cast(call, result, torch.int8), _cast(call, steps, torch.int8))
     arguments = list(node.args)
     arguments[at_weights], arguments[at_zero] = result, _number(edit, node, 0, torch.int8)
     node.args = tuple(arguments)
@@ -111,6 +114,11 @@ def _stored(edit: Edit, node: Any) -> Tensor | None:
         source = _stored(edit, node.args[0])
         return None if source is None else node.target(source, *node.args[1:], **node.kwargs)
     return edit.tensor(node)
+
+
+def _root(node: Any) -> Any:
+    """The stored tensor whose elements a node moves."""
+    return _root(node.args[0]) if node.target in _MOVES else node
 
 
 def _caller(edit: Edit, node: fx.Node) -> Any:

@@ -150,3 +150,15 @@ def test_nothing_is_computed_from_stored_tensors_alone() -> None:
     assert large == [np.int8]
     (actual,) = run_lowered(lowered, program, {"x": x.numpy()}).values()
     np.testing.assert_allclose(actual, both(x, *stored, *weights).numpy(), rtol=1e-5)
+
+
+def test_large_weights_are_centred_once() -> None:
+    """Beyond a megabyte, results that are larger than what they come from are computed every time: not these."""
+    x, w, x_zero = integers(U8, 1, 1200), integers(U8, 1200, 1000), scalar(7, U8)
+    for zero in (scalar(3, U8), scalar(128, U8)):
+        program = program_of(Call(OPS.matmul_integer, [w, x_zero, zero]), x)
+        lowered = lower(program, find_target("cpu"))
+        assert lowered.plan is not None
+        assert [step.family for step in lowered.plan.steps] == ["integer_matmul"]
+        (actual,) = run_lowered(lowered, program, {"x": x.numpy()}).values()
+        np.testing.assert_array_equal(actual, OPS.matmul_integer(x, w, x_zero, zero).numpy())

@@ -21,7 +21,7 @@ from typing import Any
 from effc.lowering.kernels.code import allocated, choose, flat_function, floats, integer, load, loop, parallel, sequence, store
 from effc.lowering.kernels.conv import Convolution
 from effc.lowering.kernels.fused import Fused
-from effc.lowering.kernels.products import Product, pieces, serial_loops
+from effc.lowering.kernels.products import Product, serial_loops
 from effc.lowering.kernels.tiles import Tile
 from effc.lowering.kernels.winograd_transforms import Form, Straight, Value, input_row, output_row
 from effc.targets import Target
@@ -220,10 +220,12 @@ class _Emitter:
 
 
 def _over_vectors(channels: int, lanes: int, body: Callable[[Any, int], Any]) -> Any:
-    """Whole vectors of channels in a loop, then what is left."""
-    whole = channels // lanes * lanes
-    statements = [loop(whole // lanes, lambda number: body(number * lanes, lanes), name="vector")] if whole else []
-    return sequence([*statements, *(body(integer(whole + first), size) for first, size in pieces(channels - whole))])
+    """All channels in vectors of one width; what is left comes with the end of the vector before it, once more."""
+    from tvm import tirx
+
+    width = min(lanes, 1 << (channels.bit_length() - 1))
+    last = channels - width
+    return loop(-(-channels // width), lambda number: body(number * width if channels % width == 0 else tirx.min(number * width, last), width))
 
 
 def _uneven(size: int) -> int:
