@@ -170,9 +170,9 @@ def compile_with(
     progress = progress or _silent
     preflight(out, force=force)
     target, passes = find_target(settings.target), parse_passes(settings.passes)
-    compiler_for(target, static=not target.runs_here)  # a missing linker is said before minutes of work
     if settings.tune and not target.runs_here:
-        raise ConfigError(f"tune measures on this machine, and code for {target.name} does not: give tuning, a file measured there")
+        raise ConfigError(f"tune measures on this machine, and code for {target.name} cannot run here: give tuning, a file measured there")
+    compiler_for(target, static=not target.runs_here)  # a missing linker is said before minutes of work
     tiles = load_tiles(settings.tuning) if settings.tuning is not None else {}
     if settings.max_drop is not None and settings.eval is None:
         raise ConfigError("max-drop needs held-out data to judge by: give --eval test.npz")

@@ -31,6 +31,8 @@ def implemented(
         tensors, origin: stored tensors and their sources by name; those that are laid out anew are added.
     """
     made: dict[tuple[Any, ...], str] = {}
+    notes: dict[tuple[Any, ...], str] = {}
+    measured: set[tuple[Any, ...]] = set()
     result: dict[str, Implementation] = {}
     for index, call in enumerate(drafted.calls):
         shapes = [tuple(int(size) for size in buffer.shape) for buffer in drafted.functions[call.function].params]
@@ -38,17 +40,20 @@ def implemented(
         # Views vanish, so a tensor may be stored in another shape than the kernel knows.
         values = {i: tensors[name].reshape(shapes[i]) for i, name in enumerate(call.reads) if fixed[i]}
         key: tuple[Any, ...] = (call.function, fixed)
-        if key in made and result[made[key]].depends_on_values:
+        if key in made and key in measured:  # other values may lead to another kernel, or to another measured error
             key = (*key, *(call.reads[i] for i in values))
         if key not in made:
             implementation = implement(drafted.functions[call.function], fixed, target, options, values)
             made[key] = _symbol(call, implementation, result)
+            notes[key] = implementation.note
+            if implementation.depends_on_values:
+                measured.add(key)
         symbol = made[key]
         packings = result[symbol].packings
         reads = tuple(
             _packed(name, values[i], packings[i], drafted, tensors, origin) if i in packings else name for i, name in enumerate(call.reads)
         )
-        drafted.calls[index] = replace(call, function=symbol, reads=reads)
+        drafted.calls[index] = replace(call, function=symbol, reads=reads, note=notes[key])
     read = {name for call in drafted.calls for name in call.reads}
     for name in [name for name, slot in drafted.slots.items() if slot.room == "parameter" and name not in read]:
         del drafted.slots[name]

@@ -125,7 +125,7 @@ def lower(
         options = options or Options()
         with _tvm_failures("the program"):
             if tune_seconds:
-                options = replace(options, tiles=_tuned(drafted, target, chip, options, tune_seconds))
+                options = replace(options, tiles=_tuned(drafted, target, chip, options, tune_seconds, tensors))
             implementations = implemented(drafted, target, options, tensors, origin)
         compiled = _kernels(drafted, implementations)
         advance(1)
@@ -216,17 +216,24 @@ def _channels_last(relax_module: RelaxModule, given: Stored) -> tuple[RelaxModul
     return replace(relax_module, module=module, parameters=(*relax_module.parameters, *moved)), moved
 
 
-def _tuned(drafted: Draft, target: Target, chip: Any, options: Options, seconds: float) -> dict[str, Tile]:
+def _tuned(
+    drafted: Draft, target: Target, chip: Any, options: Options, seconds: float, tensors: Mapping[str, np.ndarray[Any, Any]]
+) -> dict[str, Tile]:
     """The measured tiles of a draft's layers, those that were given first."""
     from effc.lowering.tuning import Layer, tune
     from effc.runtime.threads import available_threads
 
-    found: dict[tuple[str, tuple[bool, ...]], int] = {}
+    layers: dict[tuple[str, tuple[bool, ...]], Layer] = {}
     for call in drafted.calls:
-        key = (call.function, drafted.stored_reads(call))
-        found[key] = found.get(key, 0) + sum(part.macs for part in call.parts)
-    layers = [Layer(drafted.functions[function], fixed, macs) for (function, fixed), macs in found.items()]
-    return tune(layers, target, chip, options, seconds, available_threads())
+        key, function = (call.function, drafted.stored_reads(call)), drafted.functions[call.function]
+        macs = sum(part.macs for part in call.parts)
+        if key in layers:
+            layers[key] = replace(layers[key], macs=layers[key].macs + macs)
+        else:
+            shapes = [tuple(int(size) for size in buffer.shape) for buffer in function.params]
+            values = {i: tensors[name].reshape(shapes[i]) for i, name in enumerate(call.reads) if key[1][i]}
+            layers[key] = Layer(function, key[1], values, macs)
+    return tune(layers.values(), target, chip, options, seconds, available_threads())
 
 
 def _kernels(drafted: Draft, implementations: Mapping[str, Implementation]) -> dict[str, Kernel]:
@@ -283,7 +290,7 @@ def _step(call: Call, temporaries: list[str], slots: Mapping[str, Slot], impleme
         ops=tuple(dict.fromkeys(part.origin.op or part.operator for part in call.parts)) or ("copy",),
         macs=sum(part.macs for part in call.parts),
         bytes=sum(slots[name].size for name in dict.fromkeys((*call.reads, *call.writes))),
-        note=implementation.note,
+        note=call.note,
     )
 
 

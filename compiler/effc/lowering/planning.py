@@ -44,12 +44,13 @@ class Slot:
 
 @dataclass(frozen=True)
 class Call:
-    """One kernel call: a function of the module, its operands by buffer name, and what it computes."""
+    """One kernel call: a function of the module, its operands by buffer name, what it computes, and what to say of its kernel."""
 
     function: str
     reads: tuple[str, ...]
     writes: tuple[str, ...]
     parts: tuple[Part, ...]
+    note: str = ""
 
 
 @dataclass

@@ -36,29 +36,30 @@ _COLD = 16 << 20  # bytes that are written before each run: in a network, other 
 
 @dataclass(frozen=True)
 class Layer:
-    """A fused function that is needed, which of its arguments are stored, and its multiply-accumulates over all calls."""
+    """A fused function that is needed, which of its arguments are stored, what they hold, and its multiply-accumulates over all calls."""
 
     function: Any
     fixed: tuple[bool, ...]
+    values: Mapping[int, np.ndarray[Any, Any]]
     macs: int
 
 
 def tune(layers: Iterable[Layer], target: Target, chip: Any, options: Options, seconds: float, threads: int) -> dict[str, Tile]:
-    """The fastest tile of each layer by its key, the largest layers first, until the time is up.
+    """The tiles of `options`, and the fastest tile of each further layer by its key, the largest layers first, until the time is up.
 
     Args:
         layers: of one program.
         target: this machine.
         chip: the tvm.target.Target.
         options: what else is chosen.
-        seconds: how long to measure; layers that were measured before take none.
+        seconds: how long to measure (a layer that was begun is finished); layers that were measured before take none.
         threads: that each kernel runs on.
     """
     remembered = _Remembered(target, chip, threads)
-    found: dict[str, Tile] = {}
+    found = dict(options.tiles)
     deadline = time.monotonic() + seconds
     for layer in sorted(layers, key=lambda layer: -layer.macs):
-        site = tunable(layer.function, layer.fixed, target)
+        site = tunable(layer.function, layer.fixed, target, options, layer.values)
         if site is None or site.key in found:
             continue
         known = remembered.get(site.key)
@@ -118,22 +119,23 @@ class _Remembered:
 
     def __init__(self, target: Target, chip: Any, threads: int) -> None:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "effc" / "tuning"
-        version = importlib.metadata.version("effc")
-        name = f"{chip.attrs.get('mcpu', 'host')}-{target.lanes}x{target.registers}-{target.l2 >> 10}k-{threads}t-{version}.json"
+        versions = "-".join(importlib.metadata.version(package) for package in ("effc", "apache-tvm"))
+        name = f"{chip.attrs.get('mcpu', 'host')}-{target.lanes}x{target.registers}-{target.l2 >> 10}k-{threads}t-{versions}.json"
         self._path = folder / name
-        self._tiles: dict[str, Tile] = {}
-        self._new = False
-        if self._path.is_file():
-            try:
-                self._tiles = _parsed(self._path.read_text())
-            except (OSError, ValueError):  # a cache that cannot be read is measured anew
-                self._tiles = {}
+        self._tiles = self._read()
+        self._new: dict[str, Tile] = {}
+
+    def _read(self) -> dict[str, Tile]:
+        try:
+            return _parsed(self._path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # there is none yet, or it cannot be read: then layers are measured anew
+            return {}
 
     def get(self, key: str) -> Tile | None:
         return self._tiles.get(key)
 
     def add(self, key: str, tile: Tile) -> None:
-        self._tiles[key], self._new = tile, True
+        self._tiles[key] = self._new[key] = tile
 
     def save(self) -> None:
         """Written beside and moved into place: another compile may be reading it. A cache that cannot be written is done without."""
@@ -141,9 +143,9 @@ class _Remembered:
             return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            beside = self._path.with_suffix(f".{os.getpid()}")
-            beside.write_text(dump_tiles(self._tiles))
-            beside.replace(self._path)
+            with tempfile.NamedTemporaryFile("w", dir=self._path.parent, delete=False, encoding="utf-8") as beside:
+                beside.write(dump_tiles(self._read() | self._new))  # another compile may have added some meanwhile
+            Path(beside.name).replace(self._path)
         except OSError:
             return
 

@@ -122,21 +122,21 @@ def test_convolutions_of_every_shape(form: Form, target: Target) -> None:
     assert families(check(layers, inputs, target, form.name)) == ["winograd"] * len(CASES)
 
 
-@settings(max_examples=8, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=5, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
 @given(st.data())
 def test_random_convolutions(data: st.DataObject) -> None:
     def draw(least: int, most: int) -> int:
         return data.draw(st.integers(least, most))
 
     layers, inputs = [], []
-    for _ in range(4):
+    for _ in range(3):
         before, after = (draw(0, 2), draw(0, 2)), (draw(0, 2), draw(0, 2))
         sizes = [max(draw(1, 17), 3 - a - b) for a, b in zip(before, after, strict=True)]
         channels = draw(1, 40)
         layers.append(padded(before, after, layer(channels, draw(1, 80), 0)))
         inputs.append(normal(draw(1, 3), channels, *sizes))
     form = data.draw(st.sampled_from(FORMS))
-    assert families(check(layers, inputs, data.draw(st.sampled_from(TARGETS)), form.name)) == ["winograd"] * 4
+    assert families(check(layers, inputs, data.draw(st.sampled_from(TARGETS)), form.name)) == ["winograd"] * 3
 
 
 @pytest.mark.parametrize(("chunk", "tasks"), [(1, 0), (5, 0), (6, 7), (4, 3), (2, 16), (100, 0), (23, 2), (35, 1)])
@@ -238,31 +238,32 @@ def test_the_model_chooses_what_was_measured(sizes: tuple[int, int, int]) -> Non
     assert (works[0].form if works else None) == MEASURED[sizes]
 
 
+def error_of(conv: nn.Conv2d, form: Form) -> float:
+    return winograd.measured_error(form, conv.weight.detach().permute(0, 2, 3, 1).numpy())
+
+
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 def test_the_measured_error_is_the_kernels(form: Form) -> None:
     conv, x = layer(128, 64, bias=False), normal(1, 128, 20, 20)
     (value,) = compiled([conv], [x], TARGETS[0], form.name)[1]
+    measured = error_of(conv, form)
     with torch.no_grad():
-        measured = winograd.measured_error(form, conv.weight.permute(0, 2, 3, 1).numpy())
         wanted = conv.double()(x.double()).numpy()
     actual = np.abs(value - wanted).max() / np.abs(wanted).max()
     assert measured / 3 < actual < measured * 3
 
 
 def test_a_layer_that_is_not_exact_enough_stays_direct(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One kernel for the layers that are; the bound is for each layer's own weights."""
-    good, better, bad = layer(32, 32, bias=False), layer(32, 32, bias=False), layer(32, 32, bias=False)
+    """The bound is for each layer's own weights; layers within it share a kernel."""
+    exact, scaled, other = (layer(32, 32, bias=False) for _ in range(3))
     with torch.no_grad():
-        better.weight *= 0.5
-        bad.weight *= torch.tensor([1.0, 0.0, -1.0]).expand(3, 3)  # other weights, another error
-    errors = {id_: winograd.measured_error(F4, one.weight.detach().permute(0, 2, 3, 1).numpy()) for id_, one in (("good", good), ("bad", bad))}
-    assert errors["good"] != errors["bad"]
-    layers = [good, better, bad] if errors["good"] < errors["bad"] else [bad, good, better]
-    monkeypatch.setattr(winograd, "BOUND", sum(errors.values()) / 2)
-    lowered = check(layers, [normal(1, 32, 16, 16)] * 3, TARGETS[0], "f4")
+        exact.weight *= torch.eye(3)[1].outer(torch.eye(3)[1])  # only the middle of the window: nothing cancels
+        scaled.weight.copy_(exact.weight / 2)
+    assert error_of(exact, F4) == error_of(scaled, F4) < error_of(other, F4) / 2
+    monkeypatch.setattr(winograd, "BOUND", error_of(other, F4) / 2)
+    lowered = check([exact, other, scaled], [normal(1, 32, 16, 16)] * 3, TARGETS[0], "f4")
     assert lowered.plan is not None
-    exact = [one in (good, better) for one in layers] if errors["good"] < errors["bad"] else [one is bad for one in layers]
-    assert families(lowered) == ["winograd" if one else "conv" for one in exact]
+    assert families(lowered) == ["winograd", "conv", "winograd"]
     assert len({step.kernel for step in lowered.plan.steps if step.family == "winograd"}) == 1
 
 

@@ -8,6 +8,7 @@ reordered.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -53,6 +54,9 @@ WRITTEN: tuple[Callable[[Fused, Sequence[bool], Target], Implementation | None],
     integer_matmul.product,
 )
 
+# Families whose tiles may be measured: (the function, which arguments are stored tensors, the target) -> the choice.
+_CHOICES: Mapping[str, Callable[[Fused, Sequence[bool], Target], Choice | None]] = {"conv": conv.choice, "matmul": matmul.choice}
+
 # Rules that schedule blocks, in order: (a schedule, the target) -> whether it applied.
 SCHEDULED: tuple[tuple[str, Callable[[Any, Target], bool]], ...] = (
     ("elementwise", elementwise.apply),
@@ -86,23 +90,29 @@ def implement(
         for rule in WRITTEN:
             implementation = rule(fused, fixed, target)
             if implementation is not None:
-                return implementation
+                return _remarked(implementation, fused)
     except NotInlinableError:  # blocks that a hand-written kernel cannot take in: each is scheduled by itself
         pass
     return _scheduled(function, target)
 
 
-def tunable(function: Any, fixed: Sequence[bool], target: Target) -> Choice | None:
-    """The tiles among which measuring may choose for a function, best by the model first; None where there is no such choice."""
-    from tvm import s_tir
+def _remarked(implementation: Implementation, fused: Fused) -> Implementation:
+    """The kernel with what rules that do not apply found out from the values."""
+    if not fused.remarks:
+        return implementation
+    return replace(implementation, note="; ".join([implementation.note, *fused.remarks]).removeprefix("; "), depends_on_values=True)
 
-    if not isinstance(function.body, s_tir.SBlockRealize):
-        return None
-    try:
-        fused = Fused(function)
-        return next((choice for rule in (conv.choice, matmul.choice) if (choice := rule(fused, fixed, target)) is not None), None)
-    except NotInlinableError:
-        return None
+
+def tunable(
+    function: Any, fixed: Sequence[bool], target: Target, options: Options | None = None, values: Mapping[int, Array] = MappingProxyType({})
+) -> Choice | None:
+    """The tiles among which measuring may choose for a function, best by the model first; None where its kernel has no such choice.
+
+    Args:
+        function, fixed, target, options, values: as for `implement`.
+    """
+    choice = _CHOICES.get(implement(function, fixed, target, options, values).family)
+    return None if choice is None else choice(Fused(function), fixed, target)
 
 
 def _scheduled(function: Any, target: Target) -> Implementation:

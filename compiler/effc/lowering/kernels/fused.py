@@ -56,10 +56,12 @@ class Fused:
         anchor: the block that carries the annotation `effc.anchor`.
         values: what the arguments hold that are stored tensors, by position.
         options: what may be chosen among kernels.
+        remarks: what rules found out from the values and a reader should know, such as why one of them does not apply.
     """
 
     def __init__(self, function: Any, values: Mapping[int, Array] = MappingProxyType({}), options: Options | None = None) -> None:
         self.values, self.options = values, options or Options()
+        self.remarks: list[str] = []
         self.arguments = list(function.params)
         self.blocks = _blocks(function)
         self._written = {block.buffer: block for block in self.blocks}

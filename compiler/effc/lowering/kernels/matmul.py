@@ -39,7 +39,8 @@ def choice(fused: Fused, fixed: Sequence[bool], target: Target) -> Choice | None
 def _choice(fused: Fused, target: Target) -> Choice:
     *batch, rows, columns, depth = fused.anchor.extents
     tiles = ranked(rows, columns, depth, lanes_of(target, "float32"), target.registers)
-    return Choice(f"matmul {'x'.join(map(str, [*batch, rows, depth]))} to {columns}", tiles)
+    kind = "stored" if fused.argument(fused.reads()[1]) is not None else "computed"
+    return Choice(f"matmul {'x'.join(map(str, [*batch, rows, depth]))} to {columns}, {kind}", tiles)
 
 
 class _Matmul:

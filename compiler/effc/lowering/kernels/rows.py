@@ -60,10 +60,13 @@ class _Rows:
         tasks = min(self.number, _TASKS) if spread is parallel else 1
         scratch = tirx.decl_buffer((tasks, self.length), "float32", name="scratch")
 
+        each = -(-self.number // tasks)
+        tasks = -(-self.number // each)
+
         def task(number: Any) -> Any:
-            first = number * self.number // tasks
+            first = number * each
             return loop(
-                (number + 1) * self.number // tasks - first,
+                tirx.min(integer(each), self.number - first),
                 lambda row: self._row(row, self._places(row), lambda place: (scratch, [number, place[-1]])),
                 start=first,
                 name="row",

@@ -106,7 +106,7 @@ def cycles(tile: Tile, width: int, outputs: int, depth: int, lanes: int, *, taps
     blocks, rest = divmod(outputs, tile.vectors * lanes)
     tiles = sum(count for *_, count in split(width, tile.rows))
     # At the edges every tap is a loop of its own, which is short where there are few channels.
-    edge = 1 + _EDGE / depth * min(edges, tiles) / tiles
+    edge = 1 + _EDGE / max(depth, 1) * min(edges, tiles) / tiles
     total = 0.0
     for vectors, times in ((tile.vectors, blocks), (-(-rest // lanes), 1 if rest else 0)):
         for _, rows, count in split(width, tile.rows):

@@ -76,6 +76,7 @@ def convolution(fused: Fused, fixed: Sequence[bool], target: Target) -> Implemen
             packing = Computed(f"winograd {work.form.name}", _Weights(work.form, work.block))
             note = f"Winograd {work.form.title}, measured error {error:.0e} of the largest result"
             return Implementation(function(fused, conv, work, target), "winograd", {conv.weight: packing}, note, depends_on_values=True)
+        fused.remarks.append(f"not Winograd {work.form.title}: its error {error:.0e} is over {BOUND:.1e} of the largest result")
     return None
 
 

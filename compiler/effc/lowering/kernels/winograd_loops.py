@@ -224,8 +224,12 @@ def _over_vectors(channels: int, lanes: int, body: Callable[[Any, int], Any]) ->
     from tvm import tirx
 
     width = min(lanes, 1 << (channels.bit_length() - 1))
-    last = channels - width
-    return loop(-(-channels // width), lambda number: body(number * width if channels % width == 0 else tirx.min(number * width, last), width))
+
+    def vector_of(number: Any) -> Any:
+        first = number * width
+        return body(first if channels % width == 0 else tirx.min(first, channels - width), width)
+
+    return loop(-(-channels // width), vector_of, name="vector")
 
 
 def _uneven(size: int) -> int:

@@ -1,0 +1,94 @@
+"""Measured tiles: which layers are measured, what is remembered, and that given tiles are used as they are."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from effc.compiler import compile_model
+from effc.errors import ConfigError
+from effc.ir import Batch, Program, Provenance
+from effc.lowering import Lowered, Options, lower, tuning
+from effc.lowering.kernels.tiles import Tile
+from effc.targets import find_target
+
+CPU = find_target("cpu")
+DIGITS = Path(__file__).resolve().parents[3] / "examples" / "digits.onnx"
+
+
+def lowered(net: nn.Module, *shape: int, **settings: Any) -> Lowered:
+    torch.manual_seed(0)
+    exported = torch.export.export(net.eval(), (torch.randn(*shape),))
+    return lower(Program.from_exported(exported, Provenance("net", "torch", "0"), batch=Batch(False)), CPU, **settings)
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """The notes of the kernels that were measured; every later candidate seems faster than the one before."""
+    notes: list[str] = []
+
+    def measure(implementation: Any, *rest: Any) -> float:
+        notes.append(implementation.note)
+        return 1 / len(notes)
+
+    monkeypatch.setattr(tuning, "_measure", measure)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return notes
+
+
+def test_the_fastest_tile_is_used_and_remembered(measured: list[str], tmp_path: Path) -> None:
+    net = nn.Linear(40, 48)
+    first = lowered(net, 20, 40, tune_seconds=60)
+    assert len(measured) == 6
+    assert len(first.tiles) == 1
+    assert first.plan is not None
+    assert first.plan.steps[-1].note == measured[-1]  # the last one seemed the fastest
+    again = lowered(net, 20, 40, tune_seconds=60)
+    assert len(measured) == 6  # from the cache
+    assert again.tiles == first.tiles
+    (cache,) = tmp_path.rglob("*.json")
+    cache.write_text("no JSON")
+    lowered(net, 20, 40, tune_seconds=60)
+    assert len(measured) == 12  # a cache that cannot be read is measured anew
+
+
+def test_given_tiles_are_not_measured_again(measured: list[str]) -> None:
+    found = lowered(nn.Linear(40, 48), 20, 40, tune_seconds=60)
+    (key,) = found.tiles
+    measured.clear()
+    given = lowered(nn.Linear(40, 48), 20, 40, options=Options(tiles={key: Tile(3, 1)}), tune_seconds=60)
+    assert not measured
+    assert given.plan is not None
+    assert given.plan.steps[-1].note == f"tiles of 3 x {CPU.lanes}"
+
+
+def test_only_what_has_a_choice_is_measured(measured: list[str]) -> None:
+    lowered(nn.Conv2d(32, 32, 3, groups=32), 1, 32, 9, 9, tune_seconds=60)
+    assert not measured
+
+
+def test_no_time_measures_nothing(measured: list[str]) -> None:
+    assert lowered(nn.Linear(40, 48), 20, 40, tune_seconds=1e-9).tiles == {}
+    assert not measured
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"a": [1]}', '{"a": [0, 2]}', '{"a": "b"}'])
+def test_a_file_that_holds_no_tiles_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "tuning.json").write_text(text)
+    with pytest.raises(ConfigError, match="no file of measured tiles"):
+        tuning.load_tiles(tmp_path / "tuning.json")
+
+
+def test_the_artifact_holds_what_was_chosen_and_compiles_to_the_same_bytes_again(measured: list[str], tmp_path: Path) -> None:
+    first = compile_model(DIGITS, tmp_path / "first", tune=60)
+    tiles = tuning.load_tiles(tmp_path / "first" / "tuning.json")
+    assert tiles
+    again = compile_model(DIGITS, tmp_path / "again", tuning=tmp_path / "first" / "tuning.json")
+    assert again.manifest.digest == first.manifest.digest
+
+
+def test_another_machine_is_not_measured_here(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="tune measures on this machine"):
+        compile_model(nn.Linear(4, 4), tmp_path / "out", example_inputs=(torch.randn(2, 4),), target="riscv64", tune=1)
