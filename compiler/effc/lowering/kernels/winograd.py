@@ -8,7 +8,7 @@ gives m x m positions of the output for alpha^2 products per channel, where the 
 F(4x4, 3x3) 36 for 144. G g G^T is computed when compiling. The products are sums over channels for many pieces at once, thus alpha^2
 matrix products (`winograd_loops`); the transforms are additions, mostly (`winograd_transforms`).
 
-It pays where the products saved outweigh the transforms and the traffic of larger weights: with some 32 channels and more, on maps that
+It pays where the products saved outweigh the transforms and the traffic of larger weights: with some 16 channels and more, on maps that
 are not too small. `_cost` says how much, in cycles, by the same model as for direct convolutions (`tiles`).
 
 What changes: sums are rounded differently, and more. The error is measured when compiling, on random input and the real weights, and a
@@ -44,7 +44,6 @@ _GAIN = 1.25  # least predicted gain: below, it is not worth the larger weights 
 _NEAR, _FAR = 3.0, 8.0  # cycles that a cache line costs from another core's second-level cache, and from beyond
 _PHASE = 6000.0  # cycles that it takes to start the threads
 _TASKS = 16  # tasks of many chunks
-_FEW_TASKS = 8  # as few as still keep some threads busy
 _SAMPLE = 64  # output channels on which the error is measured
 
 
@@ -110,15 +109,10 @@ def measured_error(form: Form, weight: Array) -> float:
 
 def _wanted(conv: Convolution, option: str, target: Target) -> list[Work]:
     """The forms that are worth trying, each with its best work, the best form first."""
-    found = [(best, form) for form in (F2, F4) if option in ("auto", form.name) for best in [_best(form, *_sizes(conv), target)]]
-    if option == "auto":
-        direct = _direct(*_sizes(conv), target)
-        found = [(best, form) for best, form in found if direct >= _GAIN * best[0]]
-    return [best[1] for best, _ in sorted(found, key=lambda one: one[0][0])]
-
-
-def _sizes(conv: Convolution) -> tuple[int, tuple[int, ...], int, int]:
-    return conv.batch, conv.positions, conv.channels, conv.features
+    sizes = conv.batch, conv.positions, conv.channels, conv.features
+    found = [_best(form, *sizes, target) for form in (F2, F4) if option in ("auto", form.name)]
+    most = _direct(*sizes, target) / _GAIN if option == "auto" else math.inf
+    return [work for cost, work in sorted(found, key=lambda one: one[0]) if cost <= most]
 
 
 # ---- the model ---------------------------------------------------------------------------------------------------------------------

@@ -100,8 +100,18 @@ def transformed_results(form: Form, sums: Array) -> Array:
 
 def _on_both_axes(matrix: Array, array: Array) -> Array:
     """M x M^T along the first two axes."""
-    once = np.tensordot(matrix, array, (1, 0))
-    return np.tensordot(matrix, once, (1, 1)).swapaxes(0, 1)
+    return _along_first(matrix, _along_first(matrix, array).swapaxes(0, 1)).swapaxes(0, 1)
+
+
+def _along_first(matrix: Array, array: Array) -> Array:
+    """M x along the first axis, summed in order: a BLAS would round differently on each processor, and weights are bytes of an artifact."""
+    results = []
+    for row in matrix:
+        total = row[0] * array[0]
+        for factor, part in zip(row[1:], array[1:], strict=True):
+            total = total + factor * part
+        results.append(total)
+    return np.stack(results)
 
 
 F2 = Form("f2", 2, (1.0,))
