@@ -167,7 +167,7 @@ def test_names_are_checked() -> None:
 
 def test_what_is_missing_is_skipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("EFFC_DATA", str(tmp_path))
-    outcome = dense_cpu.measure(Options(quick=True, more={"models": "resnet8"}))
+    outcome = dense_cpu.measure(Options(quick=True, more={"models": "resnet8", "engines": "onnxruntime"}))
     assert outcome.rows == [{"model": "resnet8", "skipped": "$EFFC_DATA/onnx/mlperf_tiny_resnet8_cifar10.onnx is missing"}]
     assert outcome.claims == []
 
