@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from effc.targets import Target
 
-__all__ = ["Choice", "Tile", "candidates", "choose", "cycles", "divisors", "lanes_of", "lines_per_task", "ranked", "split"]
+__all__ = ["FEW_LINES", "Choice", "Tile", "candidates", "choose", "cycles", "divisors", "lanes_of", "lines_per_task", "ranked", "split"]
 
 _PORTS = 2  # multiply-adds that start in one cycle
 _LOADS = 1.4  # loads in one cycle
@@ -118,16 +118,21 @@ def cycles(tile: Tile, width: int, outputs: int, depth: int, lanes: int, *, taps
 def lines_per_task(lines: int, blocks: int, line_bytes: int, weight_bytes: int, target: Target) -> tuple[int, bool]:
     """How many lines a task takes, and whether a task keeps them while all blocks of weights pass (else one block stays, lines pass).
 
+    Threads take neighbouring tasks. Where a task keeps its lines, each thread reads all weights, but of the activations mostly what it
+    has written itself in the layer before; else it reads its part of the weights, and from the other cores' caches what they have written.
+
     Args:
         lines: rows of the output, over all images.
         blocks: blocks of output channels.
         line_bytes: input bytes that one more line needs.
         weight_bytes: of one block.
     """
-    inputs, room = lines * line_bytes, max(1, target.l2 // 2)
-    if inputs + weight_bytes > room and weight_bytes * blocks <= inputs and blocks > 1:
+    inputs, weights, room = lines * line_bytes, weight_bytes * blocks, max(1, target.l2 // 2)
+    if blocks > 1 and (weights <= inputs if inputs + weight_bytes > room else lines >= FEW_LINES and weights <= min(_WRITTEN * inputs, 0.75 * room)):
         return max(1, min(-(-lines // _TASKS), (room - min(weight_bytes, room // 2)) // max(1, line_bytes))), True
     return max(1, -(-lines * blocks // _TASKS) if blocks < _TASKS else lines), False
 
 
 _TASKS = 16  # enough for a few threads to share evenly, few enough to cost nothing
+FEW_LINES = 8  # fewer cannot be shared out evenly
+_WRITTEN = 2.0  # what it costs to read what another core has written, to reading what is in the memory or the shared cache

@@ -15,7 +15,7 @@ from typing import Any
 
 from effc.lowering.kernels.code import allocated, choose, floats, integer, load, local, loop, parallel, sequence, store, vector
 from effc.lowering.kernels.products import pieces
-from effc.lowering.kernels.tiles import lanes_of
+from effc.lowering.kernels.tiles import FEW_LINES, lanes_of
 from effc.lowering.kernels.windows import Run, Windows, choose_tile, runs
 from effc.targets import Target
 
@@ -41,13 +41,16 @@ class _Emitter:
         self.runs = list(runs(windows, tile.rows))
 
     def run(self) -> Any:
-        """The tasks: lines where the cache does not hold an image, so that it is read once; else blocks of channels, of which each passes
-        over the whole image, or over some lines where blocks are few. Where lines are few, too, a task gets a part of each.
+        """The tasks: lines, as in the layers around it, so that threads read what they have written themselves. Where lines are too few
+        to be shared out, a task gets one block of channels, or a part of each line.
+
+        A task passes over its lines block by block where the cache holds an image; else it reads each line once, for all blocks.
         """
         windows, blocks = self.windows, self.blocks
         tiles = sum(run.tiles for run in self.runs)
         spread, wanted = (parallel, _TASKS) if windows.steps >= PARALLEL_STEPS else (loop, 1)
-        if self.resident:
+        by_block = self.resident and self.lines < FEW_LINES
+        if by_block:
             wanted = -(-wanted // blocks)
         share = -(-self.lines // wanted)  # lines of a task
         chunks = -(-self.lines // share)
@@ -64,11 +67,13 @@ class _Emitter:
             return loop(count, lambda line: self._line(chunk * share + line, block, part), name="line")
 
         def task(number: Any) -> Any:
-            if self.resident:
+            if by_block:
                 return lines_of(number % (chunks * parts), number // (chunks * parts))
+            if self.resident:
+                return loop(blocks, lambda block: lines_of(number, block), name="block")
             return lines_of(number, None)
 
-        tasks = chunks * parts * (blocks if self.resident else 1)
+        tasks = chunks * parts * (blocks if by_block else 1)
         return (spread if tasks > 1 else loop)(tasks, task)
 
     def _line(self, line: Any, block: Any, part: tuple[Any, int] | None) -> Any:
