@@ -67,6 +67,18 @@ def test_a_layer_is_what_one_more_costs() -> None:
         within(100.0, 100.0, 5)
 
 
+def test_a_layer_is_held_against_the_clock_of_its_round() -> None:
+    """The clock is down by a tenth in every second round; the rested peak is that of the first."""
+    channels, size, _ = dense_layers.STAGES["stage1"]
+    work, slow = 2 * (channels * size) ** 2 * 9, [1.0, 1.1] * 10 + [1.0]
+    told = {"one": [1.5e6 * by for by in slow], "several": [5.5e6 * by for by in slow], "burst": [1e5 * by for by in slow]}
+    row = dense_layers.row("stage1", told | {"rested": 1e5, "operations": work / 8})
+    assert row["layer us"] == pytest.approx(1000)
+    assert row["GFLOP/s"] == pytest.approx(work / 1e6)
+    assert row["share"] == row["share of it"] == pytest.approx(1e5 * 8 / 1e6)
+    assert row["share of the call"] == pytest.approx(1e5 * 8 / 1.5e6)
+
+
 def test_layers_weigh_by_their_time() -> None:
     counts, ideal = {"a": 4, "b": 1}, {"a": 10.0, "b": 30.0}
     assert weighted_share(counts, ideal, {"a": 10.0, "b": 60.0}) == pytest.approx(70 / 100)
