@@ -173,7 +173,7 @@ def compile_with(
     if settings.tune and not target.runs_here:
         raise ConfigError(f"tune measures on this machine, and code for {target.name} cannot run here: give tuning, a file measured there")
     compiler_for(target, static=not target.runs_here)  # a missing linker is said before minutes of work
-    tiles = load_tiles(settings.tuning) if settings.tuning is not None else {}
+    tiles = load_tiles(settings.tuning, target) if settings.tuning is not None else {}
     if settings.max_drop is not None and settings.eval is None:
         raise ConfigError("max-drop needs held-out data to judge by: give --eval test.npz")
     check_files(settings, held)
@@ -194,7 +194,7 @@ def compile_with(
     quality = gate.judge(original, rewritten.program, given.held_out, settings, progress, lossy=lossy)
     options = Options(winograd=settings.winograd, tiles=tiles)
     lowered = lower(rewritten.program, target, batch=settings.batch, options=options, tune_seconds=settings.tune, progress=progress)
-    files = artifact_files(rewritten.program, lowered, checks, settings)
+    files = artifact_files(rewritten.program, lowered, target, checks, settings)
     fields = manifest_fields(rewritten.program, lowered, target, given)
     trial = emulated = None
     if target.runs_here:

@@ -23,9 +23,9 @@ TUNING = "tuning.json"
 _VERSIONS = {"effc": "effc", "torch": "torch", "onnx": "onnx", "tvm": "apache-tvm"}
 
 
-def artifact_files(program: Program, lowered: Lowered, checks: Checks, settings: Settings) -> dict[str, bytes]:
+def artifact_files(program: Program, lowered: Lowered, target: Target, checks: Checks, settings: Settings) -> dict[str, bytes]:
     """Relative name -> content of every file that the manifest hashes."""
-    measured = {TUNING: dump_tiles(lowered.tiles).encode()} if lowered.tiles else {}
+    measured = {TUNING: dump_tiles(lowered.tiles, target).encode()} if lowered.tiles else {}
     effective = settings.model_copy(update={"tuning": Path(TUNING) if measured else None})
     files = {
         "model.so": lowered.code,

@@ -18,6 +18,7 @@ from effc.ir.torch_compat import core_decompositions
 from effc.lowering.arena import Lifetime, align, place
 from effc.lowering.batch_norm import multiply_add
 from effc.lowering.channels_last import Stored, channels_last
+from effc.lowering.chip import tvm_target
 from effc.lowering.emit import Kernel, kernels, object_code
 from effc.lowering.fix_batch import fix_batch
 from effc.lowering.implementing import implemented
@@ -36,7 +37,7 @@ from effc.lowering.virtual_machine import FUNCTION, virtual_machine_code
 from effc.runtime.plan import Buffer, Plan, Step
 from effc.targets import Target
 
-__all__ = ["Lowered", "lower", "tvm_target", "untranslatable"]
+__all__ = ["Lowered", "lower", "untranslatable"]
 
 ENTRY = "effc_run"
 _WHOLE = ("upsample", "aten.scaled_dot_product_attention", "aten.rms_norm")
@@ -57,7 +58,7 @@ class Lowered:
         batch: samples of one call.
         cpu: LLVM's name of the processor that the code is for.
         notes: what a user should know, one sentence each.
-        tiles: measured tiles that were given or found, by layer.
+        tiles: measured tiles, given or found, of the layers that this program has.
     """
 
     plan: Plan | None
@@ -118,6 +119,8 @@ def lower(
             code = virtual_machine_code(relax_module, target, chip)
             vm = {"function": FUNCTION, "parameters": list(tensors)}
             note = f"runs on TVM's virtual machine, not from a plan: {error}"
+            if tune_seconds or (options and options.tiles):
+                note += "; it has no tiles to measure, so tuning changes nothing"
             return Lowered(None, vm, code, (), tensors, origin, size, cpu, (note,))
         advance(1)
         tensors |= drafted.constants
@@ -143,7 +146,7 @@ def lower(
         sources={name: origin[name] for name in used},
         batch=size,
         cpu=cpu,
-        tiles=options.tiles,
+        tiles={key: options.tiles[key] for key in sorted({one.layer for one in implementations.values()} & set(options.tiles))},
     )
 
 
@@ -161,19 +164,6 @@ def untranslatable(program: Program) -> tuple[Problem, ...]:
 def _core(program: Program) -> tuple[Program, dict[str, ParameterSource]]:
     """A program with a fixed batch in the operators that are translated, and where its stored tensors come from."""
     return fold_parameters(with_constants(multiply_add(normalise(widen(_decomposed(program))))))
-
-
-def tvm_target(target: Target) -> Any:
-    """The tvm.target.Target of a target; the host's processor as LLVM names it where the target leaves it open."""
-    import tvm
-
-    cpu = target.cpu or str(tvm.get_global_func("target.llvm_get_system_cpu")())
-    fields: dict[str, Any] = {"kind": "llvm", "mcpu": cpu}
-    if target.triple:
-        fields["mtriple"] = target.triple
-    if target.features:
-        fields["mattr"] = list(target.features)
-    return tvm.target.Target(fields)
 
 
 @contextmanager

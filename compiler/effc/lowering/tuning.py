@@ -2,7 +2,8 @@
 
 The analytic model (`kernels.tiles`) ranks the candidates; measuring decides among the best of them. Results are kept in the user's cache,
 by processor, threads, effc's version and the layer's sizes, so that a second compile measures nothing. What was chosen is an input of the
-artifact: it is written beside the code (`tuning.json`), and the same file gives the same bytes again.
+artifact: it is written beside the code (`tuning.json`), and the same file gives the same bytes again. A file names the processor that it
+was measured on, and is refused for another.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import ctypes
 import importlib.metadata
 import json
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from effc.errors import ConfigError
+from effc.lowering.chip import processor
 from effc.lowering.emit import compiled_code, kernels
 from effc.lowering.kernels import Implementation, Options, implement, tunable
 from effc.lowering.kernels.tiles import Tile
@@ -55,7 +58,7 @@ def tune(layers: Iterable[Layer], target: Target, chip: Any, options: Options, s
         seconds: how long to measure (a layer that was begun is finished); layers that were measured before take none.
         threads: that each kernel runs on.
     """
-    remembered = _Remembered(target, chip, threads)
+    remembered = _Remembered(target, threads)
     found = dict(options.tiles)
     deadline = time.monotonic() + seconds
     for layer in sorted(layers, key=lambda layer: -layer.macs):
@@ -117,17 +120,17 @@ def _measure(implementation: Implementation, target: Target, chip: Any, threads:
 class _Remembered:
     """The user's cache of measured tiles, one file for each processor, number of threads and version."""
 
-    def __init__(self, target: Target, chip: Any, threads: int) -> None:
+    def __init__(self, target: Target, threads: int) -> None:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "effc" / "tuning"
         versions = "-".join(importlib.metadata.version(package) for package in ("effc", "apache-tvm"))
-        name = f"{chip.attrs.get('mcpu', 'host')}-{target.lanes}x{target.registers}-{target.l2 >> 10}k-{threads}t-{versions}.json"
-        self._path = folder / name
+        self._processor = processor(target)
+        self._path = folder / f"{re.sub('[^a-z0-9]+', '-', self._processor.lower())}-{threads}t-{versions}.json"
         self._tiles = self._read()
         self._new: dict[str, Tile] = {}
 
     def _read(self) -> dict[str, Tile]:
         try:
-            return _parsed(self._path.read_text(encoding="utf-8"))
+            return _parsed(self._path.read_text(encoding="utf-8"))[1]
         except (OSError, ValueError):  # there is none yet, or it cannot be read: then layers are measured anew
             return {}
 
@@ -144,34 +147,43 @@ class _Remembered:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile("w", dir=self._path.parent, delete=False, encoding="utf-8") as beside:
-                beside.write(dump_tiles(self._read() | self._new))  # another compile may have added some meanwhile
+                beside.write(_dumped(self._processor, self._read() | self._new))  # another compile may have added some meanwhile
             Path(beside.name).replace(self._path)
         except OSError:
             return
 
 
-def dump_tiles(tiles: Mapping[str, Tile]) -> str:
-    """Tiles as a JSON file: layer -> [rows, vectors]."""
-    return json.dumps({key: [tile.rows, tile.vectors] for key, tile in sorted(tiles.items())}, indent=1) + "\n"
+def dump_tiles(tiles: Mapping[str, Tile], target: Target) -> str:
+    """Tiles as a JSON file: the processor that they were measured on, and layer -> [rows, vectors]."""
+    return _dumped(processor(target), tiles)
 
 
-def load_tiles(path: Path) -> dict[str, Tile]:
-    """The tiles of a file that `dump_tiles` wrote. Raises ConfigError where it is missing or another."""
+def load_tiles(path: Path, target: Target) -> dict[str, Tile]:
+    """The tiles of a file that `dump_tiles` wrote. Raises ConfigError where it is missing, another, or of another processor."""
     try:
-        return _parsed(path.read_text(encoding="utf-8"))
+        measured_on, tiles = _parsed(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"tuning {path}: {error.strerror}") from error
     except (ValueError, UnicodeDecodeError) as error:
         raise ConfigError(f"tuning {path} is no file of measured tiles: {error}") from error
+    if measured_on != processor(target):
+        raise ConfigError(f"tuning {path} was measured on another processor ({measured_on}); {target.name} is {processor(target)}")
+    return tiles
 
 
-def _parsed(text: str) -> dict[str, Tile]:
+def _dumped(measured_on: str, tiles: Mapping[str, Tile]) -> str:
+    table = {key: [tile.rows, tile.vectors] for key, tile in sorted(tiles.items())}
+    return json.dumps({"processor": measured_on, "tiles": table}, indent=1) + "\n"
+
+
+def _parsed(text: str) -> tuple[str, dict[str, Tile]]:
+    """The processor and the tiles of a file. Raises ValueError."""
     values = json.loads(text)
-    if not isinstance(values, dict):
-        raise ValueError("not a table")
+    if not (isinstance(values, dict) and isinstance(values.get("processor"), str) and isinstance(values.get("tiles"), dict)):
+        raise ValueError("not a processor and a table of tiles")
     tiles = {}
-    for key, value in values.items():
+    for key, value in values["tiles"].items():
         if not (isinstance(value, list) and len(value) == 2 and all(isinstance(one, int) and 0 < one < 65 for one in value)):
             raise ValueError(f"{key!r} is not [rows, vectors]")
         tiles[key] = Tile(*value)
-    return tiles
+    return values["processor"], tiles

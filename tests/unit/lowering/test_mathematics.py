@@ -13,9 +13,9 @@ import tvm
 from scipy import special
 from tvm import relax, s_tir, te, tirx
 
+from effc.lowering.chip import tvm_target
 from effc.lowering.emit import kernels, object_code
 from effc.lowering.expansion import VECTOR_MATH, expand, in_local_variables, in_vectors
-from effc.lowering.lower import tvm_target
 from effc.lowering.toolchain import link_shared
 from effc.runtime.plan import Buffer, Plan, Step
 from effc.targets import Target, find_target

@@ -74,16 +74,40 @@ def test_no_time_measures_nothing(measured: list[str]) -> None:
     assert not measured
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"a": [1]}', '{"a": [0, 2]}', '{"a": "b"}'])
+NO_TILES = ("[]", '{"a": [1]}', '{"a": [0, 2]}', '{"a": "b"}')
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"processor": 3, "tiles": {}}', *(f'{{"processor": "a", "tiles": {tiles}}}' for tiles in NO_TILES)]
+)
 def test_a_file_that_holds_no_tiles_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "tuning.json").write_text(text)
     with pytest.raises(ConfigError, match="no file of measured tiles"):
-        tuning.load_tiles(tmp_path / "tuning.json")
+        tuning.load_tiles(tmp_path / "tuning.json", CPU)
+
+
+def test_tiles_of_another_processor_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "tuning.json").write_text(tuning.dump_tiles({"layer": Tile(1, 1)}, find_target("riscv64")))
+    assert tuning.load_tiles(tmp_path / "tuning.json", find_target("riscv64")) == {"layer": Tile(1, 1)}
+    with pytest.raises(ConfigError, match=r"another processor \(generic.*; cpu is "):
+        compile_model(DIGITS, tmp_path / "out", tuning=tmp_path / "tuning.json")
+
+
+def test_a_tile_that_a_layer_cannot_have_is_refused(measured: list[str]) -> None:
+    (key,) = lowered(nn.Linear(40, 48), 20, 40, tune_seconds=60).tiles
+    with pytest.raises(ConfigError, match="cannot have tiles of 64 x 64 vectors"):
+        lowered(nn.Linear(40, 48), 20, 40, options=Options(tiles={key: Tile(64, 64)}))
+
+
+def test_tiles_of_other_layers_are_not_kept(measured: list[str]) -> None:
+    (key,) = lowered(nn.Linear(40, 48), 20, 40, tune_seconds=60).tiles
+    given = lowered(nn.Linear(40, 48), 20, 40, options=Options(tiles={key: Tile(3, 1), "conv of another program": Tile(1, 1)}))
+    assert given.tiles == {key: Tile(3, 1)}
 
 
 def test_the_artifact_holds_what_was_chosen_and_compiles_to_the_same_bytes_again(measured: list[str], tmp_path: Path) -> None:
     first = compile_model(DIGITS, tmp_path / "first", tune=60)
-    tiles = tuning.load_tiles(tmp_path / "first" / "tuning.json")
+    tiles = tuning.load_tiles(tmp_path / "first" / "tuning.json", CPU)
     assert tiles
     again = compile_model(DIGITS, tmp_path / "again", tuning=tmp_path / "first" / "tuning.json")
     assert again.manifest.digest == first.manifest.digest

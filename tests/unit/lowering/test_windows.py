@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from tvm.tirx import decl_buffer
 
+from effc.lowering.chip import tvm_target
 from effc.lowering.emit import compiled_code, kernels
 from effc.lowering.kernels.code import flat_function, loop, sequence, store
 from effc.lowering.kernels.windows import Windows, choose_tile, runs
-from effc.lowering.lower import tvm_target
 from effc.lowering.toolchain import link_shared
 from effc.runtime.native import load_code
 from effc.targets import find_target

@@ -82,7 +82,8 @@ def direct(fused: Fused, fixed: Sequence[bool], target: Target) -> Implementatio
     if not fixed[conv.weight] or str(fused.anchor.buffer.dtype) != "float32":
         return None
     lanes = _lanes(conv, target)
-    tile = _choice(conv, target).tile(fused.options.tiles)
+    choice = _choice(conv, target)
+    tile = choice.tile(fused.options.tiles)
     outputs = conv.features // conv.groups
     block = tile.vectors * lanes
     blocks = conv.groups * -(-outputs // block)
@@ -90,7 +91,8 @@ def direct(fused: Fused, fixed: Sequence[bool], target: Target) -> Implementatio
     body = loops(_product(fused, conv, packed), tile, lanes, target)
     arguments = [packed if index == conv.weight else buffer for index, buffer in enumerate(fused.arguments)]
     packing = Packed(tuple(range(len(conv.window) + 2)), ((0, block),))
-    return Implementation(flat_function(arguments, body), "conv", {conv.weight: packing}, f"tiles of {tile.rows} x {block}")
+    note = f"tiles of {tile.rows} x {block}"
+    return Implementation(flat_function(arguments, body), "conv", {conv.weight: packing}, note, choice.key)
 
 
 def choice(fused: Fused, fixed: Sequence[bool], target: Target) -> Choice | None:

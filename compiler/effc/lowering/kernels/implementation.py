@@ -21,6 +21,7 @@ class Implementation:
         family: the rule's family, for reports.
         packings: layout of stored operands, by position among the arguments.
         depends_on_values: whether other values of the stored arguments might have led to another kernel.
+        layer: the key of the layer's measured tile (`tiles.Choice`); empty where there is nothing to choose.
         note: what a reader of the report should know of the choice, such as the measured error of a fast algorithm.
     """
 
@@ -28,4 +29,5 @@ class Implementation:
     family: str
     packings: Mapping[int, Packing] = field(default_factory=lambda: MappingProxyType({}))
     note: str = ""
+    layer: str = ""
     depends_on_values: bool = False

@@ -49,7 +49,8 @@ class _Matmul:
         self.left, self.right = fused.reads()
         *self.batch, self.rows, self.columns, self.depth = fused.anchor.extents
         self.lanes = lanes_of(target, "float32")
-        self.tile = _choice(fused, target).tile(fused.options.tiles)
+        choice = _choice(fused, target)
+        self.layer, self.tile = choice.key, choice.tile(fused.options.tiles)
         self.block = self.tile.vectors * self.lanes
         self.blocks = -(-self.columns // self.block)
         self.epilogue = fused.epilogue()
@@ -66,10 +67,11 @@ class _Matmul:
                 lambda block, number: load(packed, [block + 1, 0, number * 16]),
             )
             arguments = [packed if index == argument else buffer for index, buffer in enumerate(self.fused.arguments)]
-            return Implementation(flat_function(arguments, body), "matmul", {argument: Packed((1, 0), ((1, self.block),))}, self.note)
+            packing = Packed((1, 0), ((1, self.block),))
+            return Implementation(flat_function(arguments, body), "matmul", {argument: packing}, self.note, self.layer)
         if self.columns % self.lanes == 0 and self._columns_last():
             body = self._loops(lambda line, block, depth, lane: self._element(line, depth, block * self.block + lane))
-            return Implementation(flat_function(self.fused.arguments, body), "matmul", note=self.note)
+            return Implementation(flat_function(self.fused.arguments, body), "matmul", note=self.note, layer=self.layer)
         return self._packed_here()
 
     def _packed_here(self) -> Implementation:
@@ -102,9 +104,8 @@ class _Matmul:
         total = batches * self.blocks
         spread = parallel if total > 1 and self.depth * self.columns * batches >= PARALLEL_MACS else loop
         body = self._loops(lambda line, block, depth, lane: load(packed, [self._batch_of(line, sizes), block, depth, lane]))
-        return Implementation(
-            flat_function(self.fused.arguments, allocated([packed], [spread(total, pack), body])), "matmul", note=self.note
-        )
+        function = flat_function(self.fused.arguments, allocated([packed], [spread(total, pack), body]))
+        return Implementation(function, "matmul", note=self.note, layer=self.layer)
 
     def _columns_last(self) -> bool:
         """Whether neighbouring columns of the right operand lie side by side in memory."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from effc.errors import ConfigError
 from effc.targets import Target
 
 __all__ = ["FEW_LINES", "Choice", "Tile", "candidates", "choose", "cycles", "divisors", "lanes_of", "lines_per_task", "ranked", "split"]
@@ -44,9 +45,11 @@ class Choice:
     candidates: tuple[Tile, ...]
 
     def tile(self, measured: Mapping[str, Tile]) -> Tile:
-        """The measured one, else the model's; a measured one that cannot be (another machine's) does not count."""
-        found = measured.get(self.key)
-        return found if found in self.candidates else self.candidates[0]
+        """The measured one, else the model's. Raises ConfigError for a measured one that the layer cannot have."""
+        found = measured.get(self.key, self.candidates[0])
+        if found not in self.candidates:
+            raise ConfigError(f"tuning: {self.key} cannot have tiles of {found.rows} x {found.vectors} vectors on this target")
+        return found
 
 
 def divisors(number: int) -> list[int]:
@@ -128,11 +131,16 @@ def lines_per_task(lines: int, blocks: int, line_bytes: int, weight_bytes: int, 
         weight_bytes: of one block.
     """
     inputs, weights, room = lines * line_bytes, weight_bytes * blocks, max(1, target.l2 // 2)
-    if blocks > 1 and (weights <= inputs if inputs + weight_bytes > room else lines >= FEW_LINES and weights <= min(_WRITTEN * inputs, 0.75 * room)):
+    if inputs + weight_bytes > room:
+        keep = weights <= inputs
+    else:
+        keep = lines >= FEW_LINES and weights <= min(_WRITTEN * inputs, _RESIDENT * room)
+    if keep and blocks > 1:
         return max(1, min(-(-lines // _TASKS), (room - min(weight_bytes, room // 2)) // max(1, line_bytes))), True
     return max(1, -(-lines * blocks // _TASKS) if blocks < _TASKS else lines), False
 
 
 _TASKS = 16  # enough for a few threads to share evenly, few enough to cost nothing
 FEW_LINES = 8  # fewer cannot be shared out evenly
+_RESIDENT = 0.75  # of that room: as much of the weights stays while lines pass
 _WRITTEN = 2.0  # what it costs to read what another core has written, to reading what is in the memory or the shared cache

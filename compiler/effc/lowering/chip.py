@@ -1,0 +1,28 @@
+"""A target as TVM knows it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from effc.targets import Target
+
+__all__ = ["processor", "tvm_target"]
+
+
+def tvm_target(target: Target) -> Any:
+    """The tvm.target.Target of a target; the host's processor as LLVM names it where the target leaves it open."""
+    import tvm
+
+    cpu = target.cpu or str(tvm.get_global_func("target.llvm_get_system_cpu")())
+    fields: dict[str, Any] = {"kind": "llvm", "mcpu": cpu}
+    if target.triple:
+        fields["mtriple"] = target.triple
+    if target.features:
+        fields["mattr"] = list(target.features)
+    return tvm.target.Target(fields)
+
+
+def processor(target: Target) -> str:
+    """What measured tiles depend on: the processor's name, vectors and second-level cache."""
+    cpu = tvm_target(target).attrs.get("mcpu", "any")
+    return f"{cpu}, {target.registers} registers of {target.lanes} lanes, {target.l2 >> 10} KiB"
