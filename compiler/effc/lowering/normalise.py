@@ -2,6 +2,7 @@
 
 - `aten.select.int` with a negative index reads foreign memory: the dimension's size is added.
 - A pool whose strides are left out (an empty list means the window's size) is refused: they are written out.
+- An average pool's `divisor_override` is ignored: the average over whole windows of the padded input is scaled by window / divisor.
 - Comparisons of truth values are comparisons of bytes: TVM's code for them is refused by LLVM.
 - `x != x`, which torch makes of isnan, is simplified to false: isnan goes in its place.
 - Index tensors that may hold negative values (of `index_put`, `take`) read foreign memory: `where(i < 0, i + n, i)` goes in front, unless
@@ -12,6 +13,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,10 +26,8 @@ from effc.lowering.full_indices import scatter_add, write_out
 __all__ = ["normalise"]
 
 _aten = torch.ops.aten
-_POOLS = (
-    *(_aten.max_pool2d_with_indices.default, _aten.max_pool3d_with_indices.default),
-    *(_aten.avg_pool1d.default, _aten.avg_pool2d.default, _aten.avg_pool3d.default),
-)
+_AVERAGES = (_aten.avg_pool1d.default, _aten.avg_pool2d.default, _aten.avg_pool3d.default)
+_POOLS = (_aten.max_pool2d_with_indices.default, _aten.max_pool3d_with_indices.default, *_AVERAGES)
 _COMPARISONS = tuple(
     getattr(getattr(_aten, name), kind) for name in ("eq", "ne", "lt", "le", "gt", "ge") for kind in ("Tensor", "Scalar")
 )
@@ -36,7 +36,9 @@ _INDEX_PUTS = (_aten.index_put.default, _aten._unsafe_index_put.default)
 
 
 def normalise(program: Program) -> Program:
-    """The program in forms that TVM's importer takes and gets right (see above). Values are the same bit for bit."""
+    """The program in forms that TVM's importer takes and gets right (see above). Values are the same bit for bit, but for pools with a
+    divisor of their own, which are rounded twice more.
+    """
     edit = Edit(program)
     for node in edit.nodes:
         if node.target in _SCATTERS:
@@ -45,6 +47,8 @@ def normalise(program: Program) -> Program:
             _select(node)
         elif node.target in _POOLS:
             _stride(node)
+            if node.target in _AVERAGES and node.args[6:] not in ((), (None,)):
+                _divisor(edit, node)
         elif node.target == _aten.ne.Tensor and node.args[0] is node.args[1]:
             # How torch spells isnan. TVM simplifies x != x to false.
             node.target, node.args = _aten.isnan.default, (node.args[0],)
@@ -71,6 +75,19 @@ def _stride(node: fx.Node) -> None:
     """A pool without strides moves by its window."""
     if len(node.args) > 2 and node.args[2] == []:
         node.args = (*node.args[:2], node.args[1], *node.args[3:])
+
+
+def _divisor(edit: Edit, node: fx.Node) -> None:
+    """Sums over windows with zeros for padding, divided by a number that is given."""
+    source, window, strides, padding, _, _, divisor = node.args
+    sizes, positions = (one.meta["val"].shape[-len(window) :] for one in (source, node))  # type: ignore[union-attr, arg-type]
+    padding = list(padding) * (len(window) if len(padding) == 1 else 1)  # type: ignore[arg-type]
+    pads: list[int] = []  # the last axis first
+    for size, count, taps, step, before in reversed(list(zip(sizes, positions, window, strides, padding, strict=True))):  # type: ignore[arg-type]
+        pads += [before, max(before, (int(count) - 1) * step + taps - int(size) - before)]  # with ceil_mode windows reach further
+    padded = edit.call(_aten.constant_pad_nd.default, (source, pads, 0.0), like=node, before=node) if any(pads) else source
+    average = edit.call(node.target, (padded, window, strides), like=node, before=node)  # type: ignore[arg-type]
+    node.target, node.args = _aten.mul.Tensor, (average, math.prod(window) / divisor)  # type: ignore[arg-type, operator]
 
 
 def _adaptive(node: fx.Node) -> None:

@@ -148,6 +148,9 @@ INDICES: dict[str, Callable[[Tensor], Tensor]] = {
     "group norm without weights": lambda x: F.group_norm(x, 3),
     "pool without strides": lambda x: F.max_pool2d(x, 2, padding=1),
     "average pool without strides": lambda x: F.avg_pool2d(x, 2, padding=1),
+    "sum pool": lambda x: F.avg_pool2d(x, 2, divisor_override=1),
+    "average pool by a divisor": lambda x: F.avg_pool2d(x, (2, 3), (1, 2), (1, 0), True, False, divisor_override=7),
+    "volume by a divisor": lambda x: F.avg_pool3d(x[None], 3, 2, 1, ceil_mode=True, divisor_override=5),
 }
 TRUTHS: dict[str, Callable[[Tensor], Tensor]] = {
     "==": lambda x: (x > 0) == (x > 1),

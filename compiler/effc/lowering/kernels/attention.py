@@ -138,6 +138,8 @@ class _Attention:
 
     def _by_units(self) -> Any:
         """All keys and values are laid out first, and then shared."""
+        from tvm import tirx
+
         total = self.batch * self.heads * self.units
 
         def pack(number: Any) -> Any:
@@ -153,8 +155,9 @@ class _Attention:
         def task(number: Any) -> Any:
             if self.tasks == 1:
                 return loop(total, lambda which: unit(integer(0), which), name="unit")
-            first = number * total // self.tasks
-            return loop((number + 1) * total // self.tasks - first, lambda which: unit(number, which), start=first, name="unit")
+            each, more = divmod(total, self.tasks)  # the first `more` tasks have one unit more
+            first = number * each + tirx.min(number, more)
+            return loop(tirx.Select(number < more, each + 1, each), lambda which: unit(number, which), start=first, name="unit")
 
         spread = parallel if self.tasks > 1 else loop
         return allocated(self.buffers, [spread(self.batch * self.own * self.key_blocks, pack), spread(self.tasks, task)])

@@ -249,8 +249,6 @@ def _rebuild(expression: Any, values: Mapping[Any, Any], load: Callable[[Any, Se
         raise NotInlinableError("a let expression")
     if again:
         return type(expression)(*again)
-    if isinstance(expression, tirx.expr.StringImm) if hasattr(tirx.expr, "StringImm") else False:
-        return expression
     raise NotInlinableError(f"a {type(expression).__name__}")
 
 
