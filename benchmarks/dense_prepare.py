@@ -49,7 +49,7 @@ def _prepared(name: str, folder: Path, batch: int, threads: int) -> dict[str, An
     session = load(folder / ARTIFACT, threads=threads)
     inputs, outputs = [spec.name for spec in session.inputs], [spec.name for spec in session.outputs]
     write_onnx(source, folder / ONNX, examples, batch, inputs, outputs)
-    facts |= _sizes(session, weights)
+    facts |= _sizes(session, result.program, weights)
     facts |= _errors(session, folder / ONNX) if network.group != "int8" else {}
     facts["executor"] = session.manifest.executor
     plan = session.manifest.plan
@@ -72,18 +72,27 @@ def _weight_bytes(source: Any) -> int:
     return sum(tensor.nbytes for tensor in source.state_dict().values() if tensor.is_floating_point())
 
 
-def _sizes(session: Session, weights: int) -> dict[str, Any]:
-    """Bytes of code and parameters beside the source's weights; what Winograd kernels read is listed apart."""
-    files = session.manifest.files
-    code, parameters = files["model.so"].bytes, files["params.safetensors"].bytes
+def _sizes(session: Session, program: Any, weights: int) -> dict[str, Any]:
+    """Bytes of code and parameters beside the source's weights, and their share without what is listed apart: by how much Winograd's
+    transformed weights are larger than those they stand for, and the zeros that fill up blocks of channels.
+    """
+    manifest = session.manifest
+    code, parameters = manifest.files["model.so"].bytes, manifest.files["params.safetensors"].bytes
     sizes = {"weights MB": weights / 1e6, "code MB": code / 1e6, "parameters MB": parameters / 1e6}
     sizes["both of weights"] = (code + parameters) / weights
-    plan = session.manifest.plan
-    if plan is not None:
-        stored = {buffer.name: buffer.size for buffer in plan.in_room("parameter")}
-        transformed = {name for step in plan.steps if "winograd" in step.family for name in step.reads if name in stored}
-        sizes["of it Winograd MB"] = sum(stored[name] for name in transformed) / 1e6
-    return sizes
+    if manifest.plan is None:
+        return sizes
+    stored = {buffer.name: buffer for buffer in manifest.plan.in_room("parameter")}
+    original = {program.tensor_names.get(name, name): tensor.nbytes for name, tensor in program.tensors.items()}
+    copies = padding = 0
+    for family, name in {(step.family, name) for step in manifest.plan.steps for name in step.reads if name in stored}:
+        source = manifest.parameters[name]
+        if source.source in original and family == "winograd" and source.kind == "transformed" and len(stored[name].shape) == 4:
+            copies += stored[name].size - original[source.source]
+        elif source.source in original and source.kind == "packed":
+            padding += stored[name].size - original[source.source]
+    apart = {"Winograd copies MB": copies / 1e6, "padding MB": padding / 1e6}
+    return sizes | apart | {"rest of weights": (code + parameters - copies - padding) / weights}
 
 
 def _errors(session: Session, path: Path) -> dict[str, Any]:

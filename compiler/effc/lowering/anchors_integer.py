@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from effc.lowering.kernels.fused import ANCHOR
-from effc.lowering.relax_edit import Main
+from effc.lowering.relax_edit import Main, operator_name
 
 __all__ = ["first", "integer_convolution", "integer_matmul", "rounding", "saturation", "with_own_number"]
 
@@ -111,7 +111,7 @@ def saturation(builder: Any, call: Any, main: Main) -> Any:
 
     kept, limit = call.args[1:3]
     test: Any = main.bound.get(call.args[0])
-    extreme = {"relax.greater": tirx.max, "relax.less": tirx.min}.get(_name(test))
+    extreme = {"relax.greater": tirx.max, "relax.less": tirx.min}.get(operator_name(test))
     if extreme is None or str(kept.ty.dtype) != "float32" or len(limit.ty.shape) or _integers(call.ty.shape) != _integers(kept.ty.shape):
         return None
     if not test.args[0].same_as(kept) or not test.args[1].same_as(limit):
@@ -138,7 +138,7 @@ def rounding(builder: Any, call: Any, main: Main) -> Any:
     from tvm import te, tirx
 
     inner: Any = main.bound.get(call.args[0])
-    if _name(inner) != "relax.round" or str(call.ty.dtype) != "int32" or str(inner.ty.dtype) != "float32":
+    if operator_name(inner) != "relax.round" or str(call.ty.dtype) != "int32" or str(inner.ty.dtype) != "float32":
         return None
 
     def rounded(x: Any) -> Any:
@@ -152,17 +152,13 @@ def _own(builder: Any, operand: Any, main: Main) -> Any:
     from tvm import relax
 
     value: Any = main.bound.get(operand) if isinstance(operand, relax.Var) else None
-    if getattr(operand.ty, "ndim", None) != 0 or _name(value) not in ("relax.astype", "relax.subtract"):
+    if getattr(operand.ty, "ndim", None) != 0 or operator_name(value) not in ("relax.astype", "relax.subtract"):
         return operand
     return builder.emit(relax.Call(value.op, [_own(builder, part, main) for part in value.args], value.attrs, value.ty_args))
 
 
 def _integers(values: Any) -> list[int]:
     return [int(value) for value in values]
-
-
-def _name(call: Any) -> str:
-    return str(getattr(getattr(call, "op", None), "name", ""))
 
 
 def _moved(builder: Any, operand: Any, moves: Sequence[Any]) -> Any:
@@ -178,7 +174,7 @@ def _behind(operand: Any, main: Main) -> tuple[Any, list[Any]]:
     """What moves an operand's elements, and the call that computes them; None for an argument of main."""
     moves = []
     call: Any = main.bound.get(operand)
-    while _name(call) in _MOVES:
+    while operator_name(call) in _MOVES:
         moves.append(call)
         operand = call.args[0]
         call = main.bound.get(operand)
@@ -196,11 +192,11 @@ def _stored(operand: Any, main: Main) -> bool:
 def _centred(builder: Any, operand: Any, main: Main) -> tuple[Any, Any] | None:
     """(bytes, zero point of one element) of an operand `int16(bytes) - int16(zero point)`; None for another."""
     found, moves = _behind(operand, main)
-    if _name(found) != "relax.subtract":
+    if operator_name(found) != "relax.subtract":
         return None
     values, inner = _behind(found.args[0], main)
     zero: Any = main.bound.get(found.args[1])
-    if _name(values) != "relax.astype" or _name(zero) != "relax.astype" or str(values.ty.dtype) != "int16":
+    if operator_name(values) != "relax.astype" or operator_name(zero) != "relax.astype" or str(values.ty.dtype) != "int16":
         return None
     x, point = values.args[0], zero.args[0]
     if str(x.ty.dtype) not in _BYTES or str(point.ty.dtype) != str(x.ty.dtype) or math.prod(_integers(point.ty.shape)) != 1:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from effc.lowering.parameters import ParameterSource
-from effc.lowering.relax_edit import Main, rewritten, rewritten_with_builder, with_parameters
+from effc.lowering.relax_edit import Main, operator_name, rewritten, rewritten_with_builder, with_parameters
 
 __all__ = ["Stored", "channels_last"]
 
@@ -38,6 +38,7 @@ _BROADCASTING = frozenset(f"relax.{name}" for name in (
     "add", "subtract", "multiply", "divide", "maximum", "minimum", "power", "floor_divide", "mod", "floor_mod", "less", "less_equal",
     "greater", "greater_equal", "equal", "not_equal", "logical_and", "logical_or", "logical_xor", "where",
 ))
+_POOLS = ("relax.nn.max_pool", "relax.nn.avg_pool")
 _REDUCING = frozenset(f"relax.{name}" for name in ("mean", "sum", "max", "min", "prod"))
 # fmt: on
 
@@ -66,7 +67,7 @@ def channels_last(module: Any, tensors: Mapping[str, tuple[Array, ParameterSourc
 def _merged_padding(call: Any, main: Main) -> Any:
     """`conv(pad(x))` with zeros: the convolution pads."""
     pad = main.bound.get(call.args[0]) if _is_convolution(call) else None
-    if pad is None or _name(pad) != "relax.nn.pad" or str(pad.attrs.pad_mode) != "constant" or float(pad.attrs.pad_value) != 0.0:
+    if pad is None or operator_name(pad) != "relax.nn.pad" or str(pad.attrs.pad_mode) != "constant" or float(pad.attrs.pad_value) != 0.0:
         return None
     width = _integers(pad.attrs.pad_width)
     if any(width[:4]) or any(size < 0 for size in width):
@@ -84,7 +85,7 @@ def _transposed(emit: Emit) -> Rewrite:
         if _is_convolution(call) and str(call.attrs.data_layout) in ("NCW", "NCHW", "NCDHW"):
             x, w = (emit(relax.op.permute_dims(operand, _last(operand.ty.ndim))) for operand in call.args[:2])
             result = _convolution(call, x, w, _integers(call.attrs.padding), _LAYOUTS[x.ty.ndim - 2])
-        elif _name(call).startswith(("relax.nn.max_pool", "relax.nn.avg_pool")) and str(call.attrs.layout) in ("NCW", "NCHW", "NCDHW"):
+        elif operator_name(call).startswith(_POOLS) and str(call.attrs.layout) in ("NCW", "NCHW", "NCDHW"):
             x = emit(relax.op.permute_dims(call.args[0], _last(call.args[0].ty.ndim)))
             result = _pool(call, x)
         else:
@@ -101,10 +102,10 @@ def _sunk(emit: Emit, bound: Callable[[Any], Any], stored: Mapping[str, Any]) ->
     def transposition(operand: Any) -> tuple[Any, list[int]] | None:
         """What a variable is the transposition of, and its axes."""
         value = _definition(operand, bound)
-        return (value.args[0], _axes(value)) if value is not None and _name(value) == "relax.permute_dims" else None
+        return (value.args[0], _axes(value)) if value is not None and operator_name(value) == "relax.permute_dims" else None
 
     def rewrite(call: Any, main: Main) -> Any:
-        name = _name(call)
+        name = operator_name(call)
         if name == "relax.permute_dims":
             return _simpler(call, transposition(call.args[0]))
         if name in _UNARY:
@@ -162,7 +163,7 @@ def _sunk(emit: Emit, bound: Callable[[Any], Any], stored: Mapping[str, Any]) ->
             return None
         source, axes = moved
         reduced = [int(axis) % len(axes) for axis in call.attrs.axis]
-        operator = getattr(relax.op, _name(call).removeprefix("relax."))
+        operator = getattr(relax.op, operator_name(call).removeprefix("relax."))
         if bool(call.attrs.keepdims):
             result = emit(operator(source, axis=[axes[axis] for axis in reduced], keepdims=True))
             return _moved(result, axes)
@@ -260,7 +261,7 @@ def _transposed_now(module: Any, tensors: Mapping[str, tuple[Array, ParameterSou
     variables: dict[tuple[str, tuple[int, ...]], Any] = {}
 
     def transposed(call: Any, main: Main) -> Any:
-        if _name(call) != "relax.permute_dims" or call.args[0] in main.bound or str(call.args[0].name) not in tensors:
+        if operator_name(call) != "relax.permute_dims" or call.args[0] in main.bound or str(call.args[0].name) not in tensors:
             return None
         name, axes = str(call.args[0].name), tuple(_axes(call))
         if (name, axes) not in variables:
@@ -305,7 +306,7 @@ def _pool(call: Any, x: Any) -> Any:
     from tvm import relax
 
     attrs = call.attrs
-    return getattr(relax.op.nn, _name(call).removeprefix("relax.nn."))(
+    return getattr(relax.op.nn, operator_name(call).removeprefix("relax.nn."))(
         x,
         pool_size=_integers(attrs.pool_size),
         strides=_integers(attrs.strides),
@@ -318,7 +319,7 @@ def _pool(call: Any, x: Any) -> Any:
 
 
 def _is_convolution(call: Any) -> bool:
-    return _name(call) in ("relax.nn.conv1d", "relax.nn.conv2d", "relax.nn.conv3d")
+    return operator_name(call) in ("relax.nn.conv1d", "relax.nn.conv2d", "relax.nn.conv3d")
 
 
 def _last(rank: int) -> list[int]:
@@ -342,10 +343,6 @@ def _shape(expression: Any) -> list[int] | None:
         return None if shape is None else _integers(shape)
     except TypeError:
         return None
-
-
-def _name(call: Any) -> str:
-    return str(getattr(getattr(call, "op", None), "name", ""))
 
 
 def _axes(call: Any) -> list[int]:

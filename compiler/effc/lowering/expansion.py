@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from effc.lowering import mathematics
+from effc.lowering.relax_edit import operator_name
 
 __all__ = ["VECTOR_MATH", "expand", "expansion", "in_local_variables", "in_vectors", "local_variables"]
 
@@ -37,7 +38,7 @@ _INSTRUCTIONS = frozenset(("tirx.fabs", "tirx.floor", "tirx.fma", "tirx.reinterp
 
 def in_vectors(call: Any) -> bool:
     """Whether a call in a vectorised loop becomes vector instructions: by itself, or by `expansion`."""
-    return _name(call) in _INSTRUCTIONS or _expanded(call) is not None
+    return operator_name(call) in _INSTRUCTIONS or _expanded(call) is not None
 
 
 def expansion() -> Any:
@@ -94,7 +95,7 @@ def _stored(statement: Any) -> Any:
         return variables.get(one, one)
 
     def call(one: Any, mutator: Any) -> Any:
-        if _name(one) != "prim.if_then_else":
+        if operator_name(one) != "prim.if_then_else":
             return mutator.default_mutate(one)
         return tvm_ffi.structural_map(one, (tirx.Var, lambda inner: variables.get(inner, inner)))
 
@@ -112,15 +113,11 @@ def _pass(change: Callable[[Any], Any], name: str) -> Any:
     return tirx.transform.prim_func_pass(lambda function, module, context: change(function), opt_level=0, name=name)
 
 
-def _name(call: Any) -> str:
-    return str(getattr(call.op, "name", ""))
-
-
 def _expanded(call: Any) -> Any | None:
     """The arithmetic for a call; None where it stays."""
     from tvm import tirx
 
-    name, operands = _name(call), list(call.args)
+    name, operands = operator_name(call), list(call.args)
     if name == "tirx.call_pure_extern":
         name, operands = str(operands[0].value), operands[1:]
     build: Callable[[Any], Any] | None = _EXPANSIONS.get(name)

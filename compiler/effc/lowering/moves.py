@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from effc.lowering.relax_edit import Main
+from effc.lowering.relax_edit import Main, known_sizes, operator_name
 
 __all__ = ["Source", "groups", "slice_bounds", "sliced", "sources"]
 
@@ -67,19 +67,12 @@ def _move(value: Any, main: Main) -> tuple[Any, Step] | None:
         return value, lambda index: index
     if isinstance(value, relax.TupleGetItem):
         return _part(value, main)
-    name = str(getattr(getattr(value, "op", None), "name", ""))
-    make = _MOVES.get(name)
-    if make is None or _sizes(value.args[0]) is None or _sizes(value) is None:
+    make = _MOVES.get(operator_name(value))
+    given, wanted = (known_sizes(value.args[0]), known_sizes(value)) if make else (None, None)
+    if make is None or given is None or wanted is None:
         return None
-    step = make(value, _sizes(value.args[0]), _sizes(value))
+    step = make(value, given, wanted)
     return None if step is None else (value.args[0], step)
-
-
-def _sizes(value: Any) -> list[int]:
-    try:
-        return [int(size) for size in value.ty.shape]
-    except TypeError:
-        return None  # type: ignore[return-value]
 
 
 def _permute(call: Any, before: list[int], after: list[int]) -> Step:
@@ -145,7 +138,7 @@ def sliced(call: Any, before: list[int], after: list[int]) -> Step | None:
 def slice_bounds(call: Any) -> dict[int, tuple[int, int]] | None:
     """(first, step) of each axis that a slice names; None where they are not known, or a step is not positive."""
     numbers = [_constants(argument) for argument in call.args[1:]]
-    sizes = _sizes(call.args[0])
+    sizes = known_sizes(call.args[0])
     if sizes is None or any(one is None for one in numbers) or len(numbers) < 3:
         return None
     axes, begin = numbers[0], numbers[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["Main", "rewritten", "rewritten_with_builder", "with_parameters"]
+__all__ = ["Main", "known_sizes", "operator_name", "rewritten", "rewritten_with_builder", "with_parameters"]
 
 
 class Main:
@@ -40,6 +40,19 @@ def _operands(value: Any) -> list[Any]:
     if hasattr(value, "tuple_value"):
         parts.append(value.tuple_value)
     return [variable for part in parts for variable in _operands(part)]
+
+
+def operator_name(call: Any) -> str:
+    """The name of a call's operator, such as `relax.add`; empty for what is no call of an operator."""
+    return str(getattr(getattr(call, "op", None), "name", ""))
+
+
+def known_sizes(x: Any) -> list[int] | None:
+    """The shape; None where a size is known at run time only, or there is no tensor."""
+    try:
+        return [int(size) for size in x.ty.shape]
+    except (AttributeError, TypeError):
+        return None
 
 
 def rewritten(module: Any, rewrite: Callable[[Any, Main], Any]) -> Any:

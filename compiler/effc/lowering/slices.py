@@ -14,7 +14,7 @@ from typing import Any
 
 from effc.lowering.elementwise_operators import SEVERAL, UNARY
 from effc.lowering.moves import groups, slice_bounds
-from effc.lowering.relax_edit import Main
+from effc.lowering.relax_edit import Main, known_sizes, operator_name
 
 __all__ = ["in_front"]
 
@@ -26,10 +26,12 @@ def in_front(emit: Emit, call: Any, main: Main) -> Any:
     """A slice along one axis of what nothing else reads, as the operator of a slice; None for any other call."""
     from tvm import relax
 
-    if _name(call) != "relax.strided_slice" or not isinstance(call.args[0], relax.Var) or len(main.users.get(call.args[0], ())) != 1:
+    if operator_name(call) != "relax.strided_slice" or not isinstance(call.args[0], relax.Var):
+        return None
+    if len(main.users.get(call.args[0], ())) != 1:
         return None
     inner, bounds = main.bound.get(call.args[0]), slice_bounds(call)
-    before, after = _sizes(call.args[0]), _sizes(call)
+    before, after = known_sizes(call.args[0]), known_sizes(call)
     if inner is None or bounds is None or before is None or after is None or 0 in before or 0 in after:
         return None
     axes = [axis for axis in range(len(before)) if before[axis] != after[axis]]
@@ -44,20 +46,9 @@ def in_front(emit: Emit, call: Any, main: Main) -> Any:
     return _moved(inner, before, axes[0], cut)
 
 
-def _name(call: Any) -> str:
-    return str(getattr(getattr(call, "op", None), "name", ""))
-
-
-def _sizes(x: Any) -> list[int] | None:
-    try:
-        return [int(size) for size in x.ty.shape]
-    except (AttributeError, TypeError):
-        return None
-
-
 def _moved(inner: Any, sizes: list[int], axis: int, cut: Cut) -> Any:
     """An operator whose result, of these sizes, is cut along an axis, as the operator of what is cut; None where the axis is not free."""
-    name = _name(inner)
+    name = operator_name(inner)
     if name in UNARY:
         return _again(inner, [cut(inner.args[0], axis), *inner.args[1:]])
     if name in SEVERAL:
@@ -74,14 +65,14 @@ def _again(call: Any, arguments: list[Any]) -> Any:
 
 def _cut_aligned(x: Any, axis: int, cut: Cut) -> Any:
     """A broadcast operand along an axis that is counted from the end; as it is where it has one element there."""
-    own = _sizes(x)
+    own = known_sizes(x)
     return x if own is None or len(own) < -axis or own[axis] == 1 else cut(x, len(own) + axis)
 
 
 def _reshape(call: Any, sizes: list[int], axis: int, cut: Cut) -> Any:
     from tvm import relax
 
-    before = _sizes(call.args[0])
+    before = known_sizes(call.args[0])
     if before is None:
         return None
     source = next((source for source, result in groups(before, sizes) if result == [axis] and len(source) == 1), None)

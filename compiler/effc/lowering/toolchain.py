@@ -26,8 +26,9 @@ def link_shared(objects: Sequence[bytes], target: Target) -> bytes:
     """A shared library from object files. Same input, same bytes. Raises MissingDependencyError without a linker."""
     with tempfile.TemporaryDirectory() as folder:
         sources, result = _write(objects, folder), Path(folder, "model.so")
-        # A relative name and no build id: the folder's random name must not reach the bytes.
-        _run([*compiler_for(target, static=False), "-shared", "-Wl,--build-id=none", "-o", result.name, *sources, "-lm"], folder, target)
+        # A relative name and no build id: the folder's random name must not reach the bytes. Stripped: TVM adds debug information.
+        command = [*compiler_for(target, static=False), "-shared", "-s", "-Wl,--build-id=none", "-o", result.name, *sources, "-lm"]
+        _run(command, folder, target)
         return result.read_bytes()
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from effc.lowering.elementwise_operators import SEVERAL, UNARY
 from effc.lowering.moves import groups, sources
-from effc.lowering.relax_edit import Main, rewritten, rewritten_with_builder
+from effc.lowering.relax_edit import Main, known_sizes, operator_name, rewritten, rewritten_with_builder
 from effc.lowering.slices import in_front
 
 __all__ = ["fused_views", "positive_axes"]
@@ -31,7 +31,7 @@ def positive_axes(module: Any) -> Any:
     from tvm import relax
 
     def rewrite(call: Any, main: Main) -> Any:
-        name = _name(call)
+        name = operator_name(call)
         if name == "relax.squeeze" and call.attrs.axis is not None and any(int(axis) < 0 for axis in call.attrs.axis):
             return relax.op.squeeze(call.args[0], [int(axis) % call.args[0].ty.ndim for axis in call.attrs.axis])
         if name == "relax.permute_dims" and call.attrs.axes is not None and any(int(axis) < 0 for axis in call.attrs.axes):
@@ -73,35 +73,23 @@ def fused_views(module: Any) -> Any:
     return module
 
 
-def _name(call: Any) -> str:
-    return str(getattr(getattr(call, "op", None), "name", ""))
-
-
-def _sizes(x: Any) -> list[int] | None:
-    """None where a size is known at run time only, or there is no tensor."""
-    try:
-        return [int(size) for size in x.ty.shape]
-    except (AttributeError, TypeError):
-        return None
-
-
 def _reshape(x: Any, shape: Sequence[int]) -> Any:
     from tvm import relax
 
-    return x if _sizes(x) == list(shape) else relax.op.reshape(x, list(shape))
+    return x if known_sizes(x) == list(shape) else relax.op.reshape(x, list(shape))
 
 
 def _view(emit: Emit, call: Any, main: Main) -> Any:
     """A view of a view is one; one that changes no shape is nothing; a transposition that moves no element is a view."""
-    name, after = _name(call), _sizes(call)
-    before = _sizes(call.args[0]) if call.args else None
+    name, after = operator_name(call), known_sizes(call)
+    before = known_sizes(call.args[0]) if call.args else None
     if before is None or after is None:
         return None
     source = call.args[0]
     if name == "relax.permute_dims":
         axes = _axes(call)
         inner = main.bound.get(source)
-        if inner is not None and _name(inner) == "relax.permute_dims":
+        if inner is not None and operator_name(inner) == "relax.permute_dims":
             from tvm import relax
 
             return relax.op.permute_dims(inner.args[0], [_axes(inner)[axis] for axis in axes])
@@ -112,9 +100,9 @@ def _view(emit: Emit, call: Any, main: Main) -> Any:
     if name != "relax.reshape":
         return None
     inner = main.bound.get(source)
-    if inner is not None and _name(inner) == "relax.reshape":
+    if inner is not None and operator_name(inner) == "relax.reshape":
         return _reshape(inner.args[0], after)
-    if inner is not None and _name(inner) == "relax.permute_dims" and before != after:
+    if inner is not None and operator_name(inner) == "relax.permute_dims" and before != after:
         return _permuted_view(emit, inner, before, after)
     return source if before == after else None
 
@@ -145,15 +133,15 @@ def _product(emit: Emit, call: Any, main: Main) -> Any:
     """A product with one matrix for all of a batch is a product of all rows with it."""
     from tvm import relax
 
-    if _name(call) != "relax.matmul":
+    if operator_name(call) != "relax.matmul":
         return None
-    left, right = _sizes(call.args[0]), _sizes(call.args[1])
+    left, right = known_sizes(call.args[0]), known_sizes(call.args[1])
     if left is None or right is None or len(left) < 2 or len(right) < 2 or 0 in (*left, *right):
         return None
     matrix = call.args[1] if len(right) == 2 else _one_matrix(call.args[1], right, main)
     if matrix is None or len(left) == 2:
         return None
-    after = _sizes(call)
+    after = known_sizes(call)
     if after is None or after[:-1] != left[:-1]:  # the batch of the left operand is broadcast, too
         return None
     rows = emit(relax.op.reshape(call.args[0], [math.prod(left[:-1]), left[-1]]))
@@ -166,7 +154,7 @@ def _one_matrix(variable: Any, sizes: list[int], main: Main) -> Any:
 
     index = [tirx.Var(f"i{axis}", "int32") for axis in range(len(sizes))]
     for source in sources(variable, main):
-        if _sizes(source.variable) == sizes[-2:]:
+        if known_sizes(source.variable) == sizes[-2:]:
             places = source.place(index, sizes)
             if all(getattr(place, "same_as", lambda _: False)(one) for place, one in zip(places, index[-2:], strict=True)):
                 return source.variable
@@ -177,16 +165,16 @@ def _behind(emit: Emit, call: Any, main: Main) -> Any:
     """An elementwise operator of a view is the view of the operator; its other operands get the shape in front of the view."""
     from tvm import relax
 
-    after = _sizes(call)
-    if after is None or 0 in after or _name(call) not in UNARY | SEVERAL:
+    after = known_sizes(call)
+    if after is None or 0 in after or operator_name(call) not in UNARY | SEVERAL:
         return None
-    several = _name(call) in SEVERAL
-    if several and any(_only_read_here(operand, main) and _sizes(operand) == after for operand in call.args):
+    several = operator_name(call) in SEVERAL
+    if several and any(_only_read_here(operand, main) and known_sizes(operand) == after for operand in call.args):
         return None  # fuses where it is
     for operand in call.args if several else call.args[:1]:
         inner = _viewed(operand, main)
-        before = None if inner is None else _sizes(inner)
-        if before is None or _sizes(operand) != after or (several and not _only_read_here(inner, main)):
+        before = None if inner is None else known_sizes(inner)
+        if before is None or known_sizes(operand) != after or (several and not _only_read_here(inner, main)):
             continue
         operands = [inner, *call.args[1:]]
         if several:
@@ -203,7 +191,7 @@ def _viewed(operand: Any, main: Main) -> Any:
     from tvm import relax
 
     inner = main.bound.get(operand) if isinstance(operand, relax.Var) else None
-    return inner.args[0] if inner is not None and _name(inner) == "relax.reshape" else None
+    return inner.args[0] if inner is not None and operator_name(inner) == "relax.reshape" else None
 
 
 def _only_read_here(operand: Any, main: Main) -> bool:
@@ -222,7 +210,7 @@ def _emitted(emit: Emit, x: Any, shape: Sequence[int]) -> Any:
 
 def _before(operand: Any, before: list[int], after: list[int]) -> list[int] | None:
     """The shape that makes an operand of a result of shape `after` one of a result of shape `before`; None where there is none."""
-    own = _sizes(operand)
+    own = known_sizes(operand)
     if own is None or len(own) == 0 or (math.prod(own) == 1 and len(own) <= 1):
         return own
     own = [1] * (len(after) - len(own)) + own
