@@ -11,6 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
+from torch.nn import functional
 
 from effc.cli.doctor import _machine
 from effc.compiler import compile_model
@@ -46,12 +49,44 @@ def test_the_self_test_passes_under_an_emulator_and_notices_a_wrong_weight(name:
     again = compile_model("examples/digits.onnx", tmp_path / "again", passes="fold-batch-norm", target=name)
     assert (tmp_path / "again" / SELF_TEST).read_bytes() == executable
     assert again.manifest.digest == result.manifest.digest
-    weight = next(array for array in _weights(tmp_path / "out").values() if array.ndim == 4)
+    weight = max(_weights(tmp_path / "out").values(), key=lambda array: array.size)
     raw = weight.tobytes()[:64]
     assert executable.count(raw) == 1
     damaged = executable.replace(raw, (weight.reshape(-1)[:16] + np.float32(1)).tobytes())
     with pytest.raises(VerificationError, match="self-test"):
         run_emulated(damaged, find_target(name))
+
+
+class Families(nn.Module):
+    """A layer for every kernel family, in sizes that are no multiples of anything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.deep = nn.Conv2d(3, 13, 5, 2, 1), nn.Conv2d(13, 26, 3, dilation=2, groups=13)
+        self.wide, self.plain, self.depthwise = nn.Conv2d(26, 37, 1), nn.Conv2d(37, 37, 3, padding=1), nn.Conv2d(37, 37, 3, 2, 1, groups=37)
+        self.encoder = nn.TransformerEncoderLayer(37, 1, 51, activation="gelu", batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = functional.hardswish(self.deep(functional.relu6(self.stem(x))))
+        x = functional.silu(self.plain(self.wide(x)) + self.wide(x))
+        x = functional.max_pool2d(self.depthwise(x), 3, 1, 1) + functional.avg_pool2d(self.depthwise(x), 3, 1, 1)
+        tokens = self.encoder(x.flatten(2).transpose(1, 2))
+        return torch.softmax(tokens.mean(1), -1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("winograd", ["off", "f2"])
+def test_every_family_is_right_in_other_vectors(name: str, winograd: str, tmp_path: Path) -> None:
+    needs_tools(name)
+    torch.manual_seed(0)
+    settings = {"example_inputs": (torch.randn(1, 3, 31, 29),), "target": name, "winograd": winograd}
+    result = compile_model(Families().eval(), tmp_path / "out", **settings)
+    assert result.emulated is not None
+    assert "PASS" in result.emulated.text
+    assert result.manifest.plan is not None
+    families = {step.family for step in result.manifest.plan.steps}
+    assert families >= {"conv", "depthwise", "pool", "matmul", "attention", "rows"} | ({"winograd"} if winograd == "f2" else set())
 
 
 def _weights(artifact: Path) -> dict[str, np.ndarray]:
