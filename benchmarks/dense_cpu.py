@@ -31,15 +31,18 @@ from benchmarks import fma_peak
 from benchmarks.dense_child import in_child
 from benchmarks.dense_contest import ENGINES, Contest, Prepared, contest
 from benchmarks.dense_figures import Setting, default_settings, geometric_mean, parse_settings
-from benchmarks.dense_layers import STAGES, measure_layers
+from benchmarks.dense_layers import STAGES, TABLE, measure_layers
 from benchmarks.dense_networks import NETWORKS, Network
 from benchmarks.harness import Claim, Options, Outcome, main
 from effc.errors import DataError, MissingDependencyError
 from effc.runtime.verify import TOLERANCE
 
-__all__ = ["SUMMARY", "add_arguments", "measure"]
+__all__ = ["SHORT", "SUMMARY", "add_arguments", "measure"]
 
 SUMMARY = "Time of one call divided by effc's"
+OTHERS = {"int8": f"int8 networks. {SUMMARY}", "avx2": f"ResNet-18 compiled for x86-64-v3 (AVX2). {SUMMARY}"}
+COMPILING = "Compiling"
+SHORT = (SUMMARY, TABLE, *OTHERS.values(), COMPILING)  # the tables that the README shows
 QUICK = ("resnet8", "ultraface", "stage2")
 DEFAULT_ENGINES = ENGINES[:3]
 RIVAL = "onnxruntime"  # the peer of the claims
@@ -89,6 +92,7 @@ class _Run:
     peak: Path | None = None
     outcome: Outcome = field(default_factory=Outcome)
     ratios: dict[Setting, dict[str, dict[str, float]]] = field(default_factory=dict)  # of dense networks: setting -> engine -> network
+    others: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)  # of the others: rows by table and network
     told: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)  # rows about what engines say of themselves
 
 
@@ -145,10 +149,10 @@ def _network(run: _Run, network: Network, folder: Path) -> None:
 def _compiled(run: _Run, network: Network, batch: int, made: dict[str, Any]) -> None:
     """The row and the claims of one compile."""
     facts = {"failed": made["failed"]} if "failed" in made else made["facts"]
-    run.outcome.rows.append({"table": "Compiling", "model": network.name, "batch": batch, **facts})
+    run.outcome.rows.append({"table": COMPILING, "model": network.name, "batch": batch, **facts})
     if "failed" in made:
         run.outcome.claims.append(Claim(f"{network.name}, batch {batch}: compiles and runs", 0, 1, "at least"))
-    elif network.group == "dense":
+    elif network.group in ("dense", "avx2"):
         title = f"{network.name}, batch {batch}: error against {RIVAL}, of the largest magnitude"
         run.outcome.claims.append(Claim(title, facts["error"], TOLERANCE, "at most"))
         if batch == 1 and "rest of weights" in facts:
@@ -184,6 +188,10 @@ def _remember(run: _Run, network: Network, setting: Setting, found: Contest) -> 
     for engine, ratio in found.ratios.items():
         if network.group == "dense":
             run.ratios.setdefault(setting, {}).setdefault(engine, {})[network.name] = ratio
+        else:
+            table = OTHERS[network.group]
+            row = run.others.setdefault((table, network.name), {"table": table, "model": network.name})
+            row[f"{engine}, {setting}"] = ratio
     for engine, settings in found.settings.items():
         told = ", ".join(f"{key} {value}" for key, value in settings.items() if key != "operations")
         row = run.told.setdefault((engine, told), {"table": "Settings of the engines", "engine": engine, "settings": told, "models": ""})
@@ -205,7 +213,7 @@ def _conclude(run: _Run) -> None:
                 run.outcome.claims.append(Claim(f"geometric mean of {what}", mean, MEAN_BAR, "at least"))
                 run.outcome.claims.append(Claim(f"smallest of {what}", min(ratios.values()), LEAST_BAR, "at least"))
     last = [summary.pop("geometric mean")] if summary else []
-    run.outcome.rows[:0] = [*summary.values(), *last]
+    run.outcome.rows[:0] = [*summary.values(), *last, *run.others.values()]
     run.outcome.rows += run.told.values()
 
 

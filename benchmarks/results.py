@@ -1,7 +1,7 @@
 """All benchmarks in full, and the README's results between `<!-- results:begin -->` and `<!-- results:end -->`.
 
 Each benchmark runs in a process of its own. The README changes only when all of them have run. The exit status is 1 when a claim was
-missed, and the README says so then.
+missed, and the README says so then. `--from FOLDER` runs nothing: it takes what the scripts printed with `--json` into `FOLDER/NAME.json`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BENCHMARKS = {
     "accuracy": "Nearness to the source model",
     "onnx_nodes": "ONNX's own node tests",
 }
-SHORT = {"dense_cpu": dense_cpu.SUMMARY}  # the one table of a benchmark that the README shows, where it does not show all
+SHORT = {"dense_cpu": dense_cpu.SHORT}  # the tables of a benchmark that the README shows, where it does not show all
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 
@@ -35,8 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="quick runs; the README stays as it is")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--threads", type=int, help="processors for each engine (default: all)")
+    parser.add_argument("--from", type=Path, dest="folder", help="a folder with the JSON of each script, as NAME.json")
     options = parser.parse_args(arguments)
-    results = {name: _run(name, options.quick, options.threads) for name in BENCHMARKS}
+    if options.folder is not None:
+        results = {name: json.loads((options.folder / f"{name}.json").read_text()) for name in BENCHMARKS}
+    else:
+        results = {name: _run(name, options.quick, options.threads) for name in BENCHMARKS}
     claims = [claim for result in results.values() for claim in result["claims"]]
     joined = {
         "machine": {name: result["machine"] for name, result in results.items()},
@@ -52,19 +56,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def text(results: Mapping[str, Mapping[str, Any]]) -> str:
     """The README's results in Markdown."""
-    parts = [section(BENCHMARKS[name], result, SHORT.get(name)) for name, result in results.items()]
-    facts = next(iter(results.values()))["machine"]
+    titles = {name: f"{title} (`python -m benchmarks.{name}`)" for name, title in BENCHMARKS.items()}
+    parts = [section(titles[name], result, SHORT.get(name, ())) for name, result in results.items()]
+    places = dict.fromkeys(_place(result["machine"]) for result in results.values())
+    return "\n\n".join([*parts, f"Measured on: {' / '.join(places)}."])
+
+
+def _place(facts: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
     where = f"{facts['processor']}, {facts['threads']} of {facts['processors']} processors, {facts['system']}, Python {facts['python']}"
-    return "\n\n".join([*parts, f"Measured on: {where}; {versions}."])
+    return f"{where}; {versions}"
 
 
-def section(title: str, result: Mapping[str, Any], table: str | None = None) -> str:
-    """One benchmark: a table for each kind of row, or only the rows of `table`, what was skipped, and every claim that was missed."""
+def section(title: str, result: Mapping[str, Any], tables: Sequence[str] = ()) -> str:
+    """One benchmark: a table for each kind of row, or only those of `tables`, what was skipped, and every claim that was missed."""
     kinds: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     titled: dict[str, list[dict[str, Any]]] = {}
     for row in result["rows"]:
-        if table is not None and row.get("table") != table and "skipped" not in row:
+        if tables and row.get("table") not in tables and "skipped" not in row:
             continue
         shown = {key: value for key, value in row.items() if key not in ("settings", "table")}
         if "table" in row:
