@@ -62,8 +62,9 @@ def random_inputs(inputs: tuple[TensorSpec, ...], seed: int = 0) -> Arrays:
 
 def onnxruntime_reference(path: Path) -> Callable[[Arrays], Arrays]:
     """What a file computes as it is written: onnxruntime without optimisations, outputs by name."""
-    import onnxruntime
+    from effc.frontends.onnx.onnxruntime import import_onnxruntime
 
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3

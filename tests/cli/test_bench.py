@@ -29,6 +29,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     digits = onnx.load(DIGITS)
     digits.producer_name = "someone else"
     onnx.save(digits, folder / "again.onnx")
+    digits.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
+    onnx.save(digits, folder / "three.onnx")
+    digits.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "n"
     digits.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 9
     onnx.save(digits, folder / "larger.onnx")
     (folder / "junk.onnx").write_bytes(b"junk junk junk")
@@ -41,6 +44,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("onnxruntime", "mlp.onnx", 2, ["float32[1, 1, 8, 8]: the model has no such input; it has: x", "'x': float32[?, 16]"]),
         ("onnxruntime", "larger.onnx", 2, ["the model takes float32[?, 1, 9, 8]"]),
+        ("onnxruntime", "three.onnx", 2, ["its batch is fixed: compile with --batch 3, or compile with --emit onnx"]),
         ("onnxruntime", "m.pt2", 2, ["onnxruntime needs a model in .onnx", "torch and torch_compile run m.pt2"]),
         ("onnxruntime", "junk.onnx", 4, ["junk.onnx is not a sound ONNX file"]),
         ("onnxruntime", ".", 2, ["is a folder"]),
@@ -67,6 +71,13 @@ def test_another_file_with_the_same_inputs_is_timed_with_a_warning(effc: Effc, c
     found = re.search(r"effc is ([\d.]+) x (faster|slower) than onnxruntime, whose time is ([\d.]+) times effc's", same.stdout)
     assert found is not None, same.stdout
     assert (float(found[3]) >= 1) == (found[2] == "faster")
+
+
+@pytest.mark.parametrize(("option", "value"), [("--seconds", "nan"), ("--seconds", "inf"), ("--warm-up", "nan"), ("--warm-up", "-1")])
+def test_no_length_of_time(effc: Effc, compiled: Compiled, option: str, value: str) -> None:
+    result = effc("bench", compiled[0], option, value, "--blocks", "1")
+    assert result.exit_code == 2
+    assert f"Invalid value for '{option}': {value}" in result.stderr
 
 
 def test_a_model_that_nobody_runs_is_refused(effc: Effc, compiled: Compiled) -> None:

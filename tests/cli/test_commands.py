@@ -133,6 +133,7 @@ class TestVerify:
         result = effc("verify", compiled[0], "--source", other)
         assert result.exit_code == 5
         assert "import of the source" in result.stdout
+        assert "NOT verified: the source is not the file that the artifact was compiled from" in result.stdout
 
 
 class TestOthers:

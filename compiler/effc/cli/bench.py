@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,14 +18,24 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
+class _Seconds(click.FloatRange):
+    """A range that NaN and infinity are not in."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if not math.isfinite(seconds):
+            self.fail(f"{value} is no length of time.", param, ctx)
+        return seconds
+
+
 @click.command("bench")
 @click.argument("artifact", type=click.Path(path_type=Path))
 @click.option("--against", multiple=True, type=click.Choice(tuple(PEERS)), help="Another engine; may be given several times.")
 @click.option("--model", type=click.Path(path_type=Path), help="The source model, which the other engines run.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of every engine; the processors of this process without it.")
 @click.option("--blocks", type=click.IntRange(min=1), default=20, show_default=True, help="Alternating blocks of each engine.")
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=0.2, show_default=True, help="Length of one block.")
-@click.option("--warm-up", type=click.FloatRange(min=0), default=1.0, show_default=True, help="Seconds before the first block.")
+@click.option("--seconds", type=_Seconds(min=0, min_open=True), default=0.2, show_default=True, help="Length of one block.")
+@click.option("--warm-up", type=_Seconds(min=0), default=1.0, show_default=True, help="Seconds before the first block.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random inputs.")
 @common_options
 def command(

@@ -11,7 +11,7 @@ from effc.cli.console import common_options, emit_json, note, progress_bars, tab
 from effc.cli.options import check_import_option, limit_option, shape_option
 
 if TYPE_CHECKING:
-    from effc.compiler.verification import Finding
+    from effc.compiler.verification import Finding, Verdict
 
 __all__ = ["command"]
 
@@ -70,8 +70,12 @@ def command(
             note(f"outputs first leave the source's at: {verdict.diverging}", bad=not verdict.passed)
         if verdict.lossy:
             note(f"passes that may change outputs: {', '.join(verdict.lossy)}")
-        note("verified" if verdict.passed else "NOT verified: please report this", bad=not verdict.passed)
+        note("verified" if verdict.passed else f"NOT verified: {_advice(verdict)}", bad=not verdict.passed)
     return 0 if verdict.passed else _DIFFERS
+
+
+def _advice(verdict: Verdict) -> str:
+    return "please report this" if verdict.own_source else "the source is not the file that the artifact was compiled from"
 
 
 def _word(finding: Finding) -> str:

@@ -187,6 +187,7 @@ def compile_with(
             check_import=settings.check_import,
         )
         advance(1)
+    _refuse_other_batch(original, settings.batch)
     given = read_inputs(settings, original, passes, held)
     checks = Checks(golden_inputs(original, given.data, settings.seed, settings.batch))
     rewritten = _rewrite(original, passes, pipeline, checks, given, target, settings, dump_ir, progress)
@@ -214,6 +215,14 @@ def compile_with(
     measurements = {"measurements.json": summary.measurements(trial), "report.json": summary.as_json(report), "report.html": render(report)}
     manifest = write_artifact(out, files, fields, measurements, force)
     return CompileResult(Path(out), manifest, rewritten.program, rewritten.decisions, quality, trial, emulated, report)
+
+
+def _refuse_other_batch(program: Program, batch: int) -> None:
+    """Raises ConfigError where a batch is asked for that a program of a fixed one cannot have."""
+    fixed = program.interface.batch
+    if batch == 1 or fixed.symbolic or all(value.shape[:1] == (batch,) for value in program.interface.inputs):
+        return
+    raise ConfigError(f"batch {batch}: the batch of this model is fixed: {fixed.reason}")
 
 
 @dataclass(frozen=True)

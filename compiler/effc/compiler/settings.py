@@ -25,6 +25,7 @@ from effc.errors import ConfigError, DataError, Problem
 
 __all__ = ["Settings", "load_settings", "settings_of"]
 
+_MOST_SAMPLES = 1 << 16  # of one call
 _PATHS = ("data", "eval", "tuning")
 _NAMED = ("data", "eval")  # files that an artifact does not hold itself
 _LONGEST = 200  # characters of a wrong value that a message repeats
@@ -82,7 +83,7 @@ class Settings(BaseModel):
     preprocess: str | None = None
     input_shapes: dict[str, tuple[Annotated[int, Field(gt=0)], ...]] = {}
     target: str = "cpu"
-    batch: Annotated[int, Field(ge=1)] = 1
+    batch: Annotated[int, Field(ge=1, le=_MOST_SAMPLES)] = 1
     emit: tuple[Literal["onnx"], ...] = ()
     seed: Annotated[int, Field(ge=0)] = 0
     check_import: bool = True

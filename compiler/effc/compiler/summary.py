@@ -107,7 +107,7 @@ def _weight_bytes(lowered: Lowered) -> int:
 
 
 def _notes(original: Program, lowered: Lowered, trial: Trial | None, emulated: SelfTestRun | None, target: Target) -> list[str]:
-    notes = list(lowered.notes)
+    notes = [*lowered.notes, *lowered.remarks]
     if trial is None and emulated is None:
         how = "Copy `selftest` there and run it" if lowered.plan is not None else "golden.npz holds vectors to test it with"
         tried = "the same program, lowered for this machine, gave the right results"

@@ -69,12 +69,14 @@ class Verdict:
         diverging: the first pass after which golden outputs left the source's; empty where they did not.
         lossy: specs of the passes that may change outputs.
         notes: what could not be compared, and why.
+        own_source: whether the source that was given is the file that was compiled; True without one.
     """
 
     findings: tuple[Finding, ...]
     diverging: str
     lossy: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    own_source: bool = True
 
     @property
     def passed(self) -> bool:
@@ -87,6 +89,7 @@ class Verdict:
             "lossy_passes": list(self.lossy),
             "findings": [finding.as_json() for finding in self.findings],
             "notes": list(self.notes),
+            "own_source": self.own_source,
         }
 
 
@@ -142,7 +145,9 @@ def verify_artifact(
                 findings += _against_reader(reader, original.interface, session, "data", parts, not lossy)
         except CannotRunError as error:
             notes.append(f"not compared with onnxruntime: {error}")
-    return Verdict(tuple(findings), diverging, lossy, tuple(notes))
+    compiled = session.manifest.data["source"]["sha256"]
+    own = original is None or not compiled or original.provenance.sha256 == compiled
+    return Verdict(tuple(findings), diverging, lossy, tuple(notes), own)
 
 
 def _on_data(session: Session, program: Program, original: Program | None, dataset: Dataset, lossy: bool) -> list[Finding]:

@@ -8,7 +8,6 @@ moves no element is a view, a stored tensor is transposed once, now. What is lef
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -52,15 +51,10 @@ def channels_last(module: Any, tensors: Mapping[str, tuple[Array, ParameterSourc
     """
     from tvm import relax
 
-    clean, numbers = relax.transform.DeadCodeElimination(), itertools.count()
-
-    def emitting(builder: Any) -> Emit:
-        # Names that no other variable has: what is known of a binding is kept by its name.
-        return lambda value: builder.emit(value, f"moved{next(numbers)}_")
-
+    clean = relax.transform.DeadCodeElimination()
     module = rewritten(module, _merged_padding)
-    module = clean(rewritten_with_builder(module, lambda builder: _transposed(emitting(builder))))
-    module = clean(rewritten_with_builder(module, lambda builder: _sunk(emitting(builder), builder.lookup_binding, tensors)))
+    module = clean(rewritten_with_builder(module, lambda builder: _transposed(builder.emit)))
+    module = clean(rewritten_with_builder(module, lambda builder: _sunk(builder.emit, builder.lookup_binding, tensors)))
     return _transposed_now(module, tensors)
 
 

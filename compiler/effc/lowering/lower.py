@@ -58,6 +58,7 @@ class Lowered:
         batch: samples of one call.
         cpu: LLVM's name of the processor that the code is for.
         notes: what a user should know, one sentence each.
+        remarks: what a user may want to know of this run; another run that makes the same code may say something else.
         tiles: measured tiles, given or found, of the layers that this program has.
     """
 
@@ -70,6 +71,7 @@ class Lowered:
     batch: int
     cpu: str
     notes: tuple[str, ...] = field(default=())
+    remarks: tuple[str, ...] = field(default=())
     tiles: Mapping[str, Tile] = field(default_factory=dict)
 
 
@@ -126,9 +128,12 @@ def lower(
         tensors |= drafted.constants
         origin |= {name: ParameterSource("", "transformed") for name in drafted.constants}
         options = options or Options()
+        remarks = []
         with _tvm_failures("the program"):
             if tune_seconds:
-                options = replace(options, tiles=_tuned(drafted, target, chip, options, tune_seconds, tensors))
+                tiles, remark = _tuned(drafted, target, chip, options, tune_seconds, tensors)
+                options = replace(options, tiles=tiles)
+                remarks.append(remark)
             implementations = implemented(drafted, target, options, tensors, origin)
         compiled = _kernels(drafted, implementations)
         advance(1)
@@ -137,6 +142,10 @@ def lower(
         code = link_shared(objects, target)
         advance(1)
     used = [buffer.name for buffer in plan.in_room("parameter")]
+    layers = {one.layer for one in implementations.values()} - {""}
+    if set(options.tiles) - layers:
+        own = f"{len(layers & set(options.tiles))} of its {len(options.tiles)} tiles belong to layers of this program"
+        remarks.append(f"tuning: {own}; a tile is for one layer at one batch size")
     return Lowered(
         plan=plan,
         vm=None,
@@ -146,7 +155,8 @@ def lower(
         sources={name: origin[name] for name in used},
         batch=size,
         cpu=cpu,
-        tiles={key: options.tiles[key] for key in sorted({one.layer for one in implementations.values()} & set(options.tiles))},
+        remarks=tuple(remarks),
+        tiles={key: options.tiles[key] for key in sorted(layers & set(options.tiles))},
     )
 
 
@@ -208,8 +218,8 @@ def _channels_last(relax_module: RelaxModule, given: Stored) -> tuple[RelaxModul
 
 def _tuned(
     drafted: Draft, target: Target, chip: Any, options: Options, seconds: float, tensors: Mapping[str, np.ndarray[Any, Any]]
-) -> dict[str, Tile]:
-    """The measured tiles of a draft's layers, those that were given first."""
+) -> tuple[dict[str, Tile], str]:
+    """The measured tiles of a draft's layers, those that were given first, and a sentence about the measuring."""
     from effc.lowering.tuning import Layer, tune
     from effc.runtime.threads import available_threads
 

@@ -14,7 +14,7 @@ from effc.lowering.anchors_attention import attention_work
 from effc.lowering.expansion import VECTOR_MATH
 from effc.lowering.integer_division import LEGALISE
 from effc.lowering.legalise import NAN_KEEPING
-from effc.lowering.relax_edit import Main, rewritten_with_builder
+from effc.lowering.relax_edit import Main, before_rewriting, rewritten_with_builder
 from effc.lowering.to_relax import Origin, RelaxModule
 from effc.lowering.views import fused_views
 
@@ -159,7 +159,7 @@ def _following(function: Any, origins: dict[str, Origin], unknown: Origin) -> di
     found: dict[str, Origin] = {}
     current = unknown
     for binding in reversed(_bindings(function)):
-        current = origins.get(str(binding.var.name), current)
+        current = origins.get(before_rewriting(str(binding.var.name)), current)
         found[str(binding.var.name)] = current
     return found
 

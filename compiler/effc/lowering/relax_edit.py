@@ -1,11 +1,20 @@
-"""Small rewrites of a relax `main`: one binding at a time, names of variables kept."""
+"""Small rewrites of a relax `main`: one binding at a time, names of variables kept.
+
+What a rewrite adds is called after the binding that it rewrites (`before_rewriting` finds that name again), so that the node behind it
+stays known, and like no other variable: what is known of a binding is kept by its name.
+"""
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["Main", "known_sizes", "operator_name", "rewritten", "rewritten_with_builder", "with_parameters"]
+__all__ = ["Main", "before_rewriting", "known_sizes", "operator_name", "rewritten", "rewritten_with_builder", "with_parameters"]
+
+
+_ADDED = "_added"
 
 
 class Main:
@@ -42,6 +51,11 @@ def _operands(value: Any) -> list[Any]:
     return [variable for part in parts for variable in _operands(part)]
 
 
+def before_rewriting(name: str) -> str:
+    """The name of the binding for which a rewrite added a variable of this name; the name itself of any other."""
+    return name.split(_ADDED)[0]
+
+
 def operator_name(call: Any) -> str:
     """The name of a call's operator, such as `relax.add`; empty for what is no call of an operator."""
     return str(getattr(getattr(call, "op", None), "name", ""))
@@ -76,6 +90,7 @@ def rewritten_with_builder(module: Any, make: Callable[[Any], Callable[[Any, Mai
     @relax.expr_functor.mutator
     class Rewrite(relax.PyExprMutator):  # type: ignore[misc]
         def visit_var_binding_(self, binding: Any) -> None:
+            builder.rewritten = before_rewriting(str(binding.var.name))
             value = self.visit_expr(binding.value)
             changed = rewrite(value, main) if isinstance(value, relax.Call) else None
             if changed is None:
@@ -86,7 +101,8 @@ def rewritten_with_builder(module: Any, make: Callable[[Any], Callable[[Any, Mai
                 super().visit_var_binding_(relax.VarBinding(binding.var, self.builder_.normalize(changed)))
 
     mutator = Rewrite(module)
-    rewrite = make(_Builder(mutator))
+    builder = _Builder(mutator, main)
+    rewrite = make(builder)
     mutator.builder_.update_func(module.get_global_var("main"), mutator.visit_expr(function))
     return mutator.builder_.get()
 
@@ -94,15 +110,18 @@ def rewritten_with_builder(module: Any, make: Callable[[Any], Callable[[Any, Mai
 class _Builder:
     """A mutator's block builder, for expressions of main as it was: variables that were replaced meanwhile are replaced in them."""
 
-    def __init__(self, mutator: Any) -> None:
+    def __init__(self, mutator: Any, main: Main) -> None:
         self._mutator = mutator
+        added = [int(number) for variable in main.bound for number in re.findall(f"{_ADDED}(\\d+)", str(variable.name))]
+        self._numbers = itertools.count(max(added, default=-1) + 1)
+        self.rewritten = ""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._mutator.builder_, name)
 
-    def emit(self, value: Any, name_hint: str = "") -> Any:
+    def emit(self, value: Any) -> Any:
         """Bind an expression to a new variable."""
-        return self._mutator.builder_.emit(self._mutator.visit_expr(value), name_hint)
+        return self._mutator.builder_.emit(self._mutator.visit_expr(value), f"{self.rewritten}{_ADDED}{next(self._numbers)}_")
 
 
 def with_parameters(module: Any, extra: Sequence[Any]) -> Any:

@@ -47,7 +47,9 @@ class Layer:
     macs: int
 
 
-def tune(layers: Iterable[Layer], target: Target, chip: Any, options: Options, seconds: float, threads: int) -> dict[str, Tile]:
+def tune(
+    layers: Iterable[Layer], target: Target, chip: Any, options: Options, seconds: float, threads: int
+) -> tuple[dict[str, Tile], str]:
     """The tiles of `options`, and the fastest tile of each further layer by its key, the largest layers first, until the time is up.
 
     Args:
@@ -57,22 +59,33 @@ def tune(layers: Iterable[Layer], target: Target, chip: Any, options: Options, s
         options: what else is chosen.
         seconds: how long to measure (a layer that was begun is finished); layers that were measured before take none.
         threads: that each kernel runs on.
+
+    Returns:
+        the tiles, and a sentence on how many layers were measured.
     """
     remembered = _Remembered(target, threads)
     found = dict(options.tiles)
-    deadline = time.monotonic() + seconds
-    for layer in sorted(layers, key=lambda layer: -layer.macs):
-        site = tunable(layer.function, layer.fixed, target, options, layer.values)
-        if site is None or site.key in found:
-            continue
-        known = remembered.get(site.key)
-        if known is None and time.monotonic() < deadline:
-            known = _fastest(layer, site.key, site.candidates[:_CANDIDATES], target, chip, options, threads)
-            remembered.add(site.key, known)
-        if known is not None:
-            found[site.key] = known
-    remembered.save()
-    return found
+    measured, cached, left = 0, 0, set()
+    started = time.monotonic()
+    try:
+        for layer in sorted(layers, key=lambda layer: -layer.macs):
+            site = tunable(layer.function, layer.fixed, target, options, layer.values)
+            if site is None or site.key in found:
+                continue
+            known = remembered.get(site.key)
+            cached += known is not None
+            if known is None and time.monotonic() < started + seconds:
+                known = _fastest(layer, site.key, site.candidates[:_CANDIDATES], target, chip, options, threads)
+                remembered.add(site.key, known)
+                measured += 1
+            if known is None:
+                left.add(site.key)
+            else:
+                found[site.key] = known
+    finally:  # what was measured is not lost when the compile is interrupted
+        remembered.save()
+    said = f"tuning measured {measured} layers in {time.monotonic() - started:.1f} s and knew {cached} from its cache"
+    return found, said + (f"; the time was too short for {len(left)} more, which have the model's tiles" if left else "")
 
 
 def _fastest(layer: Layer, key: str, candidates: Sequence[Tile], target: Target, chip: Any, options: Options, threads: int) -> Tile:

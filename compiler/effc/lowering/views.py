@@ -9,7 +9,6 @@ product that stands behind a reshape. So views move behind elementwise operators
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -47,18 +46,14 @@ def fused_views(module: Any) -> Any:
     """The module with reshapes as the only views, none in front of an elementwise operator or a product that could do without."""
     from tvm import relax
 
-    numbers = itertools.count()
     for _ in range(_MOST_ROUNDS):
         changes = 0
 
         def make(builder: Any) -> Callable[[Any, Main], Any]:
-            def emit(value: Any) -> Any:  # names tell variables apart: those of the rounds before are not known to this builder
-                return builder.emit(value, f"view{next(numbers)}_")
-
             def rewrite(call: Any, main: Main) -> Any:
                 nonlocal changes
                 for rule in (_view, _product, _behind, in_front):
-                    changed = rule(emit, call, main)
+                    changed = rule(builder.emit, call, main)
                     if changed is not None:
                         changes += 1
                         return changed

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from effc.compiler import compile_model
 from effc.compiler.golden import Checks, golden_inputs
 from effc.data import Dataset, load_dataset
-from effc.errors import MissingDependencyError, OutputError, UsageError, VerificationError
+from effc.errors import ConfigError, MissingDependencyError, OutputError, UsageError, VerificationError
 from effc.frontends import load_program
 from effc.ir import Program
 from effc.passes import Context, Pass
@@ -94,6 +94,9 @@ def test_a_fixed_batch_takes_one_whole_batch_of_data(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", rows)
     data = load_dataset(tmp_path / "x.npy", program.interface.inputs)
     np.testing.assert_array_equal(golden_inputs(program, data, 0)["x"], rows[:4])
+    with pytest.raises(ConfigError, match="batch 3: the batch of this model is fixed"):
+        compile_model(Mixes(), tmp_path / "out", example_inputs=(torch.randn(4, 3),), batch=3)
+    assert compile_model(Mixes(), tmp_path / "out", example_inputs=(torch.randn(4, 3),), batch=4).manifest.inputs[0].shape == (4, 3)
 
 
 class Doubles(nn.Module):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,15 @@ def wrong(monkeypatch: pytest.MonkeyPatch, op_type: str, meaning: Any) -> None:
     """Give an operator another meaning than onnx's."""
     row = operators.OPERATORS["", op_type]
     monkeypatch.setitem(operators.OPERATORS, ("", op_type), replace(row, function=meaning))
+
+
+def test_onnxruntime_keeps_nothing_and_tells_nobody(tmp_path: Path) -> None:
+    """It reports its use from 1.32 on, by way of a store in the user's cache."""
+    script = f"from effc.frontends import load_program; print(load_program({str(DIGITS)!r}).provenance.checked)"
+    settings = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], env=settings, capture_output=True, text=True, check=True)
+    assert "computes the same" in done.stdout
+    assert not list(tmp_path.rglob("*onnxruntime*"))
 
 
 def test_the_bundled_model_is_compared() -> None:

@@ -47,6 +47,18 @@ class Function(nn.Module):
         return self.function(*inputs)
 
 
+class Branches(nn.Module):
+    """Convolutions whose layout moves behind what follows them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Linear(8 * 4 * 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        return self.last(nn.functional.max_pool2d(self.second(x) + x, 2).flatten(1))
+
+
 @pytest.mark.parametrize(
     "function",
     [
@@ -100,6 +112,13 @@ def test_stored_weights_are_computed_once_and_remember_their_source() -> None:
     assert lowered.plan is not None
     assert {"0", "1"} <= {source for step in lowered.plan.steps for source in step.sources}
     assert sum(step.macs for step in lowered.plan.steps) == 2 * (5 * 3 + 3 * 2)
+
+
+def test_a_step_knows_the_nodes_behind_it_wherever_transpositions_went() -> None:
+    lowered = lowered_equals_torch(Branches(), torch.randn(1, 3, 9, 9))
+    assert lowered.plan is not None
+    named = {step.family: step.sources for step in lowered.plan.steps if step.family != "elementwise"}
+    assert named == {"conv": ("first", "relu"), "depthwise": ("second", "add"), "pool": ("max_pool2d_with_indices",), "matmul": ("last",)}
 
 
 def test_what_does_not_plan_runs_on_the_virtual_machine_and_says_so() -> None:

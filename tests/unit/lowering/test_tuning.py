@@ -1,5 +1,6 @@
 """Measured tiles: which layers are measured, what is remembered, and that given tiles are used as they are."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def test_the_fastest_tile_is_used_and_remembered(measured: list[str], tmp_path: 
     assert first.plan is not None
     assert first.plan.steps[-1].note == measured[-1]  # the last one seemed the fastest
     again = lowered(net, 20, 40, tune_seconds=60)
-    assert len(measured) == 6  # from the cache
+    assert len(measured) == 6
+    assert re.fullmatch(r"tuning measured 0 layers in [\d.]+ s and knew 1 from its cache", *again.remarks)
     assert again.tiles == first.tiles
     (cache,) = tmp_path.rglob("*.json")
     cache.write_text("no JSON")
@@ -61,7 +63,7 @@ def test_given_tiles_are_not_measured_again(measured: list[str]) -> None:
     given = lowered(nn.Linear(40, 48), 20, 40, options=Options(tiles={key: Tile(3, 1)}), tune_seconds=60)
     assert not measured
     assert given.plan is not None
-    assert given.plan.steps[-1].note == f"tiles of 3 x {CPU.lanes}"
+    assert given.plan.steps[-1].note == f"tiles of 3 x {CPU.lanes}, measured"
 
 
 def test_only_what_has_a_choice_is_measured(measured: list[str]) -> None:
@@ -70,7 +72,9 @@ def test_only_what_has_a_choice_is_measured(measured: list[str]) -> None:
 
 
 def test_no_time_measures_nothing(measured: list[str]) -> None:
-    assert lowered(nn.Linear(40, 48), 20, 40, tune_seconds=1e-9).tiles == {}
+    found = lowered(nn.Linear(40, 48), 20, 40, tune_seconds=1e-9)
+    assert found.tiles == {}
+    assert found.remarks[0].endswith("; the time was too short for 1 more, which have the model's tiles")
     assert not measured
 
 
@@ -103,6 +107,7 @@ def test_tiles_of_other_layers_are_not_kept(measured: list[str]) -> None:
     (key,) = lowered(nn.Linear(40, 48), 20, 40, tune_seconds=60).tiles
     given = lowered(nn.Linear(40, 48), 20, 40, options=Options(tiles={key: Tile(3, 1), "conv of another program": Tile(1, 1)}))
     assert given.tiles == {key: Tile(3, 1)}
+    assert given.remarks == ("tuning: 1 of its 2 tiles belong to layers of this program; a tile is for one layer at one batch size",)
 
 
 def test_the_artifact_holds_what_was_chosen_and_compiles_to_the_same_bytes_again(measured: list[str], tmp_path: Path) -> None:

@@ -206,6 +206,14 @@ def test_other_convolutions_stay_what_they_are() -> None:
     assert "winograd" not in families(check(others, [x] * len(others), TARGETS[0], "f2"))
 
 
+def test_a_window_of_three_that_stays_direct_says_why() -> None:
+    lowered = check([layer(64, 64, stride=2), layer(1, 64)], [normal(1, 64, 28, 28), normal(1, 1, 28, 28)], TARGETS[0], "auto")
+    assert lowered.plan is not None
+    strided, small = (step.note.split("; ")[1:] for step in lowered.plan.steps if step.macs)
+    assert strided == ["not Winograd: it is for stride 1, without dilation and groups"]
+    assert small == ["not Winograd: by the model it is not faster here"]
+
+
 @pytest.mark.parametrize(("option", "family"), [("off", "conv"), ("auto", "winograd"), ("f2", "winograd"), ("f4", "winograd")])
 def test_options(option: Winograd, family: str) -> None:
     assert families(check([layer(64, 64)], [normal(1, 64, 28, 28)], TARGETS[0], option)) == [family]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from effc.errors import DataError, Problem
 
@@ -54,12 +55,22 @@ def refuse_unfit(model: str, inputs: Sequence[Taken], timed: str) -> None:
         if name not in known:
             problems.append(Problem(f"input {name!r}", given, "the model has no such input", f"it has: {', '.join(known) or 'none'}"))
         elif not known[name].takes(spec["shape"], spec["dtype"]):
-            problems.append(Problem(f"input {name!r}", given, f"the model takes {known[name]}"))
+            problems.append(Problem(f"input {name!r}", given, f"the model takes {known[name]}", _other_batch(spec, known[name].shape)))
     for name, one in known.items():
         if name not in wanted:
             problems.append(Problem(f"input {name!r}", str(one), "the artifact has no such input"))
     if problems:
         raise DataError(f"{model} does not take the artifact's inputs: is it the model that the artifact was compiled from?", problems)
+
+
+def _other_batch(spec: Mapping[str, Any], taken: tuple[int | None, ...] | None) -> str:
+    """What to do where only the first size differs: effc makes a literal batch of the source open, other engines keep it."""
+    shape = spec["shape"]
+    if taken is None or len(taken) != len(shape) or not shape or taken[0] is None:
+        return ""
+    if any(mine not in (None, size) for mine, size in zip(taken[1:], shape[1:], strict=True)):
+        return ""
+    return f"its batch is fixed: compile with --batch {taken[0]}, or compile with --emit onnx and give the artifact's model.onnx"
 
 
 def first_line(error: Exception) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from effc.compiler.peers.fitting import Taken, first_line, refuse_unfit
 from effc.errors import DataError, InputRejectedError, MissingDependencyError
+from effc.frontends.onnx.onnxruntime import import_onnxruntime
 from effc.runtime.bench_worker import Engine, arguments, serve
 from effc.runtime.tensors import Array
 
@@ -18,7 +19,8 @@ _DTYPES = {"float": "float32", "double": "float64"}  # onnxruntime's names where
 def _start(path: str, threads: int, inputs: str) -> Engine:
     try:
         import onnx
-        import onnxruntime
+
+        onnxruntime = import_onnxruntime()
     except ImportError as error:
         raise MissingDependencyError(f"{error}; pip install onnxruntime onnx") from error
     try:

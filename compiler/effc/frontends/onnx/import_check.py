@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import onnxruntime
 import torch
 from torch import Tensor
 
 from effc.errors import Problem, VerificationError
 from effc.frontends.onnx.loader import LoadedModel
+from effc.frontends.onnx.onnxruntime import import_onnxruntime
 from effc.frontends.onnx.reference import CannotRunError, Reference
 from effc.frontends.onnx.signature import Input
 from effc.ir import Program
@@ -49,7 +49,7 @@ def compare_with_onnxruntime(program: Program, model: LoadedModel, inputs: Seque
             differing += bool(found)
             first = first or found
     except CannotRunError as error:
-        return f"not compared with onnxruntime {onnxruntime.__version__}: {error}"
+        return f"not compared with onnxruntime {import_onnxruntime().__version__}: {error}"
     if differing >= _DIFFERING:
         raise VerificationError(
             f"{model.name} does not mean the same to effc and to {reference.name}: outputs differ on random inputs. Please report this; "

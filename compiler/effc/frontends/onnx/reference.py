@@ -11,6 +11,7 @@ import numpy as np
 from effc.frontends.onnx.agreement import Agreement, agreement, rounds
 from effc.frontends.onnx.limits import Limits
 from effc.frontends.onnx.loader import LoadedModel, load_model
+from effc.frontends.onnx.onnxruntime import import_onnxruntime
 from effc.frontends.onnx.signature import Input, input_signature
 from effc.frontends.onnx.steps import output_steps
 from effc.ir import BATCH, Interface
@@ -37,8 +38,7 @@ class Reference:
     """
 
     def __init__(self, model: LoadedModel, inputs: Sequence[Input]) -> None:
-        import onnxruntime
-
+        onnxruntime = import_onnxruntime()
         self.name = f"onnxruntime {onnxruntime.__version__}"
         self._inputs = list(inputs)
         self._rounds, self._steps = rounds(model.proto.graph), output_steps(model.proto.graph)

@@ -97,10 +97,9 @@ def implement(
 
 
 def _remarked(implementation: Implementation, fused: Fused) -> Implementation:
-    """The kernel with what rules that do not apply found out from the values."""
-    if not fused.remarks:
-        return implementation
-    return replace(implementation, note="; ".join([implementation.note, *fused.remarks]).removeprefix("; "), depends_on_values=True)
+    """The kernel with what rules that do not apply found out."""
+    note = "; ".join(filter(None, [implementation.note, *fused.remarks, *fused.reasons]))
+    return replace(implementation, note=note, depends_on_values=implementation.depends_on_values or bool(fused.remarks))
 
 
 def tunable(

@@ -91,7 +91,7 @@ def direct(fused: Fused, fixed: Sequence[bool], target: Target) -> Implementatio
     body = loops(_product(fused, conv, packed), tile, lanes, target)
     arguments = [packed if index == conv.weight else buffer for index, buffer in enumerate(fused.arguments)]
     packing = Packed(tuple(range(len(conv.window) + 2)), ((0, block),))
-    note = f"tiles of {tile.rows} x {block}"
+    note = choice.note(tile, lanes, fused.options.tiles)
     return Implementation(flat_function(arguments, body), "conv", {conv.weight: packing}, note, choice.key)
 
 

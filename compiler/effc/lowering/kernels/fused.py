@@ -57,11 +57,13 @@ class Fused:
         values: what the arguments hold that are stored tensors, by position.
         options: what may be chosen among kernels.
         remarks: what rules found out from the values and a reader should know, such as why one of them does not apply.
+        reasons: the same for what they found out from the function alone.
     """
 
     def __init__(self, function: Any, values: Mapping[int, Array] = MappingProxyType({}), options: Options | None = None) -> None:
         self.values, self.options = values, options or Options()
         self.remarks: list[str] = []
+        self.reasons: list[str] = []
         self.arguments = list(function.params)
         self.blocks = _blocks(function)
         self._written = {block.buffer: block for block in self.blocks}

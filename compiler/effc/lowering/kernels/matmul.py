@@ -54,7 +54,7 @@ class _Matmul:
         self.block = self.tile.vectors * self.lanes
         self.blocks = -(-self.columns // self.block)
         self.epilogue = fused.epilogue()
-        self.note = f"tiles of {self.tile.rows} x {self.block}"
+        self.note = choice.note(self.tile, self.lanes, fused.options.tiles)
 
     def implementation(self) -> Implementation:
         from tvm import tirx

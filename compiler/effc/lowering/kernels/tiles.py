@@ -51,6 +51,10 @@ class Choice:
             raise ConfigError(f"tuning: {self.key} cannot have tiles of {found.rows} x {found.vectors} vectors on this target")
         return found
 
+    def note(self, tile: Tile, lanes: int, measured: Mapping[str, Tile]) -> str:
+        """What a report says of the tile."""
+        return f"tiles of {tile.rows} x {tile.vectors * lanes}{', measured' if self.key in measured else ''}"
+
 
 def divisors(number: int) -> list[int]:
     return [candidate for candidate in range(1, number + 1) if number % candidate == 0]

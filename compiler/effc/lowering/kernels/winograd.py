@@ -67,13 +67,19 @@ def convolution(fused: Fused, fixed: Sequence[bool], target: Target) -> Implemen
         return None
     conv = read(fused)
     weight = fused.values.get(conv.weight)
-    if not fixed[conv.weight] or weight is None or str(fused.anchor.buffer.dtype) != "float32" or not _is_plain(conv):
+    if not fixed[conv.weight] or weight is None or str(fused.anchor.buffer.dtype) != "float32" or conv.window != (3, 3):
         return None
-    for work in _wanted(conv, fused.options.winograd, target):
+    if not _is_plain(conv):
+        fused.reasons.append("not Winograd: it is for stride 1, without dilation and groups")
+        return None
+    wanted = _wanted(conv, fused.options.winograd, target)
+    if not wanted:
+        fused.reasons.append("not Winograd: by the model it is not faster here")
+    for work in wanted:
         error = measured_error(work.form, weight)
         if error <= BOUND:
             packing = Computed(f"winograd {work.form.name}", _Weights(work.form, work.block))
-            note = f"Winograd {work.form.title}, measured error {error:.0e} of the largest result"
+            note = f"{work.form.title}, measured error {error:.0e} of the largest result"
             return Implementation(function(fused, conv, work, target), "winograd", {conv.weight: packing}, note, depends_on_values=True)
         fused.remarks.append(f"not Winograd {work.form.title}: its error {error:.0e} is over {BOUND:.1e} of the largest result")
     return None
