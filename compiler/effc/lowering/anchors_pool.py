@@ -6,6 +6,7 @@ With channels last, and for sums over other axes than the last, they carry annot
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -182,7 +183,10 @@ def _total(builder: Any, call: Any, mean: bool) -> Any:
     number = 1
     for axis in axes:
         number *= sizes[axis]
-    if not axes or rank - 1 in axes or number == 0:
+    if number == 0:  # TVM divides by it
+        empty = tirx.const(math.nan if mean else 0.0, dtype)
+        return builder.call_te(lambda: te.compute(shape, lambda *index: empty, name="empty"), primfunc_name_hint="empty")
+    if not axes or rank - 1 in axes:
         return None
 
     def summed(x: Any) -> Any:

@@ -108,15 +108,15 @@ def _flat_passes() -> Any:
             s_tir.transform.LoopPartition(),
             tirx.transform.VectorizeLoop(True),
             tirx.transform.StorageRewrite(),
-            s_tir.transform.HoistIfThenElse(),
             tirx.transform.UnrollLoop(),
+            local_variables(),  # before the passes that simplify: they put all earlier bindings into each
+            s_tir.transform.HoistIfThenElse(),
             s_tir.transform.RenormalizeSplitPattern(),
             tirx.transform.StmtSimplify(),
             tirx.transform.RemoveNoOp(),
             s_tir.transform.RewriteUnsafeSelect(),
             tirx.transform.CommonSubexprElim(),
             tirx.transform.BF16StorageLegalize(),
-            local_variables(),
         ]
     )
 

@@ -128,10 +128,16 @@ def _expanded(call: Any) -> Any | None:
         return None
     x = operands[0]
     kind = str(x.ty.dtype)
-    if kind.startswith("float16"):
-        result = build(tirx.Cast(kind.replace("float16", "float32"), x))
-        return tirx.Cast(kind, result) if result is not None and "float" in str(result.ty.dtype) else result
-    return build(x) if kind.startswith("float32") else None
+    if not kind.startswith(("float16", "float32")):
+        return None
+    # The operand may hold expanded calls itself, and an expression that binds variables must not stand at two places.
+    bound = x if isinstance(x, (tirx.Var, tirx.FloatImm)) else tirx.Var("x", x.ty)
+    result = build(bound if kind.startswith("float32") else tirx.Cast(kind.replace("float16", "float32"), bound))
+    if result is None:
+        return None
+    if kind.startswith("float16") and "float" in str(result.ty.dtype):
+        result = tirx.Cast(kind, result)
+    return result if bound is x else tirx.Let(bound, x, result)
 
 
 def _gelu_tanh(x: Any) -> Any:

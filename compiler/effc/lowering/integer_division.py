@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["LEGALISE", "divide"]
+__all__ = ["LEGALISE", "divide", "element"]
 
 
 def divide(x: Any, y: Any, quotient: Callable[[Any, Any], Any]) -> Any:
@@ -46,17 +46,17 @@ def _legalise(relax_name: str, name: str, form: Callable[[Any, Any, Any], Any]) 
         shape = [int(size) for size in call.ty.shape]
 
         def computed(a: Any, b: Any) -> Any:
-            def element(*index: Any) -> Any:
-                return form(_element(a, index), _element(b, index), getattr(tirx, name))
+            def quotient(*index: Any) -> Any:
+                return form(element(a, index), element(b, index), getattr(tirx, name))
 
-            return te.compute(shape, element, name=name)
+            return te.compute(shape, quotient, name=name)
 
         return builder.call_te(computed, call.args[0], call.args[1], primfunc_name_hint=name)
 
     return legalise
 
 
-def _element(operand: Any, index: tuple[Any, ...]) -> Any:
+def element(operand: Any, index: tuple[Any, ...]) -> Any:
     """An element of a tensor, broadcast to the result; a scalar is its own."""
     from tvm import tirx
 

@@ -40,7 +40,7 @@ from effc.targets import Target
 __all__ = ["Lowered", "lower", "untranslatable"]
 
 ENTRY = "effc_run"
-_WHOLE = ("upsample", "aten.scaled_dot_product_attention", "aten.rms_norm")
+_WHOLE = ("upsample", "aten.scaled_dot_product_attention", "aten.rms_norm", "aten.mv.")
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
@@ -121,8 +121,8 @@ def lower(
             code = virtual_machine_code(relax_module, target, chip)
             vm = {"function": FUNCTION, "parameters": list(tensors)}
             note = f"runs on TVM's virtual machine, not from a plan: {error}"
-            if tune_seconds or (options and options.tiles):
-                note += "; it has no tiles to measure, so tuning changes nothing"
+            if tune_seconds or (options and (options.tiles or options.winograd in ("f2", "f4"))):
+                note += "; tuning and Winograd change nothing there"
             return Lowered(None, vm, code, (), tensors, origin, size, cpu, (note,))
         advance(1)
         tensors |= drafted.constants
@@ -193,7 +193,7 @@ def _silent(label: str, total: int) -> AbstractContextManager[Callable[[int], No
 
 
 def _decomposed(program: Program) -> Program:
-    """Core ATen; effc ops stay, and what effc converts itself: attention, interpolations (torch 2.13 gets the trilinear one wrong)."""
+    """Core ATen; effc ops stay, and what effc converts itself: attention, interpolations (torch 2.13 gets the trilinear one wrong), ..."""
     return replace(program, exported=decompose(program.exported, core_decompositions(without=_WHOLE)))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from effc.lowering.anchors import anchored
 from effc.lowering.anchors_attention import attention_work
+from effc.lowering.choices import CHOICES
 from effc.lowering.expansion import VECTOR_MATH
 from effc.lowering.integer_division import LEGALISE
 from effc.lowering.legalise import NAN_KEEPING
@@ -56,7 +57,7 @@ def optimise(relax_module: RelaxModule, target: Any) -> Fused:
         module = fused_views(_checked_takes(relax_module.module))
         work = _multiply_accumulates(module) | attention_work(Main(module["main"]))
         module = rewritten_with_builder(module, anchored)
-        module = transform.LegalizeOps(VECTOR_MATH | NAN_KEEPING | LEGALISE, skip_ops=list(VIEWS))(module)
+        module = transform.LegalizeOps(VECTOR_MATH | NAN_KEEPING | LEGALISE | CHOICES, skip_ops=list(VIEWS))(module)
         module, single = _one_function_per_call(module, relax_module.origins, work)
         module = tvm.transform.Sequential(
             [transform.AnnotateTIROpPattern(), transform.FoldConstant(), transform.FuseOps(), transform.DeadCodeElimination()]

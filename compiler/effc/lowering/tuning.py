@@ -3,7 +3,7 @@
 The analytic model (`kernels.tiles`) ranks the candidates; measuring decides among the best of them. Results are kept in the user's cache,
 by processor, threads, effc's version and the layer's sizes, so that a second compile measures nothing. What was chosen is an input of the
 artifact: it is written beside the code (`tuning.json`), and the same file gives the same bytes again. A file names the processor that it
-was measured on, and is refused for another.
+was measured for, and is refused for another. (A named target such as x86-64-v3 stands for every processor of its kind.)
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ def tune(
             if site is None or site.key in found:
                 continue
             known = remembered.get(site.key)
+            known = known if known in site.candidates else None  # a cache of other rules for candidates
             cached += known is not None
             if known is None and time.monotonic() < started + seconds:
                 known = _fastest(layer, site.key, site.candidates[:_CANDIDATES], target, chip, options, threads)
@@ -196,7 +197,7 @@ def _parsed(text: str) -> tuple[str, dict[str, Tile]]:
         raise ValueError("not a processor and a table of tiles")
     tiles = {}
     for key, value in values["tiles"].items():
-        if not (isinstance(value, list) and len(value) == 2 and all(isinstance(one, int) and 0 < one < 65 for one in value)):
+        if not (isinstance(value, list) and len(value) == 2 and all(type(one) is int and 0 < one < 65 for one in value)):
             raise ValueError(f"{key!r} is not [rows, vectors]")
         tiles[key] = Tile(*value)
     return values["processor"], tiles

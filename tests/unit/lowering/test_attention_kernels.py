@@ -202,6 +202,16 @@ def test_multihead_attention_with_masks_and_other_keys() -> None:
     check(cases, HOST)
 
 
+def test_buffers_are_planned_however_many_heads() -> None:
+    """What tasks lay out is in the plan's arena, and so in the peak memory that the report tells."""
+    for heads, slots in ((2, 2), (12, 12), (40, 32)):
+        shape = (1, heads, 133, 133, 32, 32)
+        lowered = check({str(shape): (F.scaled_dot_product_attention, operands(*shape))}, HOST)
+        assert lowered.plan is not None
+        assert lowered.plan.arena_bytes >= slots * 2 * 4 * 133 * 32
+        assert b"AllocWorkspace" not in lowered.code
+
+
 def test_what_is_fused_behind() -> None:
     def twice(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         y = F.scaled_dot_product_attention(q, k, v)

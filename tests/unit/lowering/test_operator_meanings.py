@@ -171,6 +171,16 @@ def test_images(functions: dict[str, Callable[[Tensor], Tensor]]) -> None:
     check(functions, IMAGE)
 
 
+def test_matrices_times_vectors() -> None:
+    matrix, vector = torch.randn(37, 53), torch.randn(53)
+    check({"stored": lambda x: matrix @ x, "from the left": lambda x: x @ matrix.T}, vector)
+    check({"computed": lambda w, x: w @ x, "behind it": lambda w, x: torch.relu(w @ x)}, matrix, vector)
+
+
+def test_means_and_sums_of_nothing() -> None:
+    check({"mean": lambda x: x.mean(1), "sum": lambda x: x.sum(1), "all": lambda x: x.mean((0, 1))}, torch.zeros(2, 0, 3))
+
+
 def test_bytes_divide_without_a_sign() -> None:
     a, b = torch.tensor([200, 255, 7, 3], dtype=torch.uint8), torch.tensor([7, 255, 2, 200], dtype=torch.uint8)
     floor = {"floor": lambda x, y: torch.div(x, y, rounding_mode="floor"), "trunc": lambda x, y: torch.div(x, y, rounding_mode="trunc")}

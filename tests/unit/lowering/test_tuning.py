@@ -56,6 +56,30 @@ def test_the_fastest_tile_is_used_and_remembered(measured: list[str], tmp_path: 
     assert len(measured) == 12  # a cache that cannot be read is measured anew
 
 
+def test_what_a_layer_cannot_have_is_measured_anew(measured: list[str], tmp_path: Path) -> None:
+    lowered(nn.Linear(40, 48), 20, 40, tune_seconds=60)
+    (cache,) = tmp_path.rglob("*.json")
+    cache.write_text(re.sub(r"\[\s*\d+,\s*\d+\s*\]", "[60, 60]", cache.read_text()))
+    (tile,) = lowered(nn.Linear(40, 48), 20, 40, tune_seconds=60).tiles.values()
+    assert len(measured) == 12
+    assert tile != Tile(60, 60)
+
+
+def test_products_whose_operand_lies_otherwise_are_other_layers(measured: list[str]) -> None:
+    class Products(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stored = nn.Linear(40, 48)
+
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return self.stored(x), x @ y
+
+    inputs = torch.randn(20, 40), torch.randn(40, 48)
+    program = Program.from_exported(torch.export.export(Products(), inputs), Provenance("net", "torch", "0"), batch=Batch(False))
+    found = lower(program, CPU, tune_seconds=60).tiles
+    assert {key.rpartition(", ")[2] for key in found} == {"stored", "as it lies"}
+
+
 def test_given_tiles_are_not_measured_again(measured: list[str]) -> None:
     found = lowered(nn.Linear(40, 48), 20, 40, tune_seconds=60)
     (key,) = found.tiles
@@ -78,7 +102,7 @@ def test_no_time_measures_nothing(measured: list[str]) -> None:
     assert not measured
 
 
-NO_TILES = ("[]", '{"a": [1]}', '{"a": [0, 2]}', '{"a": "b"}')
+NO_TILES = ("[]", '{"a": [true, true]}', '{"a": [1]}', '{"a": [0, 2]}', '{"a": "b"}')
 
 
 @pytest.mark.parametrize(

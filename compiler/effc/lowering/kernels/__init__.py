@@ -29,8 +29,9 @@ from effc.lowering.kernels import (
     totals,
     winograd,
 )
-from effc.lowering.kernels.fused import Fused, NotInlinableError
+from effc.lowering.kernels.fused import Fused
 from effc.lowering.kernels.implementation import Implementation
+from effc.lowering.kernels.inlining import NotInlinableError
 from effc.lowering.kernels.options import Options
 from effc.lowering.kernels.tiles import Choice
 from effc.targets import Target

@@ -102,7 +102,7 @@ class _Attention:
 
         width = -(-self.keys // self.lanes) * self.lanes
         width += self.lanes if width % 256 == 0 else 0  # rows would share their places in the cache
-        slots, tasks = (1, 1) if self.alone else (self.batch * self.own, self.tasks)
+        slots, tasks = (min(self.batch * self.own, _TASKS),) * 2 if self.alone else (self.batch * self.own, self.tasks)
         shapes = {
             "keys": (slots, self.key_blocks, self.channels, self.key_block),
             "values": (slots, self.out_blocks, self.keys, self.out_block),
@@ -117,29 +117,31 @@ class _Attention:
         return Implementation(flat_function(self.fused.arguments, body), "attention")
 
     def _by_heads(self) -> Any:
-        """Each task takes a head of the keys, and the heads of queries that share it: what it lays out never leaves its cache."""
-        share = self.heads // self.own
+        """Each task takes some heads of the keys, one after another, and the heads of queries that share it: what it lays out never leaves
+        its cache.
+        """
+        share, total, tasks = self.heads // self.own, self.batch * self.own, int(self.packed_keys.shape[0])
 
-        def task(number: Any) -> Any:
-            batch, own = number // self.own, number % self.own
+        def task(slot: Any) -> Any:
+            def head(number: Any) -> Any:
+                batch, own = number // self.own, number % self.own
 
-            def unit(number: Any) -> Any:
-                return self._unit(integer(0), integer(0), batch, own * share + number // self.units, number % self.units)
+                def unit(number: Any) -> Any:
+                    return self._unit(slot, slot, batch, own * share + number // self.units, number % self.units)
 
-            return allocated(
-                self.buffers,
-                [
-                    loop(self.key_blocks, lambda block: self._pack(integer(0), batch, own, block), name="block"),
-                    loop(share * self.units, unit, name="unit"),
-                ],
-            )
+                return sequence(
+                    [
+                        loop(self.key_blocks, lambda block: self._pack(slot, batch, own, block), name="block"),
+                        loop(share * self.units, unit, name="unit"),
+                    ]
+                )
 
-        return parallel(self.batch * self.own, task)
+            return _shared(head, total, tasks, slot, "head")
+
+        return allocated(self.buffers, [parallel(tasks, task)])
 
     def _by_units(self) -> Any:
         """All keys and values are laid out first, and then shared."""
-        from tvm import tirx
-
         total = self.batch * self.heads * self.units
 
         def pack(number: Any) -> Any:
@@ -155,9 +157,7 @@ class _Attention:
         def task(number: Any) -> Any:
             if self.tasks == 1:
                 return loop(total, lambda which: unit(integer(0), which), name="unit")
-            each, more = divmod(total, self.tasks)  # the first `more` tasks have one unit more
-            first = number * each + tirx.min(number, more)
-            return loop(tirx.Select(number < more, each + 1, each), lambda which: unit(number, which), start=first, name="unit")
+            return _shared(lambda which: unit(number, which), total, self.tasks, number, "unit")
 
         spread = parallel if self.tasks > 1 else loop
         return allocated(self.buffers, [spread(self.batch * self.own * self.key_blocks, pack), spread(self.tasks, task)])
@@ -289,3 +289,12 @@ class _Attention:
             right=lambda depth, lane: load(self.packed_values, [at.slot, number, depth, lane]),
             result=result,
         )
+
+
+def _shared(body: Callable[[Any], Any], total: int, tasks: int, task: Any, name: str) -> Any:
+    """A task's part of a loop: the first tasks take one round more where it does not divide. Numbers stay as small as the loop's."""
+    from tvm import tirx
+
+    each, more = divmod(total, tasks)
+    count = tirx.Select(task < more, integer(each + 1), integer(each)) if more else each
+    return loop(count, body, start=task * each + (tirx.min(task, integer(more)) if more else 0), name=name)

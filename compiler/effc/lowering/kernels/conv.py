@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from effc.lowering.kernels.code import flat_function, load
-from effc.lowering.kernels.fused import Fused, NotInlinableError
+from effc.lowering.kernels.fused import Fused
 from effc.lowering.kernels.implementation import Implementation
+from effc.lowering.kernels.inlining import NotInlinableError
 from effc.lowering.kernels.packing import Packed
 from effc.lowering.kernels.products import Product, loops
 from effc.lowering.kernels.tiles import Choice, divisors, lanes_of, ranked

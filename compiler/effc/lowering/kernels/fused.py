@@ -8,25 +8,20 @@ are inlined wherever they are used. What has no such form (a second reduction, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from effc.lowering.kernels.inlining import Load, NotInlinableError, inlined, rebuilt, same
 from effc.lowering.kernels.options import Options
 
-__all__ = ["ANCHOR", "Block", "Epilogue", "Fused", "NotInlinableError"]
+__all__ = ["ANCHOR", "Block", "Epilogue", "Fused"]
 
 ANCHOR = "effc.anchor"
 Array = np.ndarray[Any, Any]
-Load = Callable[[Sequence[Any]], Any]
-_MOST_NODES = 4000  # of one inlined expression: beyond it, inlining computes the same thing over and over
-
-
-class NotInlinableError(Exception):
-    """The function does not have the form that a hand-written kernel needs."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +85,7 @@ class Fused:
         """The buffers that a block (the anchor) loads, in order of appearance, without its own result."""
         block = block or self.anchor
         found: list[Any] = []
-        _rebuild(block.value, {}, lambda buffer, indices: _note(found, buffer, indices))
+        rebuilt(block.value, {}, lambda buffer, indices: _note(found, buffer, indices))
         return [buffer for buffer in found if buffer is not block.buffer and not buffer.same_as(block.buffer)]
 
     def source(self, buffer: Any) -> Block | None:
@@ -102,27 +97,11 @@ class Fused:
         return next((i for i, one in enumerate(self.arguments) if one.same_as(buffer) and buffer not in self._written), None)
 
     def value(self, buffer: Any, indices: Sequence[Any], known: Mapping[Any, Load] | None = None) -> Any:
-        """A buffer's element as an expression of the arguments, or of what `known` says of a buffer."""
-        from tvm import tirx
+        """A buffer's element as an expression of the arguments, or of what `known` says of a buffer.
 
-        known = known or {}
-
-        def element(source: Any, places: Sequence[Any]) -> Any:
-            if source in known:
-                return known[source](places)
-            block = self._written.get(source)
-            if block is None:
-                return tirx.BufferLoad(source, list(places))
-            if not block.indices and set(block.extents) <= {1}:  # a tensor without axes
-                return _rebuild(block.value, dict.fromkeys(block.variables, tirx.IntImm("int32", 0)), element)
-            if not block.spatial or not all(i.same_as(v) for i, v in zip(block.indices, block.variables, strict=True)):
-                raise NotInlinableError(f"{block.name} is no plain function of its position")
-            return _rebuild(block.value, dict(zip(block.variables, places, strict=True)), element)
-
-        expression = element(buffer, indices)
-        if _size(expression) > _MOST_NODES:
-            raise NotInlinableError(f"{buffer.name} is an expression of {_size(expression)} nodes")
-        return expression
+        What blocks compute and others read more than once is bound to a variable, so that chains of activations stay as long as they are.
+        """
+        return inlined(buffer, indices, self._written, known or {})
 
     def epilogue(self) -> Epilogue:
         """What is stored where, for each element of the anchor."""
@@ -145,7 +124,7 @@ class Fused:
         expression = self.value(self.result, variables, {self.anchor.buffer: loaded})
         first = places[0] if places else ()
         for other in places[1:]:
-            if not all(_same(a, b) for a, b in zip(first, other, strict=True)):
+            if not all(same(a, b) for a, b in zip(first, other, strict=True)):
                 raise NotInlinableError("the results are read at two places")
         free = [v for v, extent in zip(variables, block.extents, strict=True) if extent > 1]
         used = [place for place in first if not _is_zero(place)]
@@ -177,7 +156,7 @@ class Epilogue:
         given = {place: where for place, where in zip(self.places, position, strict=True) if not _is_zero(place)}
         indices = [given.get(variable, tirx.IntImm("int32", 0)) for variable in self.variables]
         values = dict(zip(self.variables, indices, strict=True)) | {self.sum: value}
-        return tirx.BufferStore(self.result, _rebuild(self.expression, values, tirx.BufferLoad), indices)
+        return tirx.BufferStore(self.result, rebuilt(self.expression, values, tirx.BufferLoad), indices)
 
 
 def _note(found: list[Any], buffer: Any, indices: Sequence[Any]) -> Any:
@@ -229,70 +208,6 @@ def _block(statement: Any) -> Block:
         kinds=kinds,
         annotations={str(key): value for key, value in block.annotations.items()},
     )
-
-
-def _rebuild(expression: Any, values: Mapping[Any, Any], load: Callable[[Any, Sequence[Any]], Any]) -> Any:
-    """An expression with variables replaced and every load made anew."""
-    from tvm import tirx
-    from tvm.ir import Call, TensorLoad
-
-    if isinstance(expression, TensorLoad):
-        return load(expression.source, [_rebuild(index, values, load) for index in expression.indices])
-    if isinstance(expression, tirx.Var):
-        return values.get(expression, expression)
-    if isinstance(expression, (tirx.IntImm, tirx.FloatImm, str)):
-        return expression
-    again = _agreed([_rebuild(part, values, load) for part in _parts(expression)])
-    if isinstance(expression, Call):
-        return Call(expression.op, again, expression.attrs, expression.ty_args, ret_ty=expression.ty)
-    if isinstance(expression, tirx.Cast):
-        return tirx.Cast(str(expression.ty.dtype), again[0])
-    if isinstance(expression, tirx.Let):
-        raise NotInlinableError("a let expression")
-    if again:
-        return type(expression)(*again)
-    raise NotInlinableError(f"a {type(expression).__name__}")
-
-
-def _agreed(operands: list[Any]) -> list[Any]:
-    """Operands of one integer type: relax counts in int64, the loops around in int32. Constants follow variables, these follow data."""
-    from tvm import tirx
-
-    def kind(operand: Any) -> str:
-        return str(getattr(getattr(operand, "ty", None), "dtype", ""))
-
-    if not {kind(operand) for operand in operands} >= {"int32", "int64"}:
-        return operands
-    wide = [operand for operand in operands if kind(operand) == "int64"]
-    if all(isinstance(operand, tirx.IntImm) and -(1 << 31) <= int(operand) < 1 << 31 for operand in wide):
-        return [tirx.IntImm("int32", int(operand)) if kind(operand) == "int64" else operand for operand in operands]
-    return [tirx.Cast("int64", operand) if kind(operand) == "int32" else operand for operand in operands]
-
-
-def _parts(expression: Any) -> list[Any]:
-    """The expressions that an expression is made of, in the order of its constructor's arguments."""
-    from tvm.ir import Call
-
-    if isinstance(expression, Call):
-        return list(expression.args)
-    for names in (("a", "b"), ("condition", "true_value", "false_value"), ("value",), ("a",)):
-        if all(hasattr(expression, name) for name in names):
-            return [getattr(expression, name) for name in names]
-    return []
-
-
-def _size(expression: Any) -> int:
-    from tvm.ir import TensorLoad
-
-    if isinstance(expression, TensorLoad):
-        return 1
-    return 1 + sum(_size(part) for part in _parts(expression) if not isinstance(part, (str, int, float)))
-
-
-def _same(a: Any, b: Any) -> bool:
-    import tvm_ffi
-
-    return bool(a.same_as(b)) or bool(tvm_ffi.structural_equal(a, b))
 
 
 def _is_zero(expression: Any) -> bool:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from effc.lowering.kernels.code import integer, load
-from effc.lowering.kernels.fused import Fused, NotInlinableError
+from effc.lowering.kernels.fused import Fused
+from effc.lowering.kernels.inlining import NotInlinableError
 
 __all__ = ["cast", "centred_bytes", "only", "places", "spread", "vector_load", "vector_store", "whole", "whole_store"]
 

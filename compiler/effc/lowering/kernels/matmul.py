@@ -33,14 +33,29 @@ def choice(fused: Fused, fixed: Sequence[bool], target: Target) -> Choice | None
     """The tiles that `product` may use; None for what it does not take."""
     if fused.kind != "matmul" or str(fused.anchor.buffer.dtype) != "float32" or len(fused.reads()) != 2:
         return None
-    return _choice(fused, target)
+    return _choice(fused, fixed, target)
 
 
-def _choice(fused: Fused, target: Target) -> Choice:
+def _choice(fused: Fused, fixed: Sequence[bool], target: Target) -> Choice:
     *batch, rows, columns, depth = fused.anchor.extents
     tiles = ranked(rows, columns, depth, lanes_of(target, "float32"), target.registers)
-    kind = "stored" if fused.argument(fused.reads()[1]) is not None else "computed"
+    argument = fused.argument(fused.reads()[1])
+    if argument is not None and fixed[argument]:
+        kind = "stored"
+    else:
+        kind = "as it lies" if columns % lanes_of(target, "float32") == 0 and _columns_last(fused) else "laid out"
     return Choice(f"matmul {'x'.join(map(str, [*batch, rows, depth]))} to {columns}, {kind}", tiles)
+
+
+def _columns_last(fused: Fused) -> bool:
+    """Whether neighbouring columns of the right operand lie side by side in memory."""
+    from tvm import tirx
+    from tvm.ir import TensorLoad
+
+    right = fused.reads()[1]
+    depth, column = tirx.Var("depth", "int32"), tirx.Var("column", "int32")
+    value = fused.value(right, [*[integer(0)] * (len(right.shape) - 2), depth, column])
+    return isinstance(value, TensorLoad) and len(value.indices) > 0 and value.indices[-1].same_as(column)
 
 
 class _Matmul:
@@ -49,7 +64,7 @@ class _Matmul:
         self.left, self.right = fused.reads()
         *self.batch, self.rows, self.columns, self.depth = fused.anchor.extents
         self.lanes = lanes_of(target, "float32")
-        choice = _choice(fused, target)
+        choice = _choice(fused, fixed, target)
         self.layer, self.tile = choice.key, choice.tile(fused.options.tiles)
         self.block = self.tile.vectors * self.lanes
         self.blocks = -(-self.columns // self.block)
@@ -69,7 +84,7 @@ class _Matmul:
             arguments = [packed if index == argument else buffer for index, buffer in enumerate(self.fused.arguments)]
             packing = Packed((1, 0), ((1, self.block),))
             return Implementation(flat_function(arguments, body), "matmul", {argument: packing}, self.note, self.layer)
-        if self.columns % self.lanes == 0 and self._columns_last():
+        if self.columns % self.lanes == 0 and _columns_last(self.fused):
             body = self._loops(lambda line, block, depth, lane: self._element(line, depth, block * self.block + lane))
             return Implementation(flat_function(self.fused.arguments, body), "matmul", note=self.note, layer=self.layer)
         return self._packed_here()
@@ -106,16 +121,6 @@ class _Matmul:
         body = self._loops(lambda line, block, depth, lane: load(packed, [self._batch_of(line, sizes), block, depth, lane]))
         function = flat_function(self.fused.arguments, allocated([packed], [spread(total, pack), body]))
         return Implementation(function, "matmul", note=self.note, layer=self.layer)
-
-    def _columns_last(self) -> bool:
-        """Whether neighbouring columns of the right operand lie side by side in memory."""
-        from tvm import tirx
-        from tvm.ir import TensorLoad
-
-        depth, column = tirx.Var("depth", "int32"), tirx.Var("column", "int32")
-        index = [integer(0)] * (len(self.right.shape) - 2)
-        value = self.fused.value(self.right, [*index, depth, column])
-        return isinstance(value, TensorLoad) and len(value.indices) > 0 and value.indices[-1].same_as(column)
 
     def _element(self, line: Any, depth: Any, column: Any) -> Any:
         sizes = [int(size) for size in self.right.shape[:-2]]

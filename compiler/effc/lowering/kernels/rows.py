@@ -17,8 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from effc.lowering.kernels.code import allocated, flat_function, floats, integer, load, local, loop, parallel, sequence, store, vector
-from effc.lowering.kernels.fused import Block, Fused, Load
+from effc.lowering.kernels.fused import Block, Fused
 from effc.lowering.kernels.implementation import Implementation
+from effc.lowering.kernels.inlining import Load
 from effc.lowering.kernels.lanes import across
 from effc.lowering.kernels.products import pieces
 from effc.lowering.kernels.tiles import lanes_of

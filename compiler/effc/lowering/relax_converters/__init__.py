@@ -47,6 +47,7 @@ CONVERTERS: dict[str, Callable[[fx.Node, Any], Any]] = {
     "index.Tensor": index.convert,
     "matmul.default": products.matrix,
     "mm.default": products.matrix,
+    "mv.default": products.vector,
     "pow.Tensor_Scalar": power.scalar,
     "pow.Tensor_Tensor": power.tensor,
     "prod.dim_int": extremum.product,
