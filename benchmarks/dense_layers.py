@@ -28,6 +28,7 @@ STAGES = {"stage1": (64, 56, 4), "stage2": (128, 28, 3), "stage3": (256, 14, 3),
 """Channels, height and width, and how many such layers the network has."""
 HIGH = ("stage1", "stage2", "stage3")  # their maps are large enough for whole tiles of registers
 STAGE_BAR, MEAN_BAR = 0.85, 0.80
+AT_ITS_CLOCK, RESTED = "at the clock of the moment", "of rested cores"
 SEVERAL = 5
 ROUNDS, QUICK_ROUNDS = 200, 40
 
@@ -45,7 +46,7 @@ def measure_layers(outcome: Outcome, names: list[str], threads: list[int], folde
     """
     made = {name: in_child("benchmarks.dense_layers", [name, str(folder)]) for name in names}
     for count in threads:
-        ideal, taken = {}, {}
+        ideal, rested, taken = {}, {}, {}
         for name in names:
             head = {"table": TABLE, "layer": name, "threads": count}
             try:
@@ -59,13 +60,17 @@ def measure_layers(outcome: Outcome, names: list[str], threads: list[int], folde
                 outcome.rows.append(head | found | {"kernels": made[name]["kernels"]})
                 share = found["share"]
                 ideal[name], taken[name] = share * found["layer us"], found["layer us"]
+                rested[name] = found["share of it"] * found["layer us"]
             if name in HIGH:
-                outcome.claims.append(Claim(f"{name}, {_threads(count)}: share of the FMA peak", share, STAGE_BAR, "at least"))
+                strict = rested[name] / taken[name] if name in rested else float("nan")
+                for which, value in ((AT_ITS_CLOCK, share), (RESTED, strict)):
+                    outcome.claims.append(Claim(f"{name}, {_threads(count)}: share of the FMA peak {which}", value, STAGE_BAR, "at least"))
         if set(names) == set(STAGES):
             counts = {name: STAGES[name][2] for name in STAGES}
-            mean = weighted_share(counts, ideal, taken) if len(taken) == len(STAGES) else float("nan")
-            title = f"3x3 layers of ResNet-18, {_threads(count)}: share of the FMA peak, weighted by time"
-            outcome.claims.append(Claim(title, mean, MEAN_BAR, "at least"))
+            for which, peak in ((AT_ITS_CLOCK, ideal), (RESTED, rested)):
+                mean = weighted_share(counts, peak, taken) if len(taken) == len(STAGES) else float("nan")
+                title = f"3x3 layers of ResNet-18, {_threads(count)}: share of the FMA peak {which}, weighted by time"
+                outcome.claims.append(Claim(title, mean, MEAN_BAR, "at least"))
 
 
 def _threads(count: int) -> str:

@@ -6,6 +6,7 @@ from importlib import resources
 from typing import Any
 
 from effc.errors import counted
+from effc.report.families import described
 from effc.report.graph_svg import draw_graph
 from effc.report.memory_svg import draw_memory
 from effc.report.model import Layer, Report
@@ -32,6 +33,7 @@ def render(report: Report) -> bytes:
         memory=Markup(draw_memory(report.memory)) if report.memory is not None and report.memory.blocks else None,
         ranges=Markup(draw_ranges(report.ranges)) if report.ranges else None,
         operators={name: _operators(graph) for name, graph in (("before", report.before), ("after", report.after))},
+        families=described(layer.family for layer in report.layers),
         share=lambda layer: _share(layer, longest, most),
         total_time=sum(layer.nanoseconds or 0.0 for layer in report.layers) or None,
     )

@@ -1,0 +1,28 @@
+"""What the kernel families of compiled steps are, in a few words for the reader of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+__all__ = ["FAMILIES", "described"]
+
+FAMILIES = {
+    "attention": "scores, softmax and weighted sum of one head after another, which never leave the cache",
+    "conv": "a convolution in tiles of sums that stay in registers (positions x channels)",
+    "depthwise": "a convolution with one channel in each group",
+    "elementwise": "every element by itself, in vectors",
+    "generic": "loops that TVM schedules: no kernel of effc's own fits",
+    "integer_conv": "a convolution of small integers, summed exactly in 32 bits",
+    "integer_depthwise": "the same with one channel in each group",
+    "integer_matmul": "a matrix product of small integers, summed exactly in 32 bits",
+    "matmul": "a matrix product in tiles of sums that stay in registers (rows x columns)",
+    "pool": "the largest or the mean element of each window",
+    "rows": "softmax and norms: a row is read from the cache while its numbers are found",
+    "total": "sums and means over other axes than the last",
+    "winograd": "a 3x3 convolution with fewer multiplications, which rounds differently",
+}
+
+
+def described(families: Iterable[str]) -> list[tuple[str, str]]:
+    """The families that occur, in alphabetical order, each with what it is."""
+    return [(family, FAMILIES[family]) for family in sorted(set(families)) if family in FAMILIES]
