@@ -64,7 +64,7 @@ __all__ = ["command"]
 @check_import_option
 @click.option("--config", type=click.Path(path_type=Path), help="A TOML file with these options; a flag beats the file.")
 @click.option("--force", is_flag=True, help="Replace a directory that holds files that are not effc's.")
-@click.option("--explain", is_flag=True, help="Show what every pass did at every site, or why not (for kernels: the report or effc inspect).")
+@click.option("--explain", is_flag=True, help="Show what every pass did at every site, or why not. For kernels: effc inspect.")
 @click.option("--dump-ir", type=click.Path(path_type=Path), metavar="DIR", help="Write the program's text after each pass.")
 @common_options
 def command(
