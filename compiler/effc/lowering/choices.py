@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from effc.lowering.integer_division import element
+from effc.lowering.broadcasting import element
 
 __all__ = ["CHOICES"]
 
@@ -20,7 +20,7 @@ def _where(builder: Any, call: Any) -> Any:
 
     def where(condition: Any, first: Any, second: Any) -> Any:
         def chosen(*index: Any) -> Any:
-            return tirx.Select(*(element(operand, index) for operand in (condition, first, second)))
+            return tirx.Select(*(element(operand, index, shape) for operand in (condition, first, second)))
 
         return te.compute(shape, chosen, name="where")
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["LEGALISE", "divide", "element"]
+from effc.lowering.broadcasting import element
+
+__all__ = ["LEGALISE", "divide"]
 
 
 def divide(x: Any, y: Any, quotient: Callable[[Any, Any], Any]) -> Any:
@@ -47,24 +49,13 @@ def _legalise(relax_name: str, name: str, form: Callable[[Any, Any, Any], Any]) 
 
         def computed(a: Any, b: Any) -> Any:
             def quotient(*index: Any) -> Any:
-                return form(element(a, index), element(b, index), getattr(tirx, name))
+                return form(element(a, index, shape), element(b, index, shape), getattr(tirx, name))
 
             return te.compute(shape, quotient, name=name)
 
         return builder.call_te(computed, call.args[0], call.args[1], primfunc_name_hint=name)
 
     return legalise
-
-
-def element(operand: Any, index: tuple[Any, ...]) -> Any:
-    """An element of a tensor, broadcast to the result; a scalar is its own."""
-    from tvm import tirx
-
-    if not hasattr(operand, "shape"):
-        return operand
-    own = index[len(index) - len(operand.shape) :]
-    read = operand[tuple(0 if int(size) == 1 else i for i, size in zip(own, operand.shape, strict=True))]
-    return tirx.Cast(str(operand.dtype), read)  # an expression with a type, where a slice of a tensor has none
 
 
 # Relax operators whose TIR function effc writes itself.

@@ -7,10 +7,11 @@ into NaN would vanish from compiled code but not from the program. The forms her
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from effc.lowering.anchors_pool import max_pool
+from effc.lowering.broadcasting import element
 
 __all__ = ["NAN_KEEPING"]
 
@@ -54,12 +55,12 @@ def _extreme(name: str) -> Legalise:
         shape = [int(size) for size in call.ty.shape]
 
         def extreme(a: Any, b: Any) -> Any:
-            def element(*index: Any) -> Any:
-                left, right = _broadcast(a, index), _broadcast(b, index)
+            def larger(*index: Any) -> Any:
+                left, right = element(a, index, shape), element(b, index, shape)
                 ahead = left > right if name == "maximum" else left < right
                 return tirx.Select(tirx.any(ahead, tirx.isnan(left)) if _is_float(a.dtype) else ahead, left, right)
 
-            return te.compute(shape, element, name=name)
+            return te.compute(shape, larger, name=name)
 
         return builder.call_te(extreme, call.args[0], call.args[1], primfunc_name_hint=name)
 
@@ -68,12 +69,6 @@ def _extreme(name: str) -> Legalise:
 
 def _is_float(dtype: Any) -> bool:
     return "float" in str(dtype)
-
-
-def _broadcast(tensor: Any, index: Sequence[Any]) -> Any:
-    """The element of a tensor that a larger result reads."""
-    own = index[len(index) - len(tensor.shape) :]
-    return tensor[tuple(0 if int(size) == 1 else i for i, size in zip(own, tensor.shape, strict=True))]
 
 
 def _sign(builder: Any, call: Any) -> Any:

@@ -114,6 +114,26 @@ def test_stored_weights_are_computed_once_and_remember_their_source() -> None:
     assert sum(step.macs for step in lowered.plan.steps) == 2 * (5 * 3 + 3 * 2)
 
 
+class Limited(nn.Module):
+    """Choices and extremes behind a convolution, of one image: axes of one element are no broadcast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.register_buffer("limit", torch.linspace(0.1, 0.8, 8)[:, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.minimum(self.conv(x), self.limit)
+        return torch.where(torch.isnan(y), 0.0, torch.where(y > -0.3, y, self.limit))
+
+
+def test_choices_and_extremes_are_fused_behind_a_convolution() -> None:
+    lowered = lowered_equals_torch(Limited(), torch.randn(1, 3, 9, 9))
+    assert lowered.plan is not None
+    assert [step.family for step in lowered.plan.steps if step.family != "elementwise"] == ["conv"]
+    assert [len(step.sources) > 4 for step in lowered.plan.steps if step.family == "conv"] == [True]
+
+
 def test_a_step_knows_the_nodes_behind_it_wherever_transpositions_went() -> None:
     lowered = lowered_equals_torch(Branches(), torch.randn(1, 3, 9, 9))
     assert lowered.plan is not None
