@@ -26,9 +26,7 @@ def test_every_package_is_typed() -> None:
 
 
 def test_the_floors_hold() -> None:
-    result = subprocess.run(
-        [str(Path(sys.executable).with_name("lint-imports"))], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    result = subprocess.run([str(Path(sys.executable).with_name("lint-imports"))], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout
 
 

@@ -51,9 +51,7 @@ def _chunk(engine: str, names: list[str], patience: float) -> dict[str, tuple[st
         rest = names[len(results) :]
         command = [sys.executable, __file__, "--worker", engine]
         try:
-            done = subprocess.run(
-                command, input="\n".join(rest), capture_output=True, text=True, timeout=patience, env=environment
-            )
+            done = subprocess.run(command, input="\n".join(rest), capture_output=True, text=True, timeout=patience, env=environment)
             text, how = done.stdout, f"the process ended with {done.returncode}: {done.stderr.strip()[-200:]}"
         except subprocess.TimeoutExpired as error:
             text, how = (error.stdout or b"").decode(), "took too long"

@@ -150,9 +150,7 @@ def compile_model(
             "emit": ("onnx",) if emit_onnx else (),
         }
     )
-    return compile_with(
-        settings, source, out, held=held, force=force, dump_ir=dump_ir, example_inputs=example_inputs, progress=progress
-    )
+    return compile_with(settings, source, out, held=held, force=force, dump_ir=dump_ir, example_inputs=example_inputs, progress=progress)
 
 
 def compile_with(

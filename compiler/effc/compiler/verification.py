@@ -121,9 +121,7 @@ def verify_artifact(
         Finding("artifact against its golden outputs", verify_golden(session), count, None, True),
         Finding("artifact against its own program, golden inputs", compare(outputs, run_program(program, inputs)), count, None, True),
     ]
-    original = None if source is None else load_program(
-        source, input_shapes=input_shapes, limits=limits, check_import=check_import
-    )
+    original = None if source is None else load_program(source, input_shapes=input_shapes, limits=limits, check_import=check_import)
     diverging = ""
     if original is not None:
         expected = run_program(original, inputs)

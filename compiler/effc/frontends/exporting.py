@@ -199,4 +199,3 @@ def _erase_unused_arithmetic(graph: fx.Graph) -> None:
     for node in reversed(list(graph.nodes)):
         if node.op == "call_function" and not node.users and not _mutates(node):
             graph.erase_node(node)
-

@@ -171,11 +171,7 @@ class Edit:
         target = self._free_name(name)
         prefix = "p_" if kind == "parameter" else "b_"
         placeholder_name = prefix + target.replace(".", "_")
-        first_user = next(
-            node
-            for node in self.graph.nodes
-            if node.op != "placeholder" or self._spec(node).kind == InputKind.USER_INPUT
-        )
+        first_user = next(node for node in self.graph.nodes if node.op != "placeholder" or self._spec(node).kind == InputKind.USER_INPUT)
         with self.graph.inserting_before(first_user):
             node = self.graph.placeholder(placeholder_name)
         node.name = self.graph._graph_namespace.create_name(placeholder_name, None) if node.name != placeholder_name else node.name
@@ -241,9 +237,7 @@ class Edit:
         output.args = ((*output.args[0], value),)  # type: ignore[misc]
         self._outputs.append(OutputSpec(kind=OutputKind.USER_OUTPUT, arg=TensorArgument(name=value.name), target=None))
         held = next(entry for entry in self._interface.inputs if entry.name == name)
-        self._interface = replace(
-            self._interface, outputs=(*self._interface.outputs, Value(f"{name}_next", held.shape, held.dtype))
-        )
+        self._interface = replace(self._interface, outputs=(*self._interface.outputs, Value(f"{name}_next", held.shape, held.dtype)))
 
     # ---- finishing -----------------------------------------------------------------------------------------------------------
 
@@ -311,5 +305,3 @@ class Edit:
             root.outputs = [spec.arg for spec in self._outputs]
             root.forward_arg_names = None
         return call_graph
-
-

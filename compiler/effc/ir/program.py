@@ -201,9 +201,7 @@ class Program:
             shape, dtype = given[name]
             if dtype != value.dtype:
                 problems.append(Problem(name, f"dtype {dtype}", f"expected {value.dtype}", f"convert it with .astype('{value.dtype}')"))
-            fits = len(shape) == len(value.shape) and all(
-                want in (BATCH, size) for size, want in zip(shape, value.shape, strict=True)
-            )
+            fits = len(shape) == len(value.shape) and all(want in (BATCH, size) for size, want in zip(shape, value.shape, strict=True))
             if not fits:
                 problems.append(Problem(name, f"shape {list(shape)}", f"expected {value}"))
             else:

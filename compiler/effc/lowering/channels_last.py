@@ -180,9 +180,7 @@ def _sunk(emit: Emit, bound: Callable[[Any], Any], stored: Mapping[str, Any]) ->
         source, axes = moved
         width = _integers(call.attrs.pad_width)
         own = [size for axis in range(len(axes)) for size in width[2 * axes.index(axis) : 2 * axes.index(axis) + 2]]
-        return relax.op.permute_dims(
-            emit(relax.op.nn.pad(source, own, str(call.attrs.pad_mode), float(call.attrs.pad_value))), axes
-        )
+        return relax.op.permute_dims(emit(relax.op.nn.pad(source, own, str(call.attrs.pad_mode), float(call.attrs.pad_value))), axes)
 
     def concat(call: Any) -> Any:
         parts = _definition(call.args[0], bound)

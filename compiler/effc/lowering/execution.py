@@ -15,9 +15,7 @@ from effc.lowering.lower import Lowered
 __all__ = ["run_lowered"]
 
 
-def run_lowered(
-    lowered: Lowered, program: Program, inputs: Mapping[str, np.ndarray[Any, Any]]
-) -> dict[str, np.ndarray[Any, Any]]:
+def run_lowered(lowered: Lowered, program: Program, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
     """Execute host code once.
 
     Args:

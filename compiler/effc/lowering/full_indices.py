@@ -1,7 +1,7 @@
 """Scatters as `index_put` with an index for every axis: TVM's scatter asks for as many index tensors as axes, all of one size and flat.
 
-    before: index_put(x[N, M], [i[K]], v[K, M])
-    after:  index_put(x, [i[K M], m[K M]], v[K M])        with m = 0, 1, ... along M
+before: index_put(x[N, M], [i[K]], v[K, M])
+after:  index_put(x, [i[K M], m[K M]], v[K M])        with m = 0, 1, ... along M
 """
 
 from __future__ import annotations

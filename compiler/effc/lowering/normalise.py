@@ -28,9 +28,7 @@ __all__ = ["normalise"]
 _aten = torch.ops.aten
 _AVERAGES = (_aten.avg_pool1d.default, _aten.avg_pool2d.default, _aten.avg_pool3d.default)
 _POOLS = (_aten.max_pool2d_with_indices.default, _aten.max_pool3d_with_indices.default, *_AVERAGES)
-_COMPARISONS = tuple(
-    getattr(getattr(_aten, name), kind) for name in ("eq", "ne", "lt", "le", "gt", "ge") for kind in ("Tensor", "Scalar")
-)
+_COMPARISONS = tuple(getattr(getattr(_aten, name), kind) for name in ("eq", "ne", "lt", "le", "gt", "ge") for kind in ("Tensor", "Scalar"))
 _SCATTERS = (_aten.scatter_add.default, _aten.scatter_reduce.two)
 _INDEX_PUTS = (_aten.index_put.default, _aten._unsafe_index_put.default)
 

@@ -164,9 +164,7 @@ def _one_op(op: OpDef, tensors: Mapping[str, Any], constants: Mapping[str, Any])
         return torch.zeros(shape, dtype=_torch_dtype(value.dtype))
 
     # Every dimension that is symbolic in the program stays symbolic in the function.
-    symbolic = tuple(
-        {i: Dim.DYNAMIC for i, size in enumerate(value.shape) if not isinstance(size, int)} for value in tensors.values()
-    )
+    symbolic = tuple({i: Dim.DYNAMIC for i, size in enumerate(value.shape) if not isinstance(size, int)} for value in tensors.values())
     return torch.export.export(OneOp(), tuple(example(v) for v in tensors.values()), dynamic_shapes=(symbolic,))
 
 
@@ -212,5 +210,3 @@ def _strip_notes(model: Any) -> None:
     for function in model.functions:
         del function.metadata_props[:]
         del function.value_info[:]
-
-

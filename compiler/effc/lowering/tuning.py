@@ -47,9 +47,7 @@ class Layer:
     macs: int
 
 
-def tune(
-    layers: Iterable[Layer], target: Target, chip: Any, options: Options, seconds: float, threads: int
-) -> tuple[dict[str, Tile], str]:
+def tune(layers: Iterable[Layer], target: Target, chip: Any, options: Options, seconds: float, threads: int) -> tuple[dict[str, Tile], str]:
     """The tiles of `options`, and the fastest tile of each further layer by its key, the largest layers first, until the time is up.
 
     Args:

@@ -106,9 +106,7 @@ class Doubles(nn.Module):
         return x * 2
 
 
-@pytest.mark.parametrize(
-    ("dtype", "low", "high"), [("int8", -128, 127), ("uint8", 0, 255), ("int32", 0, 255), ("int64", 0, 255)]
-)
+@pytest.mark.parametrize(("dtype", "low", "high"), [("int8", -128, 127), ("uint8", 0, 255), ("int32", 0, 255), ("int64", 0, 255)])
 def test_noise_for_integers_is_no_single_bit(dtype: str, low: int, high: int) -> None:
     program = load_program(Doubles(), example_inputs=(torch.ones(2, 500, dtype=getattr(torch, dtype)),))
     noise = golden_inputs(program, None, 0)["x"]

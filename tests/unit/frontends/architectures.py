@@ -16,7 +16,6 @@ __all__ = ["ARCHITECTURES", "EXPORTS", "Architecture", "Export"]
 Inputs = Callable[[torch.Generator], tuple[Tensor, ...]]
 
 
-
 @dataclass(frozen=True)
 class Export:
     """Which of torch's two exporters writes which opset."""

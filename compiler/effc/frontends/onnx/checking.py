@@ -60,9 +60,7 @@ class CheckReport:
         }
 
 
-def check_model(
-    path: str | Path, limits: Limits | None = None, *, input_shapes: dict[str, Sequence[int]] | None = None
-) -> CheckReport:
+def check_model(path: str | Path, limits: Limits | None = None, *, input_shapes: dict[str, Sequence[int]] | None = None) -> CheckReport:
     """List everything in an ONNX file that effc cannot take. Raises only for files that cannot be read (see `loader.load_model`)."""
     limits = limits or Limits()
     model = load_model(path, limits)

@@ -21,9 +21,7 @@ from effc.ir import Program, Provenance
 __all__ = ["load_onnx"]
 
 
-def load_onnx(
-    path: str | Path, input_shapes: Mapping[str, Sequence[int]] | None, limits: Limits, *, check_import: bool = True
-) -> Program:
+def load_onnx(path: str | Path, input_shapes: Mapping[str, Sequence[int]] | None, limits: Limits, *, check_import: bool = True) -> Program:
     """Import an ONNX file. Errors as in `loader.load_model` and `signature.input_signature`, and
 
     Raises:

@@ -122,9 +122,7 @@ def _convolution(edit: Edit, computed: fx.Node, node: fx.Node) -> fx.Node | None
     if not fits:
         return None
     geometry = (_each(stride, dims), pads, _each(dilation, dims), groups)
-    return edit.call(
-        _ops.qlinear_conv.default, (*image, *kernel, *node.args[1:3], integers, *geometry), like=computed, before=node
-    )
+    return edit.call(_ops.qlinear_conv.default, (*image, *kernel, *node.args[1:3], integers, *geometry), like=computed, before=node)
 
 
 def _each(value: Any, dims: int) -> list[int]:

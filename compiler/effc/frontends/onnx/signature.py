@@ -103,8 +103,7 @@ def _check_given(given: Mapping[str, Sequence[int]], dims: Mapping[str, list[int
         if any(size < 0 for size in shape):
             problems.append(Problem(name, f"--input-shape {_text(shape)}", "a size is negative"))
         elif declared is not None and (
-            len(shape) != len(declared)
-            or any(isinstance(want, int) and want != size for want, size in zip(declared, shape, strict=True))
+            len(shape) != len(declared) or any(isinstance(want, int) and want != size for want, size in zip(declared, shape, strict=True))
         ):
             problems.append(Problem(name, f"--input-shape {_text(shape)}", f"the model says {_text(declared)}"))
     if problems:

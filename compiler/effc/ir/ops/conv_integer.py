@@ -63,9 +63,7 @@ def _onnx() -> Callable[..., Any]:
     from onnxscript import opset18 as op
 
     def conv_integer(x: Any, w: Any, x_zero: Any, w_zero: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Any:
-        return op.ConvInteger(
-            x, w, x_zero, w_zero, strides=list(stride), pads=list(padding), dilations=list(dilation), group=groups
-        )
+        return op.ConvInteger(x, w, x_zero, w_zero, strides=list(stride), pads=list(padding), dilations=list(dilation), group=groups)
 
     return conv_integer
 
@@ -73,8 +71,7 @@ def _onnx() -> Callable[..., Any]:
 CONV_INTEGER = OpDef(
     name="conv_integer",
     schema=(
-        "(Tensor x, Tensor w, Tensor x_zero_point, Tensor w_zero_point, "
-        "int[] stride, int[] padding, int[] dilation, int groups) -> Tensor"
+        "(Tensor x, Tensor w, Tensor x_zero_point, Tensor w_zero_point, int[] stride, int[] padding, int[] dilation, int groups) -> Tensor"
     ),
     reference=_reference,
     fake=_reference,

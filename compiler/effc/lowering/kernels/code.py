@@ -84,7 +84,6 @@ def sequence(statements: Sequence[Any]) -> Any:
     return tirx.SeqStmt(list(statements)) if len(statements) != 1 else statements[0]
 
 
-
 def local(width: int, name: str, dtype: str = "float32") -> Any:
     """A buffer that stays in registers: under 1 KiB, and only accessed at constant places."""
     from tvm import tirx

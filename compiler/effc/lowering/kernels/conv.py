@@ -130,9 +130,7 @@ def _product(fused: Fused, conv: Convolution, packed: Any) -> Product:
 
     epilogue = fused.epilogue()
     outer_axes = range(len(conv.sizes) - 1)
-    width, stride, dilation, before, size = (
-        sizes[-1] for sizes in (conv.positions, conv.strides, conv.dilation, conv.before, conv.sizes)
-    )
+    width, stride, dilation, before, size = (sizes[-1] for sizes in (conv.positions, conv.strides, conv.dilation, conv.before, conv.sizes))
 
     def places(line: Any) -> list[Any]:
         """Image and outer positions of a line."""

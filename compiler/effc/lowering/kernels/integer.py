@@ -225,4 +225,3 @@ class _Loops:
 
                     stored.append(vector(many, lane_result))
         return allocated([*(one for row in held for one in row), *copies], [*clear, taps(sums.taps, (), integer(0)), *stored])
-

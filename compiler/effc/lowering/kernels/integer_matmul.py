@@ -136,4 +136,3 @@ def _matrix(number: Any, batch: Sequence[int], own: Sequence[int]) -> Any:
     for size, place in zip(own, index[len(index) - len(own) :], strict=True):
         found = found * size + (0 if size == 1 else place)
     return found
-

@@ -112,6 +112,4 @@ class Expressions:
     def convolution(self, x: Any, w: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Any:
         """Int32 sums over centred integers; padding is 0 there."""
         name = {3: "nn.conv1d", 4: "nn.conv2d", 5: "nn.conv3d"}[len(w.ty.shape)]
-        return self.op(
-            name, x, w, strides=list(stride), padding=list(padding), dilation=list(dilation), groups=groups, out_dtype="int32"
-        )
+        return self.op(name, x, w, strides=list(stride), padding=list(padding), dilation=list(dilation), groups=groups, out_dtype="int32")

@@ -224,8 +224,6 @@ def center_crop_pad(node: Node, x: Value, given: Value) -> Tensor:
     return x
 
 
-
-
 def compress(node: Node, x: Value, condition: Value) -> Tensor:
     """Keep the entries whose condition holds; the condition decides the output's shape, so it must be a constant."""
     x = tensor(x)
