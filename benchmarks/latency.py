@@ -55,7 +55,7 @@ def _network(outcome: Outcome, name: str, path: Path, options: Options) -> None:
         if options.quick:
             comparison = compare_engines(contenders, blocks=6, block_seconds=0.1, warm_up_seconds=0.3)
         else:
-            comparison = compare_engines(contenders, blocks=30, block_seconds=0.3, warm_up_seconds=2)
+            comparison = compare_engines(contenders, blocks=16, block_seconds=0.3, warm_up_seconds=1)
     ratios = {ratio.other: ratio for ratio in comparison.ratios}
     for timing in comparison.timings:
         row = _row(name, timing)

@@ -86,7 +86,7 @@ def section(title: str, result: Mapping[str, Any], tables: Sequence[str] = ()) -
     lines += [part for name, rows in titled.items() for part in (f"{name}:", markdown(rows))]
     if result["claims"]:
         lines.append(f"{len(result['claims']) - len(missed)} of {len(result['claims'])} claims hold.")
-    lines += [f"Missed: {claim['name']}: {claim['value']}, needed {claim['sense']} {claim['bar']}." for claim in missed]
+    lines += [f"Missed: {claim['name']}: {claim['value']:.3g}, needed {claim['sense']} {claim['bar']:g}." for claim in missed]
     return "\n\n".join(lines)
 
 

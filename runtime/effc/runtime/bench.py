@@ -29,6 +29,7 @@ from effc.errors import DataError, EffcError, InternalError
 __all__ = ["Comparison", "Contender", "Ratio", "Timing", "artifact_contender", "compare_engines", "contender_arguments"]
 
 _START_LIMIT = 600.0  # seconds an engine may take to start
+_MOST_BLOCKS = 4  # a block takes so many times its length at the most, with the making of inputs
 _RESAMPLES = 2000
 
 
@@ -160,12 +161,14 @@ class _Worker:
         return durations
 
     def calibrate(self, warm_up: float, block: float) -> int:
-        """Warm the engine up and return how many calls fill a block."""
+        """Warm the engine up and return how many calls fill a block, for which fresh inputs are not made for much longer than that."""
         end, fastest, calls = time.monotonic() + warm_up, float("inf"), 1
         while True:
+            begun = time.monotonic()
             fastest = min(fastest, float(np.median(self.block(calls))))
+            with_inputs = (time.monotonic() - begun) / calls
             if time.monotonic() >= end:
-                return max(3, min(10_000, round(block * 1e9 / fastest)))
+                return max(3, min(10_000, round(block * 1e9 / fastest), round(_MOST_BLOCKS * block / with_inputs)))
             calls = max(1, min(2 * calls, round(warm_up * 1e9 / fastest)))
 
     def _answer(self, limit: float) -> dict[str, Any]:
