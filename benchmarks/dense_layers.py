@@ -3,7 +3,8 @@
 A stage's layer is a convolution with bias (its folded batch norm) and ReLU, stride 1. Two programs are compiled for each: one layer, and
 several of them in a row. The difference tells what one more layer costs inside a network, where activations stay in the layout of the
 kernels: that is the kernel's own share. The program of one layer also pays for the call and for bringing input and output into that layout.
-Winograd is switched off: fewer multiplications than the layer has would be no share of anything.
+Winograd is switched off: fewer multiplications than the layer has would be no share of anything. What it gains where the compiler chooses
+it is measured apart, in the same way: `Winograd us` is the layer's time then, `gain` the direct kernel's time divided by it.
 
 Wide vectors under load slow a processor's clock down within milliseconds, and it recovers as fast. So each program's call is followed at
 once, on the same processor, by a burst of the peak (`layer_worker`), and the share is that of the peak at that clock: the part of the
@@ -13,6 +14,7 @@ multiply-adds that could have been started which were. What the processor's peak
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ HIGH = ("stage1", "stage2", "stage3")  # their maps are large enough for whole t
 STAGE_BAR, MEAN_BAR = 0.85, 0.80
 AT_ITS_CLOCK, RESTED = "at the clock of the moment", "of rested cores"
 SEVERAL = 5
+OPTIONS = ("off", "auto")  # of Winograd
 ROUNDS, QUICK_ROUNDS = 200, 40
 
 
@@ -79,11 +82,16 @@ def _threads(count: int) -> str:
 
 def _layer(name: str, threads: int, folder: Path, library: Path, *, quick: bool) -> dict[str, Any]:
     rounds = str(QUICK_ROUNDS if quick else ROUNDS)
-    artifacts = [str(folder / f"{name}_{count}") for count in (1, SEVERAL)]
-    told = in_child("benchmarks.layer_worker", [*artifacts, str(library), str(threads), rounds])
-    if "failed" in told:
-        raise RuntimeError(told["failed"])
-    return row(name, told)
+    told = []
+    for option in OPTIONS:
+        artifacts = [str(folder / f"{name}_{option}_{count}") for count in (1, SEVERAL)]
+        told.append(in_child("benchmarks.layer_worker", [*artifacts, str(library), str(threads), rounds]))
+        if "failed" in told[-1]:
+            raise RuntimeError(told[-1]["failed"])
+    direct, chosen = told
+    found = row(name, direct)
+    fast = within(_middle(chosen, "one"), _middle(chosen, "several"), SEVERAL) / 1000
+    return found | {"Winograd us": fast, "gain": found["layer us"] / fast}
 
 
 def row(name: str, told: dict[str, Any]) -> dict[str, Any]:
@@ -91,18 +99,21 @@ def row(name: str, told: dict[str, Any]) -> dict[str, Any]:
     channels, size, _ = STAGES[name]
     work, burst = 2 * (channels * size) ** 2 * 9, told["operations"]
     ones, severals, bursts = ([[value] for value in told[key]] for key in ("one", "several", "burst"))
-    middle = {key: sorted(told[key])[len(told[key]) // 2] for key in ("one", "several", "burst")}
-    layer = within(middle["one"], middle["several"], SEVERAL)
+    layer = within(_middle(told, "one"), _middle(told, "several"), SEVERAL)
     return {
         "layer us": layer / 1000,
         "GFLOP/s": work / layer,
-        "peak GFLOP/s": burst / middle["burst"],
+        "peak GFLOP/s": burst / _middle(told, "burst"),
         "share": layer_share(work, ones, severals, SEVERAL, burst, bursts),
         "rested peak": burst / told["rested"],
         "share of it": work / layer / (burst / told["rested"]),
-        "call us": middle["one"] / 1000,
+        "call us": _middle(told, "one") / 1000,
         "share of the call": share_of_peak(work, ones, burst, bursts),
     }
+
+
+def _middle(told: dict[str, Any], key: str) -> float:
+    return float(sorted(told[key])[len(told[key]) // 2])
 
 
 def main() -> int:
@@ -121,15 +132,17 @@ def _compiled(name: str, folder: Path) -> dict[str, Any]:
     from effc.compiler import compile_model
 
     channels, size, _ = STAGES[name]
-    torch.manual_seed(0)
-    for count in (1, SEVERAL):
+    families: dict[str, str] = {}
+    for option, count in itertools.product(OPTIONS, (1, SEVERAL)):
+        torch.manual_seed(0)
         network = nn.Sequential(*(part for _ in range(count) for part in (nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU())))
         for layer in network[::2]:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # activations keep their size from layer to layer
         image = torch.randn(1, channels, size, size)
-        manifest = compile_model(network.eval(), folder / f"{name}_{count}", example_inputs=(image,), winograd="off").manifest
-    families = dict.fromkeys(step.family for step in manifest.plan.steps if step.macs) if manifest.plan else {manifest.executor: None}
-    return {"kernels": ", ".join(families)}
+        out = folder / f"{name}_{option}_{count}"
+        plan = compile_model(network.eval(), out, example_inputs=(image,), winograd=option).manifest.plan
+        families[option] = ", ".join(dict.fromkeys(step.family for step in plan.steps if step.macs)) if plan else "virtual machine"
+    return {"kernels": " / ".join(families.values())}
 
 
 if __name__ == "__main__":
