@@ -23,7 +23,7 @@ from benchmarks.dense_child import answer, in_child
 from benchmarks.dense_figures import layer_share, share_of_peak, weighted_share, within
 from benchmarks.harness import Claim, Outcome
 
-__all__ = ["SEVERAL", "STAGES", "TABLE", "measure_layers", "row"]
+__all__ = ["STAGES", "TABLE", "measure_layers", "row"]
 
 TABLE = "3x3 layers of ResNet-18, stride 1, batch 1"
 STAGES = {"stage1": (64, 56, 4), "stage2": (128, 28, 3), "stage3": (256, 14, 3), "stage4": (512, 7, 3)}

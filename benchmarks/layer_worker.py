@@ -21,7 +21,7 @@ __all__: list[str] = []
 
 _ROUNDS = 100_000  # of one burst: 0.2 ms or so
 _CALLS = 2  # of a program in a row, the last one counts: the burst before has driven nothing out of the caches, but has let threads sleep
-_RESTED = 50  # bursts after a pause
+_RESTED = 50  # bursts before any kernel has run
 
 
 def main() -> int:
