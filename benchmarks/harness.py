@@ -53,7 +53,9 @@ $EFFC_DATA is a folder (default: ../shared/data beside the repository) with
              mlperf_tiny_resnet8_cifar10.onnx, mlperf_tiny_vww96_float.onnx, and the int8 files mlperf_tiny_*_int8qdq.onnx
   cifar10/   resnet20-12fca82f.th (akamaster/pytorch_resnet_cifar10), resnet_cifar.py (the network, `load` and `prep`), and
              cifar10_test1017.npz: the first 1,017 test images, x uint8 (N, 32, 32, 3) and y uint8 (N,);
-             torchvision.datasets.CIFAR10(root, train=False, download=True) has them in that order
+             torchvision.datasets.CIFAR10(root, train=False, download=True) has them in that order; cifar10_train8068.npz: training images
+  stories260K/  stories260K.bin (a llama2.c checkpoint, karpathy/tinyllamas) and tinystories_tokens.npz: `ids`, TinyStories in the ids of
+             that model's tokenizer (N, 256)
 Without it, rows that need it are skipped and say so."""
 
 

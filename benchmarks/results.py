@@ -22,6 +22,11 @@ __all__ = ["BENCHMARKS", "main", "replaced", "section", "text"]
 BENCHMARKS = {
     "latency": "Latency of one call, batch 1",
     "dense_cpu": "Dense float32 networks beside their peers",
+    "skip_gemv": "One row times a large matrix, zeros skipped",
+    "decode": "One token through a Llama-shaped stack, zeros skipped",
+    "generation": "A language model that decodes token by token",
+    "lm_sparsity": "Quality of a language model with sparse activations",
+    "relu_sparsity": "Zeros in networks with ReLUs",
     "accuracy": "Nearness to the source model",
     "onnx_nodes": "ONNX's own node tests",
 }

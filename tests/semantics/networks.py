@@ -57,9 +57,11 @@ def networks(draw: st.DrawFn) -> Sample:
 
 
 def _layer(draw: st.DrawFn, channels: int, height: int, width: int) -> tuple[nn.Module, int, int, int]:
-    kind = draw(st.sampled_from(["conv", "norm", "activation", "pool", "dropout"]))
+    kind = draw(st.sampled_from(["conv", "norm", "activation", "pool", "dropout", "mlp"]))
     if kind == "conv":
         return _conv(draw, channels, height, width)
+    if kind == "mlp":
+        return _mlp(draw, width), channels, height, width
     if kind == "norm":
         norm = nn.BatchNorm2d(channels, affine=draw(st.booleans()))
         norm.running_mean, norm.running_var = torch.randn(channels), torch.rand(channels) + 0.05
@@ -75,6 +77,24 @@ def _layer(draw: st.DrawFn, channels: int, height: int, width: int) -> tuple[nn.
         return nn.Dropout(0.5), channels, height, width
     choices = [nn.ReLU(), nn.ReLU6(), nn.Tanh(), nn.GELU(), nn.SiLU(), nn.Hardswish(), nn.LeakyReLU(0.1), nn.PReLU()]
     return draw(st.sampled_from(choices)), channels, height, width
+
+
+class Gated(nn.Module):
+    """down(act(gate(x)) * up(x)) on the last axis."""
+
+    def __init__(self, width: int, hidden: int, activation: nn.Module) -> None:
+        super().__init__()
+        self.gate, self.up, self.down, self.activation = *(nn.Linear(width, hidden) for _ in range(2)), nn.Linear(hidden, width), activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.activation(self.gate(x)) * self.up(x))
+
+
+def _mlp(draw: st.DrawFn, width: int) -> nn.Module:
+    hidden, activation = draw(st.integers(1, 12)), draw(st.sampled_from([nn.ReLU(), nn.GELU(), nn.SiLU(), nn.Sigmoid()]))
+    if draw(st.booleans()):
+        return Gated(width, hidden, activation)
+    return nn.Sequential(nn.Linear(width, hidden), activation, nn.Linear(hidden, width, bias=draw(st.booleans())))
 
 
 def _conv(draw: st.DrawFn, channels: int, height: int, width: int) -> tuple[nn.Module, int, int, int]:

@@ -1,4 +1,4 @@
-"""Every pass on random networks, both sides executed: exact ones to their own tolerance, Ranger to what it promises."""
+"""Every pass on random networks, both sides executed: exact ones to their own tolerance, the others to what they promise."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from effc.data import Dataset
 from effc.ir import Batch, Program, Provenance
 from effc.ir.ops.bound import BOUND
+from effc.ir.ops.keep_top_k import KEEP_TOP_K
+from effc.ir.ops.sparsify import SPARSIFY
+from effc.ir.ops.statistical_top_k import STATISTICAL_TOP_K
 from effc.passes import PASSES, Context, Pass, Pipeline, parse_passes
 from tests.semantics.networks import Sample, networks
 
@@ -40,11 +44,12 @@ def test_exact_passes_do_not_change_outputs(kind: type[Pass], sample: Sample) ->
     program = program_of(sample)
     data = data_for(program)
     expected = run(program, data)
-    result = Pipeline([kind()])(program, Context())
+    context = Context(fit=data) if kind.needs_data else Context()
+    result = Pipeline([kind()])(program, context)
     difference = (run(result, data) - expected).abs().max()
     assert difference <= kind.tolerance * max(expected.abs().max(), 1e-3)
     if kind.idempotent:
-        again = Pipeline([kind()])(result, Context())
+        again = Pipeline([kind()])(result, context)
         assert [node.target for node in again.nodes] == [node.target for node in result.nodes]
 
 
@@ -61,6 +66,42 @@ def test_ranger_keeps_what_it_saw_and_bounds_what_it_did_not(sample: Sample) -> 
     (name,) = data.inputs
     watch.run(*result.tensors.values(), torch.from_numpy(data.inputs[name]) * 1e6)
     assert watch.checked > 0
+
+
+SPARSE = ("teal{sparsity=S}", "wina{sparsity=S}", "topk{sparsity=S}", "statistical-topk{sparsity=S,form=hard}", "fatrelu{sparsity=S}")
+
+
+@pytest.mark.parametrize("spec", SPARSE, ids=lambda spec: spec.split("{")[0])
+@BUDGET
+@given(sample=networks(), sparsity=st.sampled_from([0, 0.3, 0.8]))
+def test_sparsity_passes_only_zero_elements(spec: str, sample: Sample, sparsity: float) -> None:
+    program = program_of(sample)
+    data = data_for(program)
+    made = Pipeline(parse_passes(spec.replace("S", str(sparsity))))(program, Context(fit=data, selection=data))
+    if sparsity == 0:
+        assert torch.equal(run(made, data), run(program, data))
+    watch = _Zeroed(made)
+    (name,) = data.inputs
+    watch.run(*made.tensors.values(), torch.from_numpy(data.inputs[name]))
+    assert watch.seen == sum(node.target in _ZEROING for node in made.nodes)
+
+
+_ZEROING = (SPARSIFY.overload, KEEP_TOP_K.overload, STATISTICAL_TOP_K.overload)
+
+
+class _Zeroed(torch.fx.Interpreter):
+    """Fails when one of the sparsity ops does more than to zero some elements."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__(program.exported.graph_module)
+        self.seen = 0
+
+    def call_function(self, target: object, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        result = super().call_function(target, args, kwargs)
+        if target in _ZEROING:
+            assert bool(((result == args[0]) | (result == 0)).all())
+            self.seen += 1
+        return result
 
 
 class _Bounds(torch.fx.Interpreter):

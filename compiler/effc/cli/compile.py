@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from effc.cli.console import common_options, emit_json, heading, is_debugging, n
 from effc.cli.native_warnings import held_back
 from effc.cli.options import DATA_RULE, check_import_option, limit_option, shape_option
 from effc.cli.text import bytes_text
-from effc.errors import counted
+from effc.errors import ConfigError, Problem, counted
 
 if TYPE_CHECKING:
     from effc.compiler import CompileResult
@@ -42,6 +43,13 @@ __all__ = ["command"]
     "(quote it; ':' serves as well as ';'). range says what black and white become; mean and std are applied after it, in its units.",
 )
 @shape_option
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    metavar="INPUT=OUTPUT",
+    help="An input that is a state of a streaming model, and the output with its new value.",
+)
 @click.option("--target", help="What to compile for; see `effc targets`.  [default: cpu]")
 @click.option("--batch", type=int, help="Samples of one call of the compiled code.  [default: 1]")
 @click.option("--emit", multiple=True, type=click.Choice(["onnx"]), help="Write the transformed model into the artifact, too.")
@@ -60,6 +68,11 @@ __all__ = ["command"]
     "artifact as tuning.json.",
 )
 @click.option("--tuning", type=click.Path(path_type=Path), help="Use the measured tiles of this file, such as an artifact's tuning.json.")
+@click.option(
+    "--rates",
+    type=click.Path(path_type=Path),
+    help="Decide by the rates of this file where zeros are skipped, such as an artifact's rates.json.  [default: effc targets measure's]",
+)
 @limit_option
 @check_import_option
 @click.option("--config", type=click.Path(path_type=Path), help="A TOML file with these options; a flag beats the file.")
@@ -83,6 +96,7 @@ def command(
 
     flags["input_shapes"] = parse_shapes(flags["input_shapes"]) or None
     flags["limits"] = parse_limits(flags["limits"]) or None
+    flags["states"] = _parse_states(flags["states"]) or None
     flags["emit"] = flags["emit"] or None
     settings = load_settings(config, flags)
     from effc.compiler.compile import compile_with
@@ -93,6 +107,24 @@ def command(
         emit_json(_document(result))
     else:
         _show(result, explain)
+
+
+def _parse_states(texts: Sequence[str]) -> dict[str, str]:
+    """`keys=keys_next` -> {"keys": "keys_next"}. Raises ConfigError with everything that is wrong."""
+    found: dict[str, str] = {}
+    problems = []
+    for text in texts:
+        name, _, writer = text.partition("=")
+        if not name or not writer:
+            hint = "write keys=keys_next: an input and the output with its new value"
+            problems.append(Problem("--state", repr(text), "is no state", hint))
+        elif name in found:
+            problems.append(Problem("--state", repr(text), f"names the input {name!r} again"))
+        else:
+            found[name] = writer
+    if problems:
+        raise ConfigError("states cannot be read", problems)
+    return found
 
 
 def _document(result: CompileResult) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from effc.errors import ConfigError
 from effc.frontends import Limits, load_program
 from effc.ir import Program
 from effc.lowering import Options, lower
+from effc.lowering.measuring import with_rates
 from effc.lowering.toolchain import compiler_for
 from effc.lowering.tuning import load_tiles
 from effc.passes import Context, Decision, Pass, Pipeline, parse_passes
@@ -90,10 +91,12 @@ def compile_model(
     winograd: Literal["auto", "off", "f2", "f4"] = "auto",
     tune: float = 0.0,
     tuning: str | Path | None = None,
+    rates: str | Path | None = None,
     emit_onnx: bool = False,
     force: bool = False,
     dump_ir: str | Path | None = None,
     example_inputs: Sequence[Any] | None = None,
+    states: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> CompileResult:
     """Compile a trained network to an artifact.
@@ -117,10 +120,13 @@ def compile_model(
         winograd: `auto` takes Winograd's algorithm for 3x3 convolutions where it pays and its measured error is small; `off`; `f2` or `f4`.
         tune: seconds to measure the fastest tiles on this machine; they are remembered in the user's cache.
         tuning: a file of measured tiles to use: the tuning.json of an artifact.
+        rates: a file of measured rates to decide by where to skip: the rates.json of an artifact.
         emit_onnx: write the transformed model into the artifact as `model.onnx`, too.
         force: replace a directory that holds other files.
         dump_ir: a folder for the program's text after each pass.
         example_inputs: for an nn.Module, the tensors of one call.
+        states: for a step of a streaming program, `(inputs..., states...) -> (outputs..., new states...)`: the name of each input that is
+            a state -> that of the output with its new value, `{"keys": "keys_next"}`. `effc.runtime.Stream` runs the artifact.
         progress: shows long work.
 
     Raises:
@@ -139,6 +145,7 @@ def compile_model(
             "max_drop": max_drop,
             "preprocess": preprocess,
             "input_shapes": {name: tuple(shape) for name, shape in (input_shapes or {}).items()},
+            "states": dict(states or {}),
             "target": target,
             "batch": batch,
             "seed": seed,
@@ -147,10 +154,20 @@ def compile_model(
             "winograd": winograd,
             "tune": tune,
             "tuning": tuning,
+            "rates": rates,
             "emit": ("onnx",) if emit_onnx else (),
         }
     )
-    return compile_with(settings, source, out, held=held, force=force, dump_ir=dump_ir, example_inputs=example_inputs, progress=progress)
+    return compile_with(
+        settings,
+        source,
+        out,
+        held=held,
+        force=force,
+        dump_ir=dump_ir,
+        example_inputs=example_inputs,
+        progress=progress,
+    )
 
 
 def compile_with(
@@ -172,6 +189,7 @@ def compile_with(
         raise ConfigError(f"tune measures on this machine, and code for {target.name} cannot run here: give tuning, a file measured there")
     compiler_for(target, static=not target.runs_here)  # a missing linker is said before minutes of work
     tiles = load_tiles(settings.tuning, target) if settings.tuning is not None else {}
+    target = with_rates(target, settings.rates)
     if settings.max_drop is not None and settings.eval is None:
         raise ConfigError("max-drop needs held-out data to judge by: give --eval test.npz")
     check_files(settings, held)
@@ -182,6 +200,7 @@ def compile_with(
             input_shapes=settings.input_shapes or None,
             limits=Limits(**settings.limits),
             example_inputs=example_inputs,
+            states=settings.states or None,
             check_import=settings.check_import,
         )
         advance(1)
@@ -242,7 +261,7 @@ def _rewrite(
     progress: Progress,
 ) -> _Rewritten:
     """Run the passes; after each, run the golden inputs and compare."""
-    context = Context(given.fit, given.selection, target, settings.seed, progress)
+    context = Context(given.fit, given.selection, target, settings.seed, progress, metric=settings.metric)
     dump = dumping.Dump(dump_ir)
     dump.write(0, "source", original)
     checks.start(original)
@@ -256,7 +275,9 @@ def _rewrite(
             dump.write(index + 1, applied.name, program)
             checks.after(applied, program)
             decisions = tuple(context.decisions[sum(len(run.decisions) for run in runs) :])
-            runs.append(summary.PassRun(applied, seconds, before, program, movement(applied, before, program, checks, given), decisions))
+            curves = tuple(context.curves[sum(len(run.curves) for run in runs) :])
+            moved = movement(applied, before, program, checks, given)
+            runs.append(summary.PassRun(applied, seconds, before, program, moved, decisions, curves))
             started, before = time.monotonic(), program
             advance(1)
 

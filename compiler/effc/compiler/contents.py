@@ -12,27 +12,31 @@ from effc.compiler.settings import Settings
 from effc.ir import Program
 from effc.ir.storage import save_program
 from effc.lowering import Lowered
+from effc.lowering.chip import processor
 from effc.lowering.onnx import export_onnx
 from effc.lowering.tuning import dump_tiles
 from effc.runtime.tensors import pack_safetensors
 from effc.targets import Target
+from effc.targets.rates import STANDARD, dump_rates
 
 __all__ = ["artifact_files", "manifest_fields"]
 
-TUNING = "tuning.json"
+TUNING, RATES = "tuning.json", "rates.json"
 _VERSIONS = {"effc": "effc", "torch": "torch", "onnx": "onnx", "tvm": "apache-tvm"}
 
 
 def artifact_files(program: Program, lowered: Lowered, target: Target, checks: Checks, settings: Settings) -> dict[str, bytes]:
     """Relative name -> content of every file that the manifest hashes."""
     measured = {TUNING: dump_tiles(lowered.tiles, target).encode()} if lowered.tiles else {}
-    effective = settings.model_copy(update={"tuning": Path(TUNING) if measured else None})
+    decided = {RATES: dump_rates(target.rates, processor(target)).encode()} if target.rates != STANDARD else {}
+    effective = settings.model_copy(update={"tuning": Path(TUNING) if measured else None, "rates": Path(RATES) if decided else None})
     files = {
         "model.so": lowered.code,
         "params.safetensors": pack_safetensors(lowered.parameters),
         "program.pt2": save_program(program),
         "config.toml": effective.as_toml().encode(),
         **measured,
+        **decided,
         **checks.files(),
     }
     if "onnx" in settings.emit:

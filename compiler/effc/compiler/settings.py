@@ -26,7 +26,7 @@ from effc.errors import ConfigError, DataError, Problem
 __all__ = ["Settings", "load_settings", "settings_of"]
 
 _MOST_SAMPLES = 1 << 16  # of one call
-_PATHS = ("data", "eval", "tuning")
+_PATHS = ("data", "eval", "tuning", "rates")
 _NAMED = ("data", "eval")  # files that an artifact does not hold itself
 _LONGEST = 200  # characters of a wrong value that a message repeats
 _SHARES = (None, "top1", "agreement")  # metrics that are a share of the samples; None becomes one of the two
@@ -60,6 +60,7 @@ class Settings(BaseModel):
         max_drop: largest loss of the metric that is accepted; None only reports it.
         preprocess: how images become inputs.
         input_shapes: sizes by input name where the model leaves more than the batch open.
+        states: of a streaming program: each input that is a state, and the output that is its new value.
         target: what to compile for.
         batch: samples of one call of the compiled code.
         emit: further files to write into the artifact.
@@ -69,6 +70,8 @@ class Settings(BaseModel):
         winograd: whether 3x3 convolutions may use Winograd's algorithm: `auto`, `off`, or always one of its forms, `f2` or `f4`.
         tune: seconds to measure tiles on this machine; 0 lets the model choose.
         tuning: a file of measured tiles, such as the artifact's tuning.json.
+        rates: a file of the processor's measured rates, such as the artifact's rates.json; without it those that `effc targets measure`
+            left on this machine, or standard ones.
     """
 
     model_config = ConfigDict(
@@ -82,6 +85,7 @@ class Settings(BaseModel):
     max_drop: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     preprocess: str | None = None
     input_shapes: dict[str, tuple[Annotated[int, Field(gt=0)], ...]] = {}
+    states: dict[str, str] = {}
     target: str = "cpu"
     batch: Annotated[int, Field(ge=1, le=_MOST_SAMPLES)] = 1
     emit: tuple[Literal["onnx"], ...] = ()
@@ -90,6 +94,7 @@ class Settings(BaseModel):
     winograd: Literal["auto", "off", "f2", "f4"] = "auto"
     tune: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     tuning: Path | None = None
+    rates: Path | None = None
     limits: dict[LimitName, Annotated[int, Field(gt=0)]] = {}
 
     @field_validator("passes", mode="before")

@@ -12,12 +12,14 @@ import torch
 
 from effc.compiler.crosscheck import SelfTestRun
 from effc.compiler.movement import Movement
+from effc.compiler.sparsity import magnitudes, predictions, quality_curve, weight_facts
 from effc.compiler.trial import Trial
 from effc.errors import counted
 from effc.ir import Program, source_of
 from effc.lowering import Lowered
 from effc.passes import Decision, Pass
-from effc.report import Block, Layer, Memory, PassReport, Quality, Range, Report, graphs_of
+from effc.passes.curve import Curve
+from effc.report import Block, Layer, Memory, PassReport, Prediction, Quality, Range, Report, graphs_of
 from effc.runtime.plan import Plan
 from effc.targets import Target
 
@@ -26,7 +28,7 @@ __all__ = ["PassRun", "as_json", "make_report", "measurements"]
 
 @dataclass(frozen=True)
 class PassRun:
-    """One pass that ran: the programs around it, its time, how far it moved the outputs, its decisions."""
+    """One pass that ran: the programs around it, its time, how far it moved the outputs, its decisions, what its searches measured."""
 
     applied: Pass
     seconds: float
@@ -34,6 +36,7 @@ class PassRun:
     after: Program
     moved: Movement
     decisions: tuple[Decision, ...]
+    curves: tuple[Curve, ...] = ()
 
 
 def make_report(
@@ -48,16 +51,19 @@ def make_report(
 ) -> Report:
     """The report of one compile."""
     before, after = graphs_of(original, final)
+    predicted = predictions(final, lowered, target)
     return Report(
         title=original.provenance.source,
-        facts=tuple(_facts(original, lowered, trial, emulated, target)),
+        facts=(*_facts(original, lowered, trial, emulated, target), *weight_facts(final, lowered, predicted)),
         before=before,
         after=after,
         quality=quality,
         passes=tuple(_pass_report(run) for run in log),
-        layers=_layers(lowered, trial),
+        layers=_layers(lowered, trial, predicted),
         memory=_memory(lowered),
         ranges=_ranges(final),
+        curves=tuple(quality_curve(run.applied.spec, curve) for run in log for curve in run.curves),
+        magnitudes=magnitudes(final),
         notes=tuple(_notes(original, lowered, trial, emulated, target)),
     )
 
@@ -136,13 +142,13 @@ def _operators(program: Program) -> int:
     return sum(not isinstance(node.meta.get("val"), torch.SymInt) for node in program.nodes)
 
 
-def _layers(lowered: Lowered, trial: Trial | None) -> tuple[Layer, ...]:
+def _layers(lowered: Lowered, trial: Trial | None, predicted: Sequence[Prediction | None]) -> tuple[Layer, ...]:
     if lowered.plan is None:
         return ()
     times: Sequence[float | None] = trial.steps if trial is not None else [None] * len(lowered.plan.steps)
     return tuple(
-        Layer(", ".join(step.sources) or step.kernel, " + ".join(step.ops), step.family, step.macs, step.bytes, taken, step.note)
-        for step, taken in zip(lowered.plan.steps, times, strict=True)
+        Layer(", ".join(step.sources) or step.kernel, " + ".join(step.ops), step.family, step.macs, step.bytes, taken, step.note, expected)
+        for step, taken, expected in zip(lowered.plan.steps, times, predicted, strict=True)
     )
 
 

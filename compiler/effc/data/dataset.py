@@ -21,7 +21,7 @@ class Dataset:
 
     Attributes:
         inputs: name -> array (N, ...); the leading axis counts samples.
-        labels: (N,) int64; None without labels.
+        labels: (N,) int64, or (N, T) for samples that are sequences of T positions; None without labels.
         unit: samples that must go into a call together, for a program with a fixed batch; None where any number may.
     """
 
@@ -50,8 +50,8 @@ class Dataset:
     def split(self, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
         """Two disjoint parts, drawn without looking at the data: `fraction` of the samples, and the rest.
 
-        Both keep the original order. With labels every class is divided in the same proportion. With fewer than two units of samples both
-        parts are everything: there is nothing to hold back.
+        Both keep the original order. With one label a sample every class is divided in the same proportion. With fewer than two units of
+        samples both parts are everything: there is nothing to hold back.
         """
         unit = self.unit or 1
         groups = len(self) // unit
@@ -59,7 +59,7 @@ class Dataset:
             return self, self
         generator = np.random.default_rng(seed)
         order = generator.permutation(groups)
-        if self.labels is not None and unit == 1:
+        if self.labels is not None and self.labels.ndim == 1 and unit == 1:
             order = _interleaved(order, self.labels)
         chosen = np.zeros(groups, bool)
         chosen[order[: min(groups - 1, max(1, round(groups * fraction)))]] = True

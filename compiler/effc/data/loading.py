@@ -46,9 +46,9 @@ def load_dataset(
     """Read data for a program.
 
     Args:
-        given: `.npz` with one array per input, by the input's name (or `x` for a single input) and labels `y` (N,), or `labels` where an
-            input is called `y`; `.npy` for a single input; a folder of images, whose subfolders are the classes in alphabetical order;
-            arrays in memory as in an `.npz` or `.npy`.
+        given: `.npz` with one array per input, by the input's name (or `x` for a single input) and labels `y`, or `labels` where an input
+            is called `y`: integers (N,), or (N, T) for sequences; `.npy` for a single input; a folder of images, whose subfolders are the
+            classes in alphabetical order; arrays in memory as in an `.npz` or `.npy`.
         inputs: the program's inputs. The leading axis counts samples.
         preprocess: how images become inputs.
         need_labels: labels must be there.
@@ -191,11 +191,13 @@ def _label_faults(labels: Header | None, arrays: Mapping[str, Header], needed: b
     if len(counts) > 1:
         problems.append(Problem("inputs", f"numbers of samples {sorted(counts)}", "differ"))
     if labels is None:
-        return [*problems, Problem(key, "labels", "are missing", "the metric needs them: an array of N integers")] if needed else problems
-    if len(labels.shape) != 1 or labels.dtype.kind not in "iu":
-        problems.append(Problem(key, f"{labels.dtype.name}{list(labels.shape)}", "expected integers [N]"))
+        hint = "the metric needs them: an array of N integers, or of N x T for sequences"
+        return [*problems, Problem(key, "labels", "are missing", hint)] if needed else problems
+    if len(labels.shape) not in (1, 2) or 0 in labels.shape[1:] or labels.dtype.kind not in "iu":
+        problems.append(Problem(key, f"{labels.dtype.name}{list(labels.shape)}", "expected integers [N], or [N, T] for sequences"))
     elif counts and labels.shape[0] not in counts:
-        problems.append(Problem(key, counted(labels.shape[0], "label"), f"for {counted(max(counts), 'sample')}"))
+        noun = ("label",) if len(labels.shape) == 1 else ("row of labels", "rows of labels")
+        problems.append(Problem(key, counted(labels.shape[0], *noun), f"for {counted(max(counts), 'sample')}"))
     return problems
 
 

@@ -1,8 +1,9 @@
 """The paired difference of two scores on the same samples, with a 95 % interval.
 
-For 0/1 metrics the interval is Newcombe's for paired proportions (R. G. Newcombe, Statistics in Medicine 17 (1998) 2635-2650, method 10):
-it holds its level with few samples and where the two disagree never. For others it is the bootstrap percentile interval of the mean paired
-difference, with a fixed generator, so that the same scores give the same interval.
+Where every sample is right or wrong the interval is Newcombe's for paired proportions (R. G. Newcombe, Statistics in Medicine 17 (1998)
+2635-2650, method 10): it holds its level with few samples and where the two disagree never. For other scores, and for shares of the
+positions of a sequence, it is the bootstrap percentile interval of the mean paired difference, with a fixed generator, so that the same
+scores give the same interval.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Difference:
     Attributes:
         drop: the estimate.
         low, high: ends of the 95 % interval; infinite where there is none: resampling one sample says nothing.
-        changed: samples whose prediction changed, or whose score where the metric compares no predictions.
+        changed: samples of which a prediction changed, or whose score where the metric compares no predictions.
     """
 
     drop: float
@@ -45,15 +46,16 @@ def compare(before: Score, after: Score) -> Difference:
     if before.metric != after.metric or before.samples.shape != after.samples.shape:
         raise InternalError("scores of different metrics or samples cannot be paired")
     changed = _changed(before, after)
-    if before.larger_is_better:
+    if _is_proportion(before, after):
         return Difference(*_newcombe(*_table(before, after)), changed)
-    drop = after.value - before.value
+    sign = -1 if before.larger_is_better else 1
+    drop = sign * (after.value - before.value)
     a, b = before.samples, after.samples
     if len(a) == 1:
         return Difference(drop, -math.inf, math.inf, changed)
     generator = np.random.default_rng(0)
     draws = [generator.integers(0, len(a), len(a)) for _ in range(_RESAMPLES)]
-    drops = np.array([Score(after.metric, b[rows]).value - Score(before.metric, a[rows]).value for rows in draws])
+    drops = np.array([sign * (Score(after.metric, b[rows]).value - Score(before.metric, a[rows]).value) for rows in draws])
     low, high = np.quantile(drops, [0.025, 0.975])
     return Difference(drop, float(low), float(high), changed)
 
@@ -64,7 +66,7 @@ def samples_needed(before: Score, after: Score, allowed: float) -> int | None:
     if difference.drop >= allowed or math.isinf(difference.high):
         return None
     size = len(before.samples)
-    if not before.larger_is_better:
+    if not _is_proportion(before, after):
         return math.ceil(size * ((difference.high - difference.drop) / (allowed - difference.drop)) ** 2)
     table, low, high = _table(before, after), 1.0, 2.0
     while _newcombe(*(count * high for count in table))[2] > allowed:
@@ -77,8 +79,13 @@ def samples_needed(before: Score, after: Score, allowed: float) -> int | None:
 
 def _changed(before: Score, after: Score) -> int:
     if before.choices is not None and after.choices is not None:
-        return int((before.choices != after.choices).sum())
+        return int((before.choices != after.choices).reshape(len(before.samples), -1).any(axis=1).sum())
     return int((before.samples != after.samples).sum())
+
+
+def _is_proportion(before: Score, after: Score) -> bool:
+    """Whether every sample is right or wrong."""
+    return before.larger_is_better and all(bool(np.isin(score.samples, (0, 1)).all()) for score in (before, after))
 
 
 def _table(before: Score, after: Score) -> tuple[float, float, float, float]:

@@ -8,6 +8,9 @@
 
 The first output of a program is what is measured; a `max-error` covers all outputs. Outputs that sum to one are taken as probabilities,
 others as logits.
+
+An output (N, T, C) holds C scores for each of T positions: labels are (N, T) then, and the value of a sample is the mean over its
+positions. A position whose label is -100 is not counted, by no metric but `max-error`.
 """
 
 from __future__ import annotations
@@ -22,12 +25,13 @@ from scipy.special import log_softmax
 from effc.data import Dataset
 from effc.errors import ConfigError, DataError, Problem, counted
 
-__all__ = ["METRICS", "Score", "evaluate"]
+__all__ = ["METRICS", "UNCOUNTED", "Score", "evaluate"]
 
 Array = np.ndarray[Any, Any]
 Runner = Callable[[dict[str, Array]], Mapping[str, Array]]
 
 METRICS = ("top1", "agreement", "kl", "perplexity", "max-error")
+UNCOUNTED = -100  # the label of a position that is not counted; torch's cross_entropy calls it ignore_index
 _LARGER_IS_BETTER = ("top1", "agreement")
 _WITH_LABELS = ("top1", "perplexity")
 
@@ -38,8 +42,9 @@ class Score:
 
     Attributes:
         metric: one of METRICS.
-        samples: its value for every sample (for `perplexity` the negative log-likelihoods).
-        choices: the predicted class of every sample, for `top1` and `agreement`.
+        samples: its value for every sample (for `perplexity` the negative log-likelihoods): (N,) float64.
+        choices: the predicted class of every sample, for `top1` and `agreement`: (N,); of every position, (N, T), for sequences, and -1
+            where a position is not counted.
     """
 
     metric: str
@@ -71,7 +76,8 @@ def evaluate(run: Runner, dataset: Dataset, metric: str, *, reference: Runner | 
 
     Raises:
         ConfigError: no such metric, or it needs a reference.
-        DataError: labels are missing or out of range, or an output is NaN.
+        DataError: labels are missing, out of range or of another shape than the output's, no position of a sample is counted, or an output
+            is NaN.
     """
     if metric not in METRICS:
         raise ConfigError(f"there is no metric {metric!r}; known: {', '.join(METRICS)}")
@@ -79,6 +85,8 @@ def evaluate(run: Runner, dataset: Dataset, metric: str, *, reference: Runner | 
         raise DataError(f"metric {metric} needs labels: give an .npz with an integer array `y`")
     if metric not in _WITH_LABELS and reference is None:
         raise ConfigError(f"metric {metric} compares with a reference, and none is given")
+    if metric != "max-error" and dataset.labels is not None and dataset.labels.ndim == 2:
+        _refuse_uncounted(dataset.labels)
     parts = []
     for batch in dataset.batches(batch_size):
         outputs = run(dict(batch.inputs))
@@ -88,50 +96,79 @@ def evaluate(run: Runner, dataset: Dataset, metric: str, *, reference: Runner | 
     return Score(metric, scores, np.concatenate([choices for _, choices in parts]) if metric in _LARGER_IS_BETTER else None)
 
 
+def _refuse_uncounted(labels: Array) -> None:
+    empty = np.flatnonzero((labels == UNCOUNTED).all(axis=1))
+    if empty.size:
+        what = f"{counted(empty.size, 'sample')}, the first at index {empty[0]}"
+        raise DataError(
+            "samples without a value", [Problem("y", what, f"every label is {UNCOUNTED}: nothing is counted", "leave them out")]
+        )
+
+
 def _score(metric: str, outputs: Mapping[str, Array], expected: Mapping[str, Array], batch: Dataset) -> tuple[Array, Array]:
-    """The metric and the predicted class of every sample; no classes where the metric compares whole outputs."""
+    """The metric of every sample, and the predicted class of every position; no classes where the metric compares whole outputs."""
     if metric == "max-error":
         return _errors(outputs, expected, len(batch)), np.empty(0, np.int64)
-    scores = _rows(next(iter(outputs.values())), len(batch))
-    choices = scores.argmax(1)
-    if metric in _WITH_LABELS:
-        assert batch.labels is not None
-        _check_labels(batch.labels, scores.shape[1])
-        if metric == "top1":
-            return np.asarray(choices == batch.labels, np.float64), choices
-        return np.asarray(-_log_probabilities(scores)[np.arange(len(scores)), batch.labels]), choices
-    other = _rows(next(iter(expected.values())), len(batch))
-    if metric == "agreement":
-        return np.asarray(choices == other.argmax(1), np.float64), choices
-    p, q = _log_probabilities(other), _log_probabilities(scores)
-    return np.asarray(np.sum(np.exp(p) * (p - q), axis=1)), choices
+    scores = _scores(next(iter(outputs.values())), len(batch))
+    needed = metric in _WITH_LABELS
+    labels = _labels(batch.labels, scores, needed) if needed or (batch.labels is not None and batch.labels.ndim == 2) else None
+    counted_ones = np.ones(scores.shape[:2], bool) if labels is None else labels != UNCOUNTED
+    choices = np.where(counted_ones, scores.argmax(2), -1)
+    if metric == "top1":
+        values: Array = choices == labels
+    elif metric == "perplexity":
+        assert labels is not None
+        picked = np.where(counted_ones, labels, 0)[:, :, None]
+        values = -np.take_along_axis(_log_probabilities(scores), picked, 2)[:, :, 0]
+    else:
+        other = _scores(next(iter(expected.values())), len(batch))
+        if metric == "agreement":
+            values = choices == other.argmax(2)
+        else:
+            p, q = _log_probabilities(other), _log_probabilities(scores)
+            values = np.sum(np.exp(p) * (p - q), axis=2)
+    means = np.where(counted_ones, values, 0.0).sum(1) / counted_ones.sum(1)
+    return means, choices[:, 0] if choices.shape[1] == 1 else choices
 
 
-def _rows(array: Array, samples: int) -> Array:
-    """One row of scores a sample. Raises DataError on NaN: the argmax of NaN would be a silent wrong answer."""
+def _scores(array: Array, samples: int) -> Array:
+    """Scores as (N, T, C): T = 1 for outputs that are no sequence. Raises DataError on NaN: its argmax would be a silent wrong answer."""
     if array.shape[:1] != (samples,):
         raise DataError(
             f"the first output has shape {list(array.shape)}: its leading axis does not count the samples ({samples}); no metric applies"
         )
-    rows = array.reshape(samples, -1).astype(np.float64)
-    bad = np.flatnonzero(np.isnan(rows).any(axis=1))
+    is_sequence = array.ndim == 3 and array.shape[2] > 1
+    scores = array.reshape(samples, array.shape[1] if is_sequence else 1, -1).astype(np.float64)
+    bad = np.flatnonzero(np.isnan(scores).any(axis=(1, 2)))
     if bad.size:
         raise DataError(f"the output is NaN for {bad.size} of {counted(samples, 'sample')}, the first at index {bad[0]} of its batch")
-    return rows
+    return scores
 
 
-def _log_probabilities(rows: Array) -> Array:
-    if rows.min() >= 0 and np.allclose(rows.sum(1), 1, atol=1e-3):
-        return np.asarray(np.log(np.maximum(rows, np.finfo(np.float32).tiny)))
-    return np.asarray(log_softmax(rows, axis=1))
+def _log_probabilities(scores: Array) -> Array:
+    if scores.min() >= 0 and np.allclose(scores.sum(2), 1, atol=1e-3):
+        return np.asarray(np.log(np.maximum(scores, np.finfo(np.float32).tiny)))
+    return np.asarray(log_softmax(scores, axis=2))
 
 
-def _check_labels(labels: Array, classes: int) -> None:
-    wrong = np.unique(labels[(labels < 0) | (labels >= classes)])
+def _labels(labels: Array | None, scores: Array, needed: bool) -> Array:
+    """Labels as (N, T). Raises DataError where they do not fit the scores; where they only say what counts, they need no class."""
+    assert labels is not None
+    samples, positions, classes = scores.shape
+    uncounted = labels == UNCOUNTED if labels.ndim == 2 else np.zeros(labels.shape, bool)
+    given = labels[:, None] if labels.ndim == 1 else labels
+    if given.shape != (samples, positions):
+        what = "one label a sample" if labels.ndim == 1 else f"{counted(labels.shape[1], 'label')} a sample"
+        why = f"the output has {counted(classes, 'score')} at {counted(positions, 'position')}"
+        raise DataError(
+            "labels do not fit the output", [Problem("y", what, why, f"give integers [N, {positions}]" if positions > 1 else "")]
+        )
+    wrong = np.unique(labels[~uncounted & ((labels < 0) | (labels >= classes))]) if needed else np.empty(0)
     if wrong.size:
         raise DataError(
             "labels do not fit the output", [Problem("y", f"labels {wrong[:5].tolist()}", f"the output has classes 0 to {classes - 1}")]
         )
+    return given
 
 
 def _errors(outputs: Mapping[str, Array], expected: Mapping[str, Array], samples: int) -> Array:

@@ -22,6 +22,7 @@ def load_program(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     limits: Limits | None = None,
     example_inputs: Sequence[Any] | None = None,
+    states: Mapping[str, str] | None = None,
     check_import: bool = True,
 ) -> Program:
     """A Program from a trained network. A symbolic batch is tried and proved (`program.interface.batch` says so, or why not).
@@ -31,25 +32,30 @@ def load_program(
         input_shapes: for ONNX files, sizes by input name where the file leaves more than the batch open.
         limits: bounds on untrusted files; the defaults of `Limits` where absent.
         example_inputs: for an nn.Module, the positional arguments of one call: tensors whose first dimension is the batch.
+        states: for a step of a streaming program, the name of each input that is a state -> that of the output with its new value.
         check_import: whether an ONNX import is compared with onnxruntime (`provenance.checked` says how that went).
 
     Raises:
-        UsageError: no such file, an unknown kind of source, missing examples or shapes.
+        UsageError: no such file, an unknown kind of source, missing examples or shapes, states that do not fit.
         UnsupportedModelError: parts of the model are beyond effc; all of them are listed.
         InputRejectedError: the file is broken or hostile; LimitError where it is over a limit.
         VerificationError: an ONNX import computes something else than onnxruntime.
     """
     limits = limits or Limits()
+    from effc.frontends.states import with_states
+
     if isinstance(source, str | Path):
-        return _load_file(Path(source), input_shapes, limits, check_import)
+        program = _load_file(Path(source), input_shapes, limits, check_import)
+        return with_states(program, states) if states else program
     if input_shapes:
         raise ConfigError("input shapes can only be given for ONNX files; a module takes them from its example inputs")
     from effc.frontends.torch import load_exported, load_module
 
     if isinstance(source, ExportedProgram):
-        return load_exported(source)
+        program = load_exported(source)
+        return with_states(program, states) if states else program
     if isinstance(source, torch.nn.Module):
-        return load_module(source, example_inputs)
+        return load_module(source, example_inputs, states)
     raise UsageError(f"a {type(source).__name__} is no model: give a path, an nn.Module with example_inputs, or an ExportedProgram")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from effc.frontends.exporting import as_program, trace
 from effc.frontends.onnx.limits import Limits
 from effc.frontends.output_names import flatten_outputs, output_names
 from effc.frontends.proof import unproved
+from effc.frontends.states import with_states
 from effc.ir import BATCH, Batch, Program, Provenance
 from effc.ir.edit import copy_graph
 from effc.ir.storage import load_program_bytes, read_archive, save_program
@@ -37,15 +38,17 @@ _EXAMPLE = 3  # a batch of 1 would be specialised by torch
 # ---- nn.Module -----------------------------------------------------------------------------------------------------------------
 
 
-def load_module(module: torch.nn.Module, example_inputs: Sequence[Any] | None) -> Program:
+def load_module(module: torch.nn.Module, example_inputs: Sequence[Any] | None, states: Mapping[str, str] | None = None) -> Program:
     """Trace a module in evaluation mode.
 
     Args:
         module: any module that torch.export can trace.
         example_inputs: the positional arguments of one call, all tensors.
+        states: for a functional step `(inputs..., states...) -> (outputs..., new states...)`, the name of each state's argument -> that of
+            the output with its new value (see `output_names`); see `frontends.states`.
 
     Raises:
-        UsageError: no example inputs, or such that the module itself refuses them.
+        UsageError: no example inputs, or such that the module itself refuses them; states that it does not have.
         UnsupportedModelError: torch.export cannot trace it, or it changes state of its own.
     """
     examples = _examples(example_inputs)
@@ -63,7 +66,8 @@ def load_module(module: torch.nn.Module, example_inputs: Sequence[Any] | None) -
                 value.copy_(buffers[name])
     provenance = Provenance(type(module).__name__, "torch", "")
     names = output_names(exported)
-    return _hashed(as_program(flatten_outputs(exported), provenance, batch, output_names=names))
+    program = as_program(flatten_outputs(exported), provenance, batch, output_names=names)
+    return _hashed(with_states(program, states) if states else program)
 
 
 def _examples(given: Sequence[Any] | None) -> list[Tensor]:

@@ -1,7 +1,7 @@
 """The intermediate representation: programs, their facts, edits, verification, text and storage."""
 
 from effc.ir.edit import Edit, keyword_arguments
-from effc.ir.facts import Facts, ValueFacts
+from effc.ir.facts import Facts, Histogram, ValueFacts
 from effc.ir.interface import BATCH, Batch, Interface, State, Value
 from effc.ir.ops import OPS, Cost, OpDef
 from effc.ir.program import Program, Provenance, set_source, source_of
@@ -14,6 +14,7 @@ __all__ = [
     "Cost",
     "Edit",
     "Facts",
+    "Histogram",
     "Interface",
     "OpDef",
     "Program",

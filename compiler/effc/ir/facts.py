@@ -10,7 +10,21 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-__all__ = ["Facts", "ValueFacts"]
+__all__ = ["Facts", "Histogram", "ValueFacts"]
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How the magnitudes of a value are spread.
+
+    Attributes:
+        upper: where the last bin ends, in the value's own unit: a high quantile, so that a few large values do not hide the others.
+        shares: of equal bins from 0 to `upper`: the share of all elements whose magnitude is in it. Exact zeros are in none of them (they
+            are 1 - density), nor are magnitudes over `upper` (what is missing from `density`).
+    """
+
+    upper: float
+    shares: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -22,6 +36,7 @@ class ValueFacts:
         density: share of elements that are not exactly zero, in [0, 1].
         change_rate: share of elements that differ from the frame before, in [0, 1]; None without frame order.
         samples: number of samples that were observed.
+        histogram: of its magnitudes; None where nobody counted them.
     """
 
     minimum: float
@@ -29,6 +44,7 @@ class ValueFacts:
     density: float
     samples: int
     change_rate: float | None = None
+    histogram: Histogram | None = None
 
 
 @dataclass(frozen=True)
@@ -50,4 +66,10 @@ class Facts:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Facts:
-        return cls(values={name: ValueFacts(**fact) for name, fact in data.get("values", {}).items()})
+        return cls(values={name: _value_facts(fact) for name, fact in data.get("values", {}).items()})
+
+
+def _value_facts(data: Mapping[str, Any]) -> ValueFacts:
+    histogram = data.get("histogram")
+    counted = None if histogram is None else Histogram(histogram["upper"], tuple(histogram["shares"]))
+    return ValueFacts(**{**data, "histogram": counted})

@@ -156,15 +156,16 @@ def _is_operator(target: Any) -> bool:
 
 def _walk(value: Any, key: str) -> Iterator[Problem]:
     if isinstance(value, dict):
+        by_user = key.endswith("_values")  # then keys are the graph's value names, whatever they are
         for name, inner in value.items():
-            if key.endswith("_values") and not _is_name(name):
+            if by_user and not _is_name(name):
                 yield Problem(key, repr(name)[:120], "is no plain name")
-            if name in _REFUSED_KEYS and inner not in (None, False):
+            if not by_user and name in _REFUSED_KEYS and inner not in (None, False):
                 yield Problem(key, name, "carries an object or a function")
             if key == "custom_obj_values":
                 yield Problem(key, repr(name)[:120], "is an object of its own")
-            if name != "metadata":  # notes; only read as text
-                yield from _walk(inner, name)
+            if by_user or name != "metadata":  # notes; only read as text
+                yield from _walk(inner, "" if by_user else name)
     elif isinstance(value, list):
         for inner in value:
             yield from _walk(inner, key)

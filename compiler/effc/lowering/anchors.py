@@ -16,7 +16,7 @@ from effc.lowering.anchors_pool import adaptive_average_pool, average_pool, max_
 from effc.lowering.anchors_rows import layer_norm, log_softmax, rms_norm, softmax
 from effc.lowering.anchors_slice import strided_slice
 from effc.lowering.kernels.fused import ANCHOR
-from effc.lowering.relax_edit import Main
+from effc.lowering.relax_edit import Main, operator_name
 
 __all__ = ["ANCHORS", "anchored"]
 
@@ -90,10 +90,12 @@ def _matmul(builder: Any, call: Any, main: Main) -> Any:
     """A matrix product, batched or not, of two operands with at least two axes; vectors are left to TVM."""
     from tvm import te
 
-    a, b = call.args[:2]
+    a, b = call.args[0], _half_weights(call, main)
     shape = _integers(call.ty.shape)
     dtype = str(call.ty.dtype)
-    if len(a.ty.shape) < 2 or len(b.ty.shape) < 2 or {str(a.ty.dtype), str(b.ty.dtype)} != {dtype}:
+    if len(a.ty.shape) < 2 or len(b.ty.shape) < 2 or str(a.ty.dtype) != dtype:
+        return None
+    if b is call.args[1] and str(b.ty.dtype) != dtype:
         return None
 
     def matmul(a: Any, b: Any) -> Any:
@@ -102,11 +104,23 @@ def _matmul(builder: Any, call: Any, main: Main) -> Any:
         def element(*index: Any) -> Any:
             left = _broadcast(a.shape[:-2], index[:-2])
             right = _broadcast(b.shape[:-2], index[:-2])
-            return te.sum(a[(*left, index[-2], depth.var)] * b[(*right, depth.var, index[-1])], axis=depth)
+            weight = b[(*right, depth.var, index[-1])]
+            return te.sum(a[(*left, index[-2], depth.var)] * (weight if str(b.dtype) == dtype else weight.astype(dtype)), axis=depth)
 
         return te.compute(shape, element, name="matmul", attrs={ANCHOR: "matmul"})
 
     return builder.call_te(matmul, a, b, primfunc_name_hint="matmul")
+
+
+def _half_weights(call: Any, main: Main) -> Any:
+    """The stored matrix of half precision that a product's right operand is in float32; the operand itself where it is none."""
+    given = call.args[1]
+    made = main.bound.get(given)
+    if made is None or operator_name(made) != "relax.astype" or str(call.ty.dtype) != "float32":
+        return given
+    source = made.args[0]
+    half = source in main.parameters and str(source.ty.dtype) in ("float16", "bfloat16") and len(source.ty.shape) == 2
+    return source if half else given
 
 
 def _broadcast(sizes: Sequence[Any], index: Sequence[Any]) -> list[Any]:

@@ -13,17 +13,17 @@ from effc.lowering.kernels.fused import ANCHOR
 from effc.lowering.kernels.rows import ROW
 from effc.lowering.relax_edit import Main
 
-__all__ = ["layer_norm", "log_softmax", "rms_norm", "softmax"]
+__all__ = ["OPAQUE", "Row", "called", "layer_norm", "log_softmax", "rms_norm", "softmax"]
 
 _TYPES = ("float32", "float64")
-OUT_ELEMENTWISE = 4  # relax's pattern of functions that elementwise operators are fused behind
+OUT_ELEMENTWISE, OPAQUE = 4, 8  # relax's patterns of functions that elementwise operators are fused behind, and that nothing is
 Expression = Callable[..., Any]
 
 
 def softmax(builder: Any, call: Any, main: Main) -> Any:
     """exp(x - largest) / sum: NaN in a row of nothing but minus infinity, as torch has it."""
 
-    def made(row: _Row, x: Any) -> Any:
+    def made(row: Row, x: Any) -> Any:
         from tvm import tirx
 
         largest = row.reduced("max", x, "largest")
@@ -38,7 +38,7 @@ def softmax(builder: Any, call: Any, main: Main) -> Any:
 def log_softmax(builder: Any, call: Any, main: Main) -> Any:
     """x - largest - log(sum of exp(x - largest))."""
 
-    def made(row: _Row, x: Any) -> Any:
+    def made(row: Row, x: Any) -> Any:
         from tvm import tirx
 
         largest = row.reduced("max", x, "largest")
@@ -55,7 +55,7 @@ def layer_norm(builder: Any, call: Any, main: Main) -> Any:
     attrs = call.attrs
     epsilon, scaled, shifted = float(attrs.epsilon), bool(attrs.scale), bool(attrs.center)
 
-    def made(row: _Row, x: Any, *weights: Any) -> Any:
+    def made(row: Row, x: Any, *weights: Any) -> Any:
         from tvm import tirx
 
         share = tirx.const(1.0 / row.length, x.dtype)
@@ -82,7 +82,7 @@ def rms_norm(builder: Any, call: Any, main: Main) -> Any:
     """x / sqrt(mean of x^2 + epsilon) * scale."""
     epsilon = float(call.attrs.epsilon)
 
-    def made(row: _Row, x: Any, weight: Any) -> Any:
+    def made(row: Row, x: Any, weight: Any) -> Any:
         from tvm import tirx
 
         share = tirx.const(1.0 / row.length, x.dtype)
@@ -94,7 +94,7 @@ def rms_norm(builder: Any, call: Any, main: Main) -> Any:
     return _over_axes(builder, call, "rms_norm", [call.args[1]], made)
 
 
-class _Row:
+class Row:
     """Makes the blocks of one function over rows of `shape[-1]` elements."""
 
     def __init__(self, shape: list[int]) -> None:
@@ -149,15 +149,18 @@ def _function(builder: Any, call: Any, name: str, made: Callable[..., Any]) -> A
         from tvm import relax
 
         first = builder.emit(relax.op.reshape(call.args[0], [1, *shape]))
-        row = builder.emit(_called(builder, [first, *call.args[1:]], name, [1, *shape], made))
+        row = builder.emit(called(builder, [first, *call.args[1:]], name, [1, *shape], made))
         return relax.op.reshape(row, shape)
-    return _called(builder, list(call.args), name, shape, made)
+    return called(builder, list(call.args), name, shape, made)
 
 
-def _called(builder: Any, operands: list[Any], name: str, shape: list[int], made: Callable[..., Any]) -> Any:
-    result = builder.call_te(lambda *tensors: made(_Row(shape), *tensors), *operands, primfunc_name_hint=name)
+def called(
+    builder: Any, operands: list[Any], name: str, shape: list[int], made: Callable[..., Any], *, pattern: int = OUT_ELEMENTWISE
+) -> Any:
+    """A call of the function that `made(row, tensors...)` describes; `pattern` says whether operators may be fused behind it."""
+    result = builder.call_te(lambda *tensors: made(Row(shape), *tensors), *operands, primfunc_name_hint=name)
     function = builder.get()[result.args[0]]
-    builder.update_func(result.args[0], function.with_attr("op_pattern", OUT_ELEMENTWISE))
+    builder.update_func(result.args[0], function.with_attr("op_pattern", pattern))
     return result
 
 
@@ -175,5 +178,5 @@ def _over_axes(builder: Any, call: Any, name: str, weights: list[Any], made: Cal
     rows = [*shape[: axes[0]], length] if axes[0] else [1, length]
     x = call.args[0] if rows == shape else builder.emit(relax.op.reshape(call.args[0], rows))
     flat = [weight if len(weight.ty.shape) == 1 else builder.emit(relax.op.reshape(weight, [length])) for weight in weights]
-    result = _called(builder, [x, *flat], name, rows, made)
+    result = called(builder, [x, *flat], name, rows, made)
     return result if rows == shape else relax.op.reshape(builder.emit(result), shape)

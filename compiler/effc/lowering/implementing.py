@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from effc.lowering.kernels import Implementation, Options, implement
+from effc.lowering.kernels import Implementation, Known, Options, implement
 from effc.lowering.kernels.packing import Packing
 from effc.lowering.parameters import ParameterSource
 from effc.lowering.planning import Call, Draft, Slot
@@ -34,16 +34,18 @@ def implemented(
     notes: dict[tuple[Any, ...], str] = {}
     measured: set[tuple[Any, ...]] = set()
     result: dict[str, Implementation] = {}
+    stored = sum(array.nbytes for array in tensors.values())
     for index, call in enumerate(drafted.calls):
         shapes = [tuple(int(size) for size in buffer.shape) for buffer in drafted.functions[call.function].params]
         fixed = drafted.stored_reads(call)
         # Views vanish, so a tensor may be stored in another shape than the kernel knows.
         values = {i: tensors[name].reshape(shapes[i]) for i, name in enumerate(call.reads) if fixed[i]}
-        key: tuple[Any, ...] = (call.function, fixed)
+        known = Known(stored, call.density, call.mask)
+        key: tuple[Any, ...] = (call.function, fixed, known.density, known.mask)
         if key in made and key in measured:  # other values may lead to another kernel, or to another measured error
             key = (*key, *(call.reads[i] for i in values))
         if key not in made:
-            implementation = implement(drafted.functions[call.function], fixed, target, options, values)
+            implementation = implement(drafted.functions[call.function], fixed, target, options, values, known)
             made[key] = _symbol(call, implementation, result)
             notes[key] = implementation.note
             if implementation.depends_on_values:

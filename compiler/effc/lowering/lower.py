@@ -19,6 +19,7 @@ from effc.lowering.arena import Lifetime, align, place
 from effc.lowering.batch_norm import multiply_add
 from effc.lowering.channels_last import Stored, channels_last
 from effc.lowering.chip import tvm_target
+from effc.lowering.densities import with_densities
 from effc.lowering.emit import Kernel, kernels, object_code
 from effc.lowering.fix_batch import fix_batch
 from effc.lowering.implementing import implemented
@@ -101,7 +102,7 @@ def lower(
     chip = tvm_target(target)
     with (progress or _silent)("lowering", 5) as advance:
         concrete = fix_batch(program, batch)
-        core, sources = _core(concrete)
+        core, sources = _core(with_densities(concrete))
         advance(1)
         relax_module = to_relax(core)
         given = {name: (to_numpy(core.tensors[name]), sources[name]) for name in relax_module.parameters}

@@ -4,6 +4,7 @@
 - A pool whose strides are left out (an empty list means the window's size) is refused: they are written out.
 - An average pool's `divisor_override` is ignored: the average over whole windows of the padded input is scaled by window / divisor.
 - Comparisons of truth values are comparisons of bytes: TVM's code for them is refused by LLVM.
+- Arithmetic on integers with a floating-point result (a count divided by 8, times 0.5) is computed in integers: operands are converted.
 - `x != x`, which torch makes of isnan, is simplified to false: isnan goes in its place.
 - Index tensors that may hold negative values (of `index_put`, `take`) read foreign memory: `where(i < 0, i + n, i)` goes in front, unless
   their dtype is bool or unsigned, or their data are known and never negative. (`index.Tensor` has its own converter, which knows them.)
@@ -29,6 +30,7 @@ _aten = torch.ops.aten
 _AVERAGES = (_aten.avg_pool1d.default, _aten.avg_pool2d.default, _aten.avg_pool3d.default)
 _POOLS = (_aten.max_pool2d_with_indices.default, _aten.max_pool3d_with_indices.default, *_AVERAGES)
 _COMPARISONS = tuple(getattr(getattr(_aten, name), kind) for name in ("eq", "ne", "lt", "le", "gt", "ge") for kind in ("Tensor", "Scalar"))
+_CONVERSIONS = (_aten._to_copy.default, _aten.to.dtype, _aten.clone.default)
 _SCATTERS = (_aten.scatter_add.default, _aten.scatter_reduce.two)
 _INDEX_PUTS = (_aten.index_put.default, _aten._unsafe_index_put.default)
 
@@ -41,6 +43,7 @@ def normalise(program: Program) -> Program:
     for node in edit.nodes:
         if node.target in _SCATTERS:
             scatter_add(edit, node)
+        _real_operands(edit, node)
         if node.target == _aten.select.int:
             _select(node)
         elif node.target in _POOLS:
@@ -67,6 +70,23 @@ def normalise(program: Program) -> Program:
             elements = node.args[0].meta["val"].numel()  # type: ignore[union-attr]
             node.args = (node.args[0], *_wrapped(edit, node, [node.args[1]], [elements]))
     return edit.done()
+
+
+def _real_operands(edit: Edit, node: fx.Node) -> None:
+    """The integer operands of an elementwise operator with a floating-point result, in the type of that result, as torch promotes them."""
+    target, fake = node.target, node.meta.get("val")
+    elementwise = isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags and target not in _CONVERSIONS
+    if not elementwise or not isinstance(fake, torch.Tensor) or not fake.is_floating_point():
+        return
+
+    def real(argument: Any) -> Any:
+        value = argument.meta["val"]
+        if not isinstance(value, torch.Tensor) or value.is_floating_point() or value.is_complex():
+            return argument
+        return edit.call(_aten._to_copy.default, (argument,), {"dtype": fake.dtype}, like=node, before=node)
+
+    first = 1 if target == _aten.where.self else 0  # its condition chooses, and is no operand
+    node.args = (*node.args[:first], *fx.map_arg(node.args[first:], real))
 
 
 def _stride(node: fx.Node) -> None:

@@ -3,6 +3,9 @@
 After decomposition a linear layer transposes its weight at every call, batch norms take square roots of their variances, and so on. Such
 nodes are evaluated in torch and their results become stored tensors. Where each stored tensor came from is remembered: a
 pure transposition keeps its permutation, so that a fault in the source's element finds its place; anything else is `transformed`.
+
+Weights of half precision that are right operands of products stay as they are: what makes float32 of them stays in the graph, behind their
+transposition, and the product's kernel does it with each element that it reads.
 """
 
 from __future__ import annotations
@@ -19,6 +22,12 @@ from effc.ir import Edit, Program
 __all__ = ["ParameterSource", "fold_parameters"]
 
 _aten = torch.ops.aten
+_HALF = (torch.float16, torch.bfloat16)
+_RIGHT: dict[object, int] = {
+    _aten.mm.default: 1,
+    _aten.matmul.default: 1,
+    _aten.addmm.default: 2,
+}  # which argument a product's right operand is
 _GROWTH = 1 << 20  # bytes that a result may be larger than what it came from: an expanded constant is cheaper to compute
 
 
@@ -42,8 +51,15 @@ class ParameterSource:
 
 @dataclass
 class _Known:
+    """A stored tensor; `wide`: the node's value is this in float32."""
+
     value: Tensor
     source: ParameterSource
+    wide: bool = False
+
+    @property
+    def whole(self) -> Tensor:
+        return self.value.float() if self.wide else self.value
 
 
 def fold_parameters(program: Program) -> tuple[Program, dict[str, ParameterSource]]:
@@ -65,9 +81,12 @@ def fold_parameters(program: Program) -> tuple[Program, dict[str, ParameterSourc
         if node.op != "call_function" or not needed:
             continue
         name = entry.source.name.split(",")[0] or "constant"
-        stored = edit.add_tensor(f"{name}.{str(node.target).split('.')[1]}", entry.value, kind="buffer")
+        narrow = entry.wide and all(_is_right_operand(node, user) for user in node.users if user not in known)
+        stored = edit.add_tensor(f"{name}.{str(node.target).split('.')[1]}", entry.value if narrow else entry.whole, kind="buffer")
+        sources[stored.name] = entry.source if narrow or not entry.wide else ParameterSource(entry.source.name, "transformed")
+        if narrow:
+            stored = edit.call(_aten._to_copy.default, (stored,), {"dtype": torch.float32}, like=node)
         edit.replace(node, stored)
-        sources[stored.name] = entry.source
     result = edit.done()
     return result, {name: source for name, source in sources.items() if name in result.tensors}
 
@@ -83,13 +102,25 @@ def _evaluate(node: fx.Node, known: Mapping[fx.Node, _Known]) -> _Known | None:
         return None
     if torch.Tag.nondeterministic_seeded in target.tags or not all(isinstance(size, int) for size in fake.shape):
         return None
+    first = known[inputs[0]]
+    if target == _aten._to_copy.default and node.kwargs == {"dtype": torch.float32} and first.value.dtype in _HALF and not first.wide:
+        return _Known(first.value, first.source, wide=True)
+    if first.wide and _permutation(node, first.value.ndim) is not None:
+        moved = target(first.value, *node.args[1:])
+        return _Known(moved.contiguous(), _source(node, moved, [first]), wide=True)
     read = sum(known[one].value.nbytes for one in inputs)
     if fake.numel() * fake.element_size() > read + _GROWTH:
         return None
-    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda argument: known[argument].value)
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda argument: known[argument].whole)
     with torch.no_grad():
         value = target(*args, **kwargs)
     return _Known(value.contiguous(), _source(node, value, [known[one] for one in inputs]))
+
+
+def _is_right_operand(node: fx.Node, user: fx.Node) -> bool:
+    """Whether `user` is a product with a matrix, which the node is, and takes it as nothing else."""
+    place = _RIGHT.get(user.target)
+    return place is not None and node.meta["val"].ndim == 2 and [i for i, one in enumerate(user.args) if one is node] == [place]
 
 
 def _source(node: fx.Node, value: Tensor, inputs: list[_Known]) -> ParameterSource:

@@ -52,6 +52,16 @@ class Call:
     parts: tuple[Part, ...]
     note: str = ""
 
+    @property
+    def density(self) -> float | None:
+        """How dense the left operand of its product was on data; None without a product, or where that is not known."""
+        return next((part.origin.density for part in self.parts if part.macs and part.origin.density is not None), None)
+
+    @property
+    def mask(self) -> float | None:
+        """How dense that was which its product is multiplied by; None without it, or where that is not known."""
+        return next((part.origin.mask for part in self.parts if part.macs and part.origin.mask is not None), None)
+
 
 @dataclass
 class Draft:

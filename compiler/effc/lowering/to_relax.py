@@ -18,6 +18,7 @@ from torch import Tensor, fx
 from effc.errors import Problem, UnsupportedModelError
 from effc.ir import Program, source_of
 from effc.ir.flat import weights_as_inputs
+from effc.lowering.densities import density_of, mask_of
 from effc.lowering.ops import OP_KERNELS
 from effc.lowering.relax_converters import CONVERTERS
 
@@ -26,11 +27,21 @@ __all__ = ["Origin", "RelaxModule", "to_relax"]
 
 @dataclass(frozen=True)
 class Origin:
-    """The node behind a relax binding: the user's name, its operator, and the node's name in the graph."""
+    """The node behind a relax binding.
+
+    Attributes:
+        source: the user's name.
+        op: its operator.
+        node: its name in the graph.
+        density: how dense the left operand of a product was on data; None where that is not known.
+        mask: the same of what the product's result is multiplied by.
+    """
 
     source: str
     op: str
     node: str
+    density: float | None = None
+    mask: float | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +123,8 @@ class _Recorder:
     def _wrap(self, convert: Callable[[fx.Node], Any]) -> Callable[[fx.Node, Any], Any]:
         def converted(node: fx.Node, importer: Any) -> Any:
             self._name_after_nodes(importer)
-            self._origins.append(Origin(source_of(node), str(node.target).removeprefix("aten.").removesuffix(".default"), node.name))
+            operator_name = str(node.target).removeprefix("aten.").removesuffix(".default")
+            self._origins.append(Origin(source_of(node), operator_name, node.name, density_of(node), mask_of(node)))
             try:
                 fake = node.meta.get("val")
                 if isinstance(fake, Tensor) and 0 in fake.shape:  # nothing to compute, and TVM's simplifier divides by the size

@@ -3,17 +3,23 @@
 from effc.report.graphs import graphs_of
 from effc.report.model import Block, Graph, Layer, Memory, Node, PassReport, Quality, Range, Report
 from effc.report.page import render
+from effc.report.sparsity import Magnitudes, Prediction, QualityCurve, QualityPoint, Spread
 
 __all__ = [
     "Block",
     "Graph",
     "Layer",
+    "Magnitudes",
     "Memory",
     "Node",
     "PassReport",
+    "Prediction",
     "Quality",
+    "QualityCurve",
+    "QualityPoint",
     "Range",
     "Report",
+    "Spread",
     "graphs_of",
     "render",
 ]

@@ -15,9 +15,12 @@ FAMILIES = {
     "integer_conv": "a convolution of small integers, summed exactly in 32 bits",
     "integer_depthwise": "the same with one channel in each group",
     "integer_matmul": "a matrix product of small integers, summed exactly in 32 bits",
+    "masked": "a matrix product that is multiplied by something with zeros: results under a zero are not computed, their weights not read",
     "matmul": "a matrix product in tiles of sums that stay in registers (rows x columns)",
     "pool": "the largest or the mean element of each window",
     "rows": "softmax and norms: a row is read from the cache while its numbers are found",
+    "skipping": "a matrix product that does not read the weights that meet a zero",
+    "streaming": "a matrix product of one row, whose weights come from memory row by row",
     "total": "sums and means over other axes than the last",
     "winograd": "a 3x3 convolution with fewer multiplications, which rounds differently",
 }

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from effc.report.sparsity import Magnitudes, Prediction, QualityCurve
+
 __all__ = ["Block", "Graph", "Layer", "Memory", "Node", "PassReport", "Quality", "Range", "Report"]
 
 
@@ -92,6 +94,7 @@ class Layer:
         macs: multiply-accumulates; bytes: that it must move at least.
         nanoseconds: measured, or None.
         note: what the kernel's author says of it.
+        predicted: by the cost model, for products of which it is known how many inputs are zero.
     """
 
     name: str
@@ -101,6 +104,7 @@ class Layer:
     bytes: int
     nanoseconds: float | None
     note: str = ""
+    predicted: Prediction | None = None
 
 
 @dataclass(frozen=True)
@@ -182,6 +186,8 @@ class Report:
     layers: tuple[Layer, ...] = ()
     memory: Memory | None = None
     ranges: tuple[Range, ...] = ()
+    curves: tuple[QualityCurve, ...] = ()
+    magnitudes: tuple[Magnitudes, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
     def as_json(self) -> dict[str, Any]:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
 from effc.errors import counted
+from effc.report.curve_svg import draw_curve
+from effc.report.density_svg import draw_magnitudes
 from effc.report.families import described
 from effc.report.graph_svg import draw_graph
 from effc.report.memory_svg import draw_memory
 from effc.report.model import Layer, Report
 from effc.report.range_svg import draw_ranges
+from effc.report.sparsity import Magnitudes
 
 __all__ = ["render"]
+
+_OPEN = 12  # drawings of magnitudes that stand open
 
 
 def render(report: Report) -> bytes:
@@ -32,12 +38,25 @@ def render(report: Report) -> bytes:
         after=Markup(draw_graph(report.after, "the network after the passes")),
         memory=Markup(draw_memory(report.memory)) if report.memory is not None and report.memory.blocks else None,
         ranges=Markup(draw_ranges(report.ranges)) if report.ranges else None,
+        curves=[(curve, Markup(draw_curve(curve))) for curve in report.curves],
+        spreads=[(group, [(one, Markup(draw_magnitudes(one))) for one in members]) for group, members in _groups(report.magnitudes)],
         operators={name: _operators(graph) for name, graph in (("before", report.before), ("after", report.after))},
         families=described(layer.family for layer in report.layers),
         share=lambda layer: _share(layer, longest, most),
+        has_predictions=any(layer.predicted is not None for layer in report.layers),
         total_time=sum(layer.nanoseconds or 0.0 for layer in report.layers) or None,
     )
     return page.encode()
+
+
+def _groups(magnitudes: Sequence[Magnitudes]) -> list[tuple[str, list[Magnitudes]]]:
+    """Few drawings stand open in one group; many are folded up, block by block."""
+    if len(magnitudes) <= _OPEN:
+        return [("", list(magnitudes))] if magnitudes else []
+    groups: dict[str, list[Magnitudes]] = {}
+    for one in magnitudes:
+        groups.setdefault(one.group or "other layers", []).append(one)
+    return list(groups.items())
 
 
 def _operators(graph: Any) -> int:

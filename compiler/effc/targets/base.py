@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from effc.targets.rates import STANDARD, Rates
+
 __all__ = ["Target"]
 
 
@@ -27,6 +29,7 @@ class Target:
         emulator: name of the qemu user-mode emulator that runs it elsewhere; empty where there is none.
         dots: which dot products of narrow integers its vectors have: `pmaddwd` (two 16-bit products a 32-bit lane), `vpdpwssd` (the same,
             added to the lane), `vpdpbusd` (four products of an unsigned and a signed byte, added to the lane), `sdot` (of signed bytes).
+        rates: how fast products of few rows are, dense and skipping.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Target:
     runs_here: bool = False
     emulator: str = ""
     dots: tuple[str, ...] = ()
+    rates: Rates = STANDARD
 
     @property
     def architecture(self) -> str:

@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 from effc.passes.base import Context, Decision, Pass, Progress
+from effc.passes.curve import Curve, CurvePoint
 from effc.passes.eliminate_dead import EliminateDead
+from effc.passes.fatrelu import Fatrelu
 from effc.passes.fold_batch_norm import FoldBatchNorm
 from effc.passes.fold_constants import FoldConstants
+from effc.passes.half_weights import HalfWeights
 from effc.passes.pipeline import Pipeline
+from effc.passes.profile import Profile
 from effc.passes.ranger import Ranger
+from effc.passes.rotate import Rotate
 from effc.passes.spec import format_pass, parse_passes
+from effc.passes.statistical_topk import StatisticalTopk
+from effc.passes.teal import Teal
+from effc.passes.topk import Topk
+from effc.passes.wina import Wina
 
-__all__ = ["PASSES", "Context", "Decision", "Pass", "Pipeline", "Progress", "format_pass", "parse_passes"]
+__all__ = ["PASSES", "Context", "Curve", "CurvePoint", "Decision", "Pass", "Pipeline", "Progress", "format_pass", "parse_passes"]
 
-PASSES: tuple[type[Pass], ...] = (EliminateDead, FoldConstants, FoldBatchNorm, Ranger)
+PASSES: tuple[type[Pass], ...] = (
+    EliminateDead,
+    FoldConstants,
+    FoldBatchNorm,
+    Profile,
+    Rotate,
+    Teal,
+    Wina,
+    Topk,
+    StatisticalTopk,
+    Fatrelu,
+    HalfWeights,
+    Ranger,
+)

@@ -19,6 +19,7 @@ from torch import fx
 from effc.data import Dataset
 from effc.errors import DataError
 from effc.ir import Program, source_of, verify
+from effc.passes.curve import Curve
 from effc.targets import Target
 
 __all__ = ["Context", "Decision", "Pass", "Progress"]
@@ -65,6 +66,8 @@ class Context:
         seed: the root of all randomness in passes.
         progress: shows long work.
         decisions: the log behind `--explain`.
+        metric: what a search under `max_drop` judges by, one of `effc.evaluate.METRICS`; None takes the data's own (`effc.passes.quality`).
+        curves: what such searches have measured, for the report.
     """
 
     fit: Dataset | None = None
@@ -73,6 +76,8 @@ class Context:
     seed: int = 0
     progress: Progress = silent
     decisions: list[Decision] = field(default_factory=list)
+    metric: str | None = None
+    curves: list[Curve] = field(default_factory=list)
 
     def log(self, by: Pass, node: fx.Node | str, done: bool, why: str) -> None:
         """Record a decision about a node."""
@@ -94,7 +99,6 @@ class Pass(ABC):
             The pass's docstring defends any other value.
         after: passes that must come earlier in a pipeline when both are in it.
         needs_data: True when the pass cannot run without `--data`.
-        needs_selection: True when it chooses among candidates by data that it was not fitted on; part of `--data` is then held back.
         idempotent: True when a second run changes nothing.
     """
 
@@ -103,8 +107,15 @@ class Pass(ABC):
     tolerance: ClassVar[float] = 0.0
     after: ClassVar[tuple[type[Pass], ...]] = ()
     needs_data: ClassVar[bool] = False
-    needs_selection: ClassVar[bool] = False
     idempotent: ClassVar[bool] = True
+
+    @property
+    def needs_selection(self) -> bool:
+        """True when it chooses among candidates by data that it was not fitted on; part of `--data` is then held back.
+
+        A pass whose options decide overrides the property; one that always does says `needs_selection: ClassVar[bool] = True`.
+        """
+        return False
 
     def requires(self, program: Program, context: Context) -> None:
         """Raise an EffcError (DataError, ConfigError, ...) when the pass cannot run here. Default: data where `needs_data`."""

@@ -20,8 +20,10 @@ from effc.compiler import compile_model
 from effc.compiler.crosscheck import SELF_TEST, run_emulated
 from effc.errors import EffcWarning, MissingDependencyError, VerificationError
 from effc.lowering import toolchain
+from effc.lowering.chip import processor
 from effc.lowering.toolchain import emulator_for, link_shared
 from effc.targets import Target, find_target
+from effc.targets.rates import Level, Rates, dump_rates
 
 OTHERS = ["aarch64", "riscv64"]
 
@@ -87,6 +89,35 @@ def test_every_family_is_right_in_other_vectors(name: str, winograd: str, tmp_pa
     assert result.manifest.plan is not None
     families = {step.family for step in result.manifest.plan.steps}
     assert families >= {"conv", "depthwise", "pool", "matmul", "attention", "rows"} | ({"winograd"} if winograd == "f2" else set())
+
+
+class Gated(nn.Module):
+    """What skips: a gate with its few largest, and layers behind zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.up, self.down = nn.Linear(37, 101), nn.Linear(37, 101), nn.Linear(101, 37)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate = functional.silu(torch.ops.effc.statistical_top_k(self.gate(x), 0.8, "hard"))
+        return self.down(torch.ops.effc.keep_top_k(functional.relu(self.down(gate * self.up(x))), 9).repeat(1, 3)[:, :101])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("weights", ["", ",half-weights", ",half-weights{dtype=float16}"], ids=["float32", "bfloat16", "float16"])
+def test_skipping_is_right_in_other_vectors(name: str, weights: str, tmp_path: Path) -> None:
+    needs_tools(name)
+    torch.manual_seed(0)
+    free, target = Level(1e-6, 1e6, 0.0), find_target(name)
+    (tmp_path / "rates.json").write_text(dump_rates(Rates(free, free, 0.0), processor(target)))
+    data = np.random.default_rng(0).standard_normal((16, 37), np.float32)
+    settings = {"example_inputs": (torch.randn(1, 37),), "target": name, "rates": tmp_path / "rates.json", "data": data}
+    result = compile_model(Gated().eval(), tmp_path / "out", passes=f"profile{weights}", **settings)
+    assert result.emulated is not None
+    assert "PASS" in result.emulated.text
+    assert result.manifest.plan is not None
+    assert {step.family for step in result.manifest.plan.steps} >= {"skipping", "masked", "rows"}
 
 
 def _weights(artifact: Path) -> dict[str, np.ndarray]:

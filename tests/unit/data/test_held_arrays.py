@@ -42,12 +42,12 @@ def test_the_same_arrays_from_memory_and_from_a_file_are_the_same_data(tmp_path:
 
 
 def test_everything_wrong_is_said_at_once_without_elements() -> None:
-    wrong = {"image": ROWS.astype(float), "y": np.zeros((2, 2), int), "mask": np.full(3, 77.25)}
+    wrong = {"image": ROWS.astype(float), "y": np.zeros((2, 2, 2), int), "mask": np.full(3, 77.25)}
     with pytest.raises(DataError) as caught:
         load_dataset(HeldArrays(wrong, "data"), [Spec("image"), Spec("other")])
     text = str(caught.value)
     assert text.startswith("data does not fit the program")
-    for part in ("dtype float64", "mask", "no such input", "other", "is missing", "int64[2, 2]"):
+    for part in ("dtype float64", "mask", "no such input", "other", "is missing", "int64[2, 2, 2]"):
         assert part in text
     assert "77.25" not in text
     with pytest.raises(DataError, match=r"it is one array, and the program has 2 inputs; give a mapping with the arrays image, other"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import logging
@@ -171,6 +172,13 @@ def _size(model: Any, code: str) -> None:
     sizes[0]["as_expr"]["expr_str"] = code
 
 
+def _size_of_a_value_called_metadata(model: Any, code: str) -> None:
+    """Notes are not looked into; a value may be called as they are."""
+    values = model["graph_module"]["graph"]["tensor_values"]
+    values["metadata"] = copy.deepcopy(values["x"])
+    values["metadata"]["sizes"][0]["as_expr"]["expr_str"] = code
+
+
 def _guard(model: Any, code: str) -> None:
     model["guards_code"] = [f"{code} == 0"]
 
@@ -196,7 +204,7 @@ def _enum(model: Any, code: str) -> None:
     model["graph_module"]["module_call_graph"][0]["signature"]["out_spec"] = json.dumps(spec)
 
 
-@pytest.mark.parametrize("attack", [_target, _size, _guard, _name, _parameter, _tree, _enum])
+@pytest.mark.parametrize("attack", [_target, _size, _size_of_a_value_called_metadata, _guard, _name, _parameter, _tree, _enum])
 def test_text_that_torch_would_evaluate_is_refused(program: Program, tmp_path: Path, attack: Callable[[Any, str], None]) -> None:
     target = tmp_path / "owned"
     code = f"__import__('os').system('touch {target}')"
@@ -244,3 +252,13 @@ def test_compressed_archives_are_refused(program: Program) -> None:
             packed.writestr(name, source.read(name))
     with pytest.raises(InputRejectedError, match="compressed"):
         load_program_bytes(buffer.getvalue())
+
+
+def test_inputs_may_be_called_like_the_format_s_own_fields() -> None:
+    class Named(torch.nn.Module):
+        def forward(self, metadata: torch.Tensor, token: torch.Tensor, custom_obj: torch.Tensor) -> torch.Tensor:
+            return metadata + token * custom_obj
+
+    given = load_program(Named(), example_inputs=tuple(torch.ones(1, 2) for _ in range(3)))
+    again = load_program_bytes(save_program(given))
+    assert [value.name for value in again.interface.inputs] == ["metadata", "token", "custom_obj"]

@@ -75,3 +75,33 @@ def test_what_the_exporter_says_about_itself_reaches_no_terminal(
     export_onnx(bounded("clamp"))
     captured = capfd.readouterr()
     assert captured.err == captured.out == ""
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x, t: torch.ops.effc.sparsify(x, t, "magnitude"),
+        lambda x, t: torch.ops.effc.sparsify(x, t, "value"),
+        lambda x, t: torch.ops.effc.keep_top_k(x, 3),
+        lambda x, t: torch.ops.effc.statistical_top_k(x, 0.4, "soft"),
+        lambda x, t: torch.ops.effc.statistical_top_k(x, 0.4, "hard"),
+        lambda x, t: torch.ops.effc.statistical_top_k(x, 0.4, "mask"),
+    ],
+    ids=["magnitude", "value", "top-k", "soft", "hard", "mask"],
+)
+def test_sparse_activations_are_the_same_in_onnxruntime(call: Any) -> None:
+    class Sparse(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.threshold = nn.Parameter(torch.linspace(0.0, 1.0, 7))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return call(x, self.threshold)
+
+    module = Sparse().eval()
+    exported = torch.export.export(module, (torch.zeros(4, 7),))
+    program = Program.from_exported(exported, Provenance("Sparse", "torch", "0" * 64), batch=Batch(False), input_names=["x"])
+    x = torch.randn(4, 7, generator=torch.Generator().manual_seed(0))
+    x[1, 2], x[2], x[3, :2] = torch.nan, 0.5, torch.inf
+    session = onnxruntime.InferenceSession(export_onnx(program))
+    torch.testing.assert_close(torch.from_numpy(session.run(None, {"x": x.numpy()})[0]), module(x).detach(), equal_nan=True)

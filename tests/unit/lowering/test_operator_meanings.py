@@ -188,6 +188,21 @@ def test_bytes_divide_without_a_sign() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_integers_become_real_before_they_are_divided_or_multiplied_by_fractions(dtype: torch.dtype) -> None:
+    x, y = torch.arange(-7, 8).to(dtype), torch.arange(1, 16).to(dtype)
+    functions: dict[str, Any] = {
+        "a number": lambda x, y: x / 8,
+        "each other": lambda x, y: x / y,
+        "a fraction": lambda x, y: x * 0.5 + 0.25,
+        "of a fraction": lambda x, y: 2.0 / y,
+        "a power": lambda x, y: 0.5**y,
+        "functions": lambda x, y: torch.exp(x) + torch.sigmoid(y),
+        "chosen": lambda x, y: torch.where(x > 0, x / 2, y),
+    }
+    check(functions, x, y)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
 def test_integer_division_rounds_as_torch_and_a_divisor_of_zero_ends_no_process(dtype: torch.dtype) -> None:
     low = torch.iinfo(dtype).min
     a = torch.tensor([-7, 7, -7, 7, 5, low + 1], dtype=dtype)

@@ -10,9 +10,14 @@ from effc.report.families import FAMILIES, described
 
 
 def made(path: Path) -> set[str]:
-    """The families that a file's `Implementation(function, family, ...)` name."""
+    """The families that a file's `Implementation(function, family, ...)` and `WeightRows(...).implementation(family, note)` name."""
     calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     named = [call.args[1] for call in calls if isinstance(call.func, ast.Name) and call.func.id == "Implementation"]
+    named += [
+        call.args[0]
+        for call in calls
+        if isinstance(call.func, ast.Attribute) and call.func.attr == "implementation" and len(call.args) == 2
+    ]
     return {str(argument.value) for argument in named if isinstance(argument, ast.Constant)}
 
 

@@ -11,12 +11,13 @@ from effc.frontends.onnx.onnxruntime import import_onnxruntime
 from effc.runtime.bench_worker import Engine, arguments, serve
 from effc.runtime.tensors import Array
 
-__all__ = ["main"]
+__all__ = ["main", "start"]
 
 _DTYPES = {"float": "float32", "double": "float64"}  # onnxruntime's names where they are not numpy's
 
 
-def _start(path: str, threads: int, inputs: str) -> Engine:
+def start(path: str, threads: int, inputs: str) -> Engine:
+    """onnxruntime with the model of a file. Raises the error of a file that it cannot run, or with other inputs (JSON) than these."""
     try:
         import onnx
 
@@ -64,7 +65,7 @@ def _taken(value: Any) -> Taken:
 def main() -> int:
     """Answer `effc.runtime.bench.compare_engines`."""
     options = arguments("time onnxruntime", "model").parse_args()
-    return serve(options, lambda: _start(options.model, options.threads, options.inputs))
+    return serve(options, lambda: start(options.model, options.threads, options.inputs))
 
 
 if __name__ == "__main__":

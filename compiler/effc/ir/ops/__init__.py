@@ -10,12 +10,15 @@ from effc.ir.ops.base import NAMESPACE, Cost, OpDef
 from effc.ir.ops.bound import BOUND
 from effc.ir.ops.conv_integer import CONV_INTEGER
 from effc.ir.ops.dequantize_linear import DEQUANTIZE_LINEAR
+from effc.ir.ops.keep_top_k import KEEP_TOP_K
 from effc.ir.ops.matmul_integer import MATMUL_INTEGER
 from effc.ir.ops.qlinear_add import QLINEAR_ADD
 from effc.ir.ops.qlinear_conv import QLINEAR_CONV
 from effc.ir.ops.qlinear_global_average_pool import QLINEAR_GLOBAL_AVERAGE_POOL
 from effc.ir.ops.qlinear_matmul import QLINEAR_MATMUL
 from effc.ir.ops.quantize_linear import QUANTIZE_LINEAR
+from effc.ir.ops.sparsify import SPARSIFY
+from effc.ir.ops.statistical_top_k import STATISTICAL_TOP_K
 
 __all__ = ["NAMESPACE", "OPS", "Cost", "OpDef", "find"]
 
@@ -23,12 +26,15 @@ OPS: tuple[OpDef, ...] = (
     BOUND,
     CONV_INTEGER,
     DEQUANTIZE_LINEAR,
+    KEEP_TOP_K,
     MATMUL_INTEGER,
     QLINEAR_ADD,
     QLINEAR_CONV,
     QLINEAR_GLOBAL_AVERAGE_POOL,
     QLINEAR_MATMUL,
     QUANTIZE_LINEAR,
+    SPARSIFY,
+    STATISTICAL_TOP_K,
 )
 
 for _op in OPS:

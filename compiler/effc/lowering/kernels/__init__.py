@@ -23,20 +23,23 @@ from effc.lowering.kernels import (
     integer_conv,
     integer_depthwise,
     integer_matmul,
+    masked,
     matmul,
     pool,
     rows,
+    skipping,
+    streaming,
     totals,
     winograd,
 )
 from effc.lowering.kernels.fused import Fused
 from effc.lowering.kernels.implementation import Implementation
 from effc.lowering.kernels.inlining import NotInlinableError
-from effc.lowering.kernels.options import Options
+from effc.lowering.kernels.options import Known, Options
 from effc.lowering.kernels.tiles import Choice
 from effc.targets import Target
 
-__all__ = ["SCHEDULED", "WRITTEN", "Implementation", "Options", "implement", "tunable"]
+__all__ = ["SCHEDULED", "WRITTEN", "Implementation", "Known", "Options", "implement", "tunable"]
 
 Array = np.ndarray[Any, Any]
 
@@ -45,6 +48,9 @@ WRITTEN: tuple[Callable[[Fused, Sequence[bool], Target], Implementation | None],
     depthwise.depthwise,
     winograd.convolution,
     conv.direct,
+    masked.product,
+    skipping.product,
+    streaming.product,
     matmul.product,
     pool.pool,
     totals.total,
@@ -71,6 +77,7 @@ def implement(
     target: Target,
     options: Options | None = None,
     values: Mapping[int, Array] = MappingProxyType({}),
+    known: Known | None = None,
 ) -> Implementation:
     """The kernel of a fused TIR function.
 
@@ -81,13 +88,14 @@ def implement(
         target: gives vector lanes, registers and caches.
         options: what may be chosen.
         values: what stored arguments hold, by position: some algorithms measure their error on them.
+        known: what is known of the program and its data; None where nothing is.
     """
     from tvm import s_tir
 
     if not isinstance(function.body, s_tir.SBlockRealize):
         return Implementation(function, "generic")
     try:
-        fused = Fused(function, values, options)
+        fused = Fused(function, values, options, known)
         for rule in WRITTEN:
             implementation = rule(fused, fixed, target)
             if implementation is not None:

@@ -22,6 +22,7 @@ __all__ = [
     "parallel",
     "prefetch",
     "sequence",
+    "single",
     "store",
     "vector",
 ]
@@ -116,6 +117,13 @@ def prefetch(element: Any) -> Any:
 
     read, second_level, data = integer(0), integer(2), integer(1)
     return tirx.Evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch.p0", tirx.address_of(element), read, second_level, data))
+
+
+def single(value: Any) -> Any:
+    """A value as float32: weights may be stored in half precision, sums never are."""
+    from tvm import tirx
+
+    return value if str(value.ty.dtype) == "float32" else tirx.Cast("float32", value)
 
 
 def copied(source: Any, to: Any, width: int) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from effc.lowering.kernels.inlining import Load, NotInlinableError, inlined, rebuilt, same
-from effc.lowering.kernels.options import Options
+from effc.lowering.kernels.options import Known, Options
 
 __all__ = ["ANCHOR", "Block", "Epilogue", "Fused"]
 
@@ -51,12 +51,19 @@ class Fused:
         anchor: the block that carries the annotation `effc.anchor`.
         values: what the arguments hold that are stored tensors, by position.
         options: what may be chosen among kernels.
+        known: what is known of the program and its data; None where nothing is.
         remarks: what rules found out from the values and a reader should know, such as why one of them does not apply.
         reasons: the same for what they found out from the function alone.
     """
 
-    def __init__(self, function: Any, values: Mapping[int, Array] = MappingProxyType({}), options: Options | None = None) -> None:
-        self.values, self.options = values, options or Options()
+    def __init__(
+        self,
+        function: Any,
+        values: Mapping[int, Array] = MappingProxyType({}),
+        options: Options | None = None,
+        known: Known | None = None,
+    ) -> None:
+        self.values, self.options, self.known = values, options or Options(), known
         self.remarks: list[str] = []
         self.reasons: list[str] = []
         self.arguments = list(function.params)
@@ -153,10 +160,21 @@ class Epilogue:
         """The statement that stores the anchor's element at `position`, given its value."""
         from tvm import tirx
 
-        given = {place: where for place, where in zip(self.places, position, strict=True) if not _is_zero(place)}
-        indices = [given.get(variable, tirx.IntImm("int32", 0)) for variable in self.variables]
+        indices = self._indices(position)
         values = dict(zip(self.variables, indices, strict=True)) | {self.sum: value}
         return tirx.BufferStore(self.result, rebuilt(self.expression, values, tirx.BufferLoad), indices)
+
+    def at(self, expression: Any, position: Sequence[Any]) -> Any:
+        """An expression of `variables` for the anchor's element at `position`."""
+        from tvm import tirx
+
+        return rebuilt(expression, dict(zip(self.variables, self._indices(position), strict=True)), tirx.BufferLoad)
+
+    def _indices(self, position: Sequence[Any]) -> list[Any]:
+        from tvm import tirx
+
+        given = {place: where for place, where in zip(self.places, position, strict=True) if not _is_zero(place)}
+        return [given.get(variable, tirx.IntImm("int32", 0)) for variable in self.variables]
 
 
 def _note(found: list[Any], buffer: Any, indices: Sequence[Any]) -> Any:

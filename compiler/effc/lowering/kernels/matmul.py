@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from effc.lowering.kernels.code import allocated, flat_function, floats, integer, load, loop, parallel, store
+from effc.lowering.kernels.code import allocated, flat_function, floats, integer, load, loop, parallel, single, store
 from effc.lowering.kernels.fused import Fused
 from effc.lowering.kernels.implementation import Implementation
 from effc.lowering.kernels.packing import Packed
@@ -76,9 +76,9 @@ class _Matmul:
 
         argument = self.fused.argument(self.right)
         if argument is not None and self.fixed[argument] and len(self.right.shape) == 2:
-            packed = tirx.decl_buffer((self.blocks, self.depth, self.block), "float32", name="packed")
+            packed = tirx.decl_buffer((self.blocks, self.depth, self.block), str(self.right.dtype), name="packed")
             body = self._loops(
-                lambda line, block, depth, lane: load(packed, [block, depth, lane]),
+                lambda line, block, depth, lane: single(load(packed, [block, depth, lane])),
                 lambda block, number: load(packed, [block + 1, 0, number * 16]),
             )
             arguments = [packed if index == argument else buffer for index, buffer in enumerate(self.fused.arguments)]

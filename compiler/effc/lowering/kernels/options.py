@@ -9,7 +9,7 @@ from typing import Literal
 
 from effc.lowering.kernels.tiles import Tile
 
-__all__ = ["Options", "Winograd"]
+__all__ = ["Known", "Options", "Winograd"]
 
 Winograd = Literal["auto", "off", "f2", "f4"]
 
@@ -26,3 +26,18 @@ class Options:
 
     winograd: Winograd = "auto"
     tiles: Mapping[str, Tile] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of the program that a function belongs to, and of its data.
+
+    Attributes:
+        stored: bytes of all weights of the program, which tell whether they stay in a cache from one call to the next.
+        density: share of the elements of a product's left operand that were not zero on data; None where nothing was observed.
+        mask: the same of what the product's results are multiplied by.
+    """
+
+    stored: int
+    density: float | None = None
+    mask: float | None = None

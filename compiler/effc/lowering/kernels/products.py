@@ -35,7 +35,7 @@ from effc.lowering.kernels.code import (
 from effc.lowering.kernels.tiles import Tile, lines_per_task, split
 from effc.targets import Target
 
-__all__ = ["PARALLEL_MACS", "Product", "loops", "pieces", "serial_loops"]
+__all__ = ["PARALLEL_MACS", "Product", "loops", "pieces", "serial_loops", "vectors"]
 
 PARALLEL_MACS = 1 << 18  # below it, starting threads costs more than they save
 _FEW_TASKS = 8
@@ -301,6 +301,13 @@ class _Emitter:
 
                     stored.append(vector(size, lane_result))
         return allocated([*(one for row in sums for one in row), *copies], [*clear, taps(product.outer(line), ()), *stored])
+
+
+def vectors(extent: int, lanes: int, body: Callable[[Any, int], Any], start: Any = 0) -> list[Any]:
+    """`body(first element, elements)` for every whole vector of a range, and for the powers of two behind the last one."""
+    whole = extent // lanes
+    found = [loop(whole, lambda number: body(start + number * lanes, lanes), name="vector")] if whole else []
+    return found + [body(start + (whole * lanes + first), size) for first, size in pieces(extent % lanes)]
 
 
 def pieces(width: int) -> list[tuple[int, int]]:

@@ -3,6 +3,7 @@
 What is done with a row is read from the blocks, in their order, by their annotation `effc.row`:
 
     max, sum    a pass over the row: the largest element, or the sum, of the one buffer that the block reads
+    kth         passes that count: the k-th largest element (`row_selection`) of the kept row that the block reads first
     once        a number of the whole row, computed from others
     keep        a row that is stored, in the pass that reads it first, and from then on read
 
@@ -22,12 +23,14 @@ from effc.lowering.kernels.implementation import Implementation
 from effc.lowering.kernels.inlining import Load
 from effc.lowering.kernels.lanes import across
 from effc.lowering.kernels.products import pieces
+from effc.lowering.kernels.row_selection import kth_largest
 from effc.lowering.kernels.tiles import lanes_of
 from effc.targets import Target
 
-__all__ = ["ROW", "rows"]
+__all__ = ["ROW", "K", "rows"]
 
 ROW = "effc.row"
+K = "effc.k"  # of a block of the role `kth`
 _TASKS = 32  # where each needs a buffer of its own
 _PARALLEL_ELEMENTS = 1 << 13  # below it, starting threads costs more than they save
 _UNDER_WAY = 4  # accumulators of a pass: a result is ready after four cycles
@@ -111,7 +114,8 @@ class _Rows:
                 value = self.fused.value(block.buffer, outer, known)
                 statements.append(store(number, value, [0]))
             else:
-                statements.append(self._pass(block, role, number, outer, dict(known), pending, where))
+                over = self._kth if role == "kth" else self._pass
+                statements.append(over(block, role, number, outer, dict(known), pending, where))
                 for kept in pending:
                     known[kept.buffer] = lambda places: load(*where(places))
                 pending = []
@@ -132,13 +136,53 @@ class _Rows:
         """One reduction of a row into `number`; pending expressions are stored on the way."""
         from tvm import tirx
 
-        start = floats(-math.inf if role == "max" else 0.0)
-
         def combine(a: Any, b: Any) -> Any:
             return a + b if role == "sum" else tirx.Select(b > a, b, a)
 
         def element(place: Any, values: Mapping[Any, Load]) -> Any:
             return self.fused.value(self.fused.reads(block)[0], [*outer, place], {**known, **values})
+
+        start = floats(-math.inf if role == "max" else 0.0)
+        return self._reduced(start, combine, element, number, outer, known, pending, where)
+
+    def _kth(
+        self,
+        block: Block,
+        role: str,
+        number: Any,
+        outer: list[Any],
+        known: dict[Any, Load],
+        pending: Sequence[Block],
+        where: Callable[[Sequence[Any]], tuple[Any, list[Any]]],
+    ) -> Any:
+        """The k-th largest element of a row into `number`; pending expressions are stored in the first pass."""
+        from tvm import tirx
+
+        row = next(buffer for buffer in self.fused.reads(block) if str(buffer.dtype) == "float32")
+        stored = {**known, **{kept.buffer: lambda places: load(*where(places)) for kept in pending}}
+
+        def count(bound: Any, into: Any, first: bool) -> Any:
+            def element(place: Any, values: Mapping[Any, Load]) -> Any:
+                value = self.fused.value(row, [*outer, place], {**(known if first else stored), **values})
+                return tirx.Select(value >= bound, floats(1.0), floats(0.0))
+
+            held = known if first else stored
+            return self._reduced(floats(0.0), lambda a, b: a + b, element, into, outer, held, pending if first else [], where)
+
+        return kth_largest(int(block.annotations[K]), number, count)
+
+    def _reduced(
+        self,
+        start: Any,
+        combine: Callable[[Any, Any], Any],
+        element: Callable[[Any, Mapping[Any, Load]], Any],
+        number: Any,
+        outer: list[Any],
+        known: Mapping[Any, Load],
+        pending: Sequence[Block],
+        where: Callable[[Sequence[Any]], tuple[Any, list[Any]]],
+    ) -> Any:
+        """A pass over a row that combines `element(place, kept values)` into `number`, and stores pending expressions on the way."""
 
         def add(sums: Any, first: Any, size: int) -> Any:
             values, stored, locals_ = {}, [], []

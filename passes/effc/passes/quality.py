@@ -1,0 +1,56 @@
+"""What a search over programs judges by: the metric on the selection part of `--data`, and the densities of values in the same run.
+
+Without a wish of the user the metric is top1 for one label a sample, perplexity for labels a position (N, T), and agreement with the
+program before the pass where there are no labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from effc.data import Dataset
+from effc.evaluate import Score, evaluate
+from effc.ir import Program
+from effc.ir.arrays import to_numpy
+from effc.passes.profiling import Seen, Watch
+
+__all__ = ["Judge"]
+
+Array = np.ndarray[Any, Any]
+
+
+class Judge:
+    """The quality of programs, against the one before the pass.
+
+    Attributes:
+        metric: the name of the metric.
+        before: its value for the program before the pass.
+        densities: of the values that were asked for in that program, by name.
+
+    Raises:
+        DataError: labels are missing or do not fit, or an output is NaN.
+    """
+
+    def __init__(self, program: Program, data: Dataset, metric: str | None, values: Collection[str] = ()) -> None:
+        own = "agreement" if data.labels is None else "perplexity" if data.labels.ndim == 2 else "top1"
+        self.metric = metric or own
+        self._data, self._reference = data, Watch(program, {})
+        self.before, self.densities = self.judge(program, values)
+
+    def judge(self, program: Program, values: Collection[str] = ()) -> tuple[float, dict[str, float]]:
+        """The metric of a program, and the density of some of its values, by name, in [0, 1]."""
+        seen = {name: Seen() for name in values}
+        watch = Watch(program, {name: (one,) for name, one in seen.items()})
+        score = evaluate(lambda given: _run(watch, given), self._data, self.metric, reference=lambda given: _run(self._reference, given))
+        return score.value, {name: one.density for name, one in seen.items()}
+
+    def loss(self, value: float) -> float:
+        """How much worse a value is than before the pass: a fall of top1, a rise of perplexity."""
+        return self.before - value if Score(self.metric, np.zeros(1)).larger_is_better else value - self.before
+
+
+def _run(watch: Watch, given: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: to_numpy(value) for name, value in watch.run_batch(Dataset(given)).items()}
