@@ -4,9 +4,10 @@
 256 greedy tokens through `effc.runtime.Stream`, which must be those of a module that computes the whole text anew for every token and
 shares no code with the step. `wide` has layers of 2048 channels and random weights: what it shows is time.
 
-`--passes` compiles with passes, calibrated on steps of the model; then the compiled tokens must be those of the rewritten program in torch,
-and the loss on held-out text ($EFFC_DATA/stories260K/tinystories_tokens.npz) stands beside that of the source. Peers stay dense, and what
-effc makes without passes, `effc dense`, is one of them.
+A full run shows the trained model once more with the passes `SPARSE`. `--passes` compiles with others, calibrated on steps of the model;
+then the compiled tokens must be those of the rewritten program in torch, and the loss on held-out text
+($EFFC_DATA/stories260K/tinystories_tokens.npz) stands beside that of the source. Peers stay dense, and what effc makes without passes,
+`effc dense`, is one of them.
 
 Each engine has a process of its own on the same processors; blocks alternate. `times effc` is the engine's time for a token divided by
 effc's (`harness.TIMES_EFFC`).
@@ -48,6 +49,7 @@ Call = Callable[..., Sequence[Any]]  # inputs in order -> outputs in order
 ENGINES = {"effc": effc_engine, "effc dense": effc_engine, "onnxruntime": onnxruntime_engine}
 TOKENS_OF = {"stories260K": 256, "wide": 16}  # that are compared
 AS_FAST = 1.0
+SPARSE = "teal{sparsity=0.4}"  # of the trained network beside its dense form, in a full run without --passes
 SEQUENCES, POSITIONS_EACH = 64, 4  # of the calibration data
 RANDOM_SEQUENCES = 16  # of token ids where there is no text
 HELD_OUT = 32  # sequences
@@ -65,15 +67,19 @@ def measure(options: Options) -> Outcome:
 
     torch.set_num_threads(1)  # of this process: small products wait longer for a second thread than they gain from it
     outcome = Outcome()
-    chosen = options.more.get("model")
-    for name in [chosen] if chosen else ["stories260K"] if options.quick else list(NETWORKS):
+    chosen, given = options.more.get("model"), str(options.more.get("passes") or "")
+    names = [chosen] if chosen else ["stories260K"] if options.quick else list(NETWORKS)
+    runs = [(name, given) for name in names]
+    if not given and not options.quick and "stories260K" in names:
+        runs.append(("stories260K", SPARSE))
+    for name, passes in runs:
         weights = NETWORKS[name]()
         if weights is None:
             outcome.skip(name, "$EFFC_DATA/stories260K/stories260K.bin is missing")
             continue
         try:
             with tempfile.TemporaryDirectory() as folder:
-                _network(outcome, name, weights, Path(folder), options)
+                _network(outcome, name, passes, weights, Path(folder), options)
         except Exception as error:  # noqa: BLE001 - one network that fails is a row of its own, and the others are still measured
             outcome.rows.append({"model": name, "failed": f"{type(error).__name__}: {str(error)[:600]}"})
             outcome.claims.append(Claim(f"{name}: compiled, run and compared", float("nan"), 1, "at least"))
@@ -81,8 +87,7 @@ def measure(options: Options) -> Outcome:
     return outcome
 
 
-def _network(outcome: Outcome, name: str, weights: Weights, folder: Path, options: Options) -> None:
-    passes = str(options.more.get("passes") or "")
+def _network(outcome: Outcome, name: str, passes: str, weights: Weights, folder: Path, options: Options) -> None:
     models = {"effc": str(folder / "artifact"), "onnxruntime": str(folder / "step.onnx"), "torch": name}
     models |= {"effc dense": str(folder / "dense")} if passes else {}
     programs = _compile(name, weights, models, passes)
@@ -95,13 +100,14 @@ def _network(outcome: Outcome, name: str, weights: Weights, folder: Path, option
         row = {"table": "Tokens", "model": name, "engine": label, "tokens": count, "equal": equal, "reference": reference}
         outcome.rows.append(row | ({"passes": passes} if passes else {}))
         if label == "effc":
-            outcome.claims.append(Claim(f"{name}: greedy tokens like those of {reference}", equal, count, "at least"))
+            which = f"{name}, {passes}" if passes else name
+            outcome.claims.append(Claim(f"{which}: greedy tokens like those of {reference}", equal, count, "at least"))
         del engine
     _losses(outcome, name, weights.sizes, programs, options)
     positions = weights.sizes.positions
     del programs, weights
     gc.collect()  # the engines get the memory
-    _time(outcome, name, models, positions, options)
+    _time(outcome, name, passes, models, positions, options)
 
 
 def _compile(name: str, weights: Weights, models: dict[str, str], passes: str) -> dict[str, Program]:
@@ -208,7 +214,7 @@ def _losses(outcome: Outcome, name: str, sizes: Sizes, programs: dict[str, Progr
 # ---- time ----------------------------------------------------------------------------------------------------------------------
 
 
-def _time(outcome: Outcome, name: str, models: dict[str, str], positions: int, options: Options) -> None:
+def _time(outcome: Outcome, name: str, passes: str, models: dict[str, str], positions: int, options: Options) -> None:
     shared = contender_arguments([], threads=options.threads)
     command = (sys.executable, "-m", "benchmarks.decode_worker")
     contenders = [
@@ -221,13 +227,14 @@ def _time(outcome: Outcome, name: str, models: dict[str, str], positions: int, o
         comparison = compare_engines(contenders, blocks=16, block_seconds=1.0, warm_up_seconds=2.0)
     ratios = {ratio.other: ratio for ratio in comparison.ratios}
     for timing in comparison.timings:
-        row = _row(name, timing)
+        row = _row(name, timing) | ({"passes": passes or "none"} if timing.label == "effc" else {})
         if timing.label in ratios:
             ratio = ratios[timing.label]
             row |= {"times effc": ratio.value, "interval": f"{ratio.low:.3g} to {ratio.high:.3g}"}
         outcome.rows.append(row | {"settings": timing.settings})
     value = ratios["onnxruntime"].value
-    outcome.claims.append(Claim(f"{name}: as fast as onnxruntime (its time for a token divided by effc's)", value, AS_FAST, "at least"))
+    which = f"{name}, {passes}" if passes else name
+    outcome.claims.append(Claim(f"{which}: as fast as onnxruntime (its time for a token divided by effc's)", value, AS_FAST, "at least"))
 
 
 def _row(name: str, timing: Timing) -> dict[str, Any]:
