@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import dense_cpu
+from benchmarks import dense_cpu, lm_sparsity, relu_sparsity
 from benchmarks.harness import DATA_HELP, REPOSITORY, TIMES_EFFC, markdown
 
 __all__ = ["BENCHMARKS", "main", "replaced", "section", "text"]
@@ -30,7 +30,11 @@ BENCHMARKS = {
     "accuracy": "Nearness to the source model",
     "onnx_nodes": "ONNX's own node tests",
 }
-SHORT = {"dense_cpu": dense_cpu.SHORT}  # the tables of a benchmark that the README shows, where it does not show all
+SHORT = {
+    "dense_cpu": dense_cpu.SHORT,
+    "lm_sparsity": lm_sparsity.SHORT,
+    "relu_sparsity": relu_sparsity.SHORT,
+}  # the tables of a benchmark that the README shows, where it does not show all
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 

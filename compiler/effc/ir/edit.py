@@ -206,9 +206,13 @@ class Edit:
         return next(spec for spec in self._inputs if spec.arg.name == node.name)
 
     def _free_name(self, name: str) -> str:
+        """The name, or one like it: it must be new, and no tensor can stand beneath another one."""
         taken = {str(spec.target) for spec in self._inputs if spec.target}
+        for above in sorted(taken):
+            if name.startswith(f"{above}."):
+                name = f"{above}_{name[len(above) + 1 :]}"
         candidate, number = name, 0
-        while candidate in taken:
+        while candidate in taken or any(one.startswith(f"{candidate}.") for one in taken):
             number += 1
             candidate = f"{name}_{number}"
         return candidate

@@ -71,6 +71,17 @@ def test_an_edit_leaves_the_original_alone_and_the_result_runs_verifies_and_deco
     assert "conv" in sources  # the user's name survives decomposition
 
 
+def test_no_tensor_stands_beneath_another_one(program: Program) -> None:
+    """A module has no attributes of its own parameters: `conv.weight.scale` could not be loaded."""
+    stored = next(iter(program.tensor_names.values()))
+    edit = Edit(program)
+    for number in range(2):
+        scale = edit.add_tensor(f"{stored}.scale", torch.tensor(float(number)))
+        last = edit.nodes[-1]
+        edit.replace(last, edit.call(torch.ops.aten.mul.Tensor, (last, scale), like=last), but_not=set(edit.nodes[-1:]))
+    assert {f"{stored}_scale", f"{stored}_scale_1"} <= set(edit.done().tensor_names.values())
+
+
 def test_done_drops_what_nothing_uses(program: Program) -> None:
     edit = Edit(program.with_facts(Facts({"relu": ValueFacts(0, 1, 0.5, 8), "linear": ValueFacts(0, 1, 1.0, 8)})))
     relu = next(node for node in edit.nodes if node.target == aten.relu.default)
