@@ -18,6 +18,7 @@ from effc.compiler.inputs import ARRAYS, DataSource, Inputs, check_files, held_a
 from effc.compiler.movement import movement
 from effc.compiler.settings import Settings, settings_of
 from effc.compiler.trial import Trial, try_out
+from effc.compiler.wavering import settled
 from effc.data import HeldArrays
 from effc.errors import ConfigError
 from effc.frontends import Limits, load_program
@@ -208,6 +209,7 @@ def compile_with(
     given = read_inputs(settings, original, passes, held)
     checks = Checks(golden_inputs(original, given.data, settings.seed, settings.batch))
     rewritten = _rewrite(original, passes, pipeline, checks, given, target, settings, dump_ir, progress)
+    checks = settled(checks, [(run.applied, run.after) for run in rewritten.log], original, given.data)
     lossy = any(not one.exact for one in passes)
     quality = gate.judge(original, rewritten.program, given.held_out, settings, progress, lossy=lossy)
     options = Options(winograd=settings.winograd, tiles=tiles)

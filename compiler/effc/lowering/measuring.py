@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
+from effc.errors import EffcWarning
 from effc.lowering.chip import processor, tvm_target
 from effc.lowering.emit import compiled_code, kernels
 from effc.lowering.kernels import Implementation, Known, implement
@@ -34,7 +36,8 @@ _MEMORY = ((2048, 8192), (8192, 256))  # sizes (depth, columns): long rows and s
 _CACHE = ((128, 2048), (1024, 256))
 _DENSITIES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _COPIES = 1 << 30  # bytes of weights that are gone through before any is read again
-_RUNS = 40
+_RUNS, _WARM = 44, 4
+_SCATTER = 0.25
 _ALWAYS = Rates(Level(1e-9, 1e9, 0.0), Level(1e-9, 1e9, 0.0), 0.0)  # under these skipping pays everywhere
 
 Array = np.ndarray[Any, Any]
@@ -48,7 +51,7 @@ def measure(target: Target, threads: int, advance: Callable[[int], None] = lambd
         threads: that kernels run on.
         advance: is told of each of the four pairs of kernels that is done.
     """
-    levels, scans = [], []
+    levels, scans, scatters = [], [], []
     for shapes, copies in ((_MEMORY, _COPIES), (_CACHE, 0)):
         terms, times, dense = [], [], 0.0
         for depth, columns in shapes:
@@ -58,10 +61,19 @@ def measure(target: Target, threads: int, advance: Callable[[int], None] = lambd
                 read = round(density * depth)
                 terms.append((depth, read, read * 4 * columns))
                 times.append(pair.skipping(density))
+            scatters.append(pair.scatter)
             advance(1)
         scan, start, byte = fitted(terms, times)
-        levels.append(Level(round(dense, 3), round(1 / max(byte, 1e-6), 3), round(start, 3)))
+        # Whatever the fit says: leaving rows out is not faster for each byte than reading all.
+        levels.append(Level(round(dense, 3), round(min(dense, 1 / max(byte, 1e-6)), 3), round(start, 3)))
         scans.append(scan)
+    if max(scatters) > _SCATTER:
+        warnings.warn(
+            f"half of the times of one product differed by more than {max(scatters):.0%}: other work ran meanwhile, and the rates may be "
+            "far off; measure again when the machine is idle",
+            EffcWarning,
+            stacklevel=2,
+        )
     return Rates(levels[0], levels[1], round(max(scans), 4), threads)
 
 
@@ -108,6 +120,7 @@ class _Pair:
         eager = replace(target, rates=_ALWAYS)
         self._generator = np.random.default_rng(0)
         self._depth, self._copies = depth, copies
+        self.scatter = 0.0  # the widest middle half of the times of one series, relative to its median
         made = (
             implement(function, fixed, target, known=Known(4 * depth * columns * copies)),
             implement(function, fixed, eager, known=Known(1 << 40, 0.5)),
@@ -128,7 +141,9 @@ class _Pair:
             x = self._generator.standard_normal((1, self._depth), np.float32)
             x[0, self._generator.permutation(self._depth)[round(density * self._depth) :]] = 0.0
             taken.append(kernel(x, number % self._copies))
-        return float(np.median(taken))
+        low, middle, high = (float(one) for one in np.quantile(taken[_WARM:], (0.25, 0.5, 0.75)))
+        self.scatter = max(self.scatter, (high - low) / middle if density == 1.0 else 0.0)
+        return middle
 
 
 @dataclass

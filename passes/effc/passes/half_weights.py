@@ -28,7 +28,7 @@ from effc.passes.eliminate_dead import EliminateDead
 from effc.passes.fatrelu import Fatrelu
 from effc.passes.fold_batch_norm import FoldBatchNorm
 from effc.passes.fold_constants import FoldConstants
-from effc.passes.linear_sites import TRANSPOSES, LinearSite, chosen, linear_sites
+from effc.passes.linear_sites import TRANSPOSES, LinearSite, check_layers, chosen, linear_sites
 from effc.passes.profile import Profile
 from effc.passes.rotate import Rotate
 from effc.passes.statistical_topk import StatisticalTopk
@@ -67,6 +67,9 @@ class HalfWeights(Pass):
         StatisticalTopk,
         Fatrelu,
     )
+
+    def __post_init__(self) -> None:
+        check_layers(self.layers)
 
     def run(self, program: Program, context: Context) -> Program:
         edit = Edit(program)

@@ -9,10 +9,11 @@ better than a lower one; that it holds on other data is for the gate to say.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from effc.errors import DataError
+from effc.errors import DataError, EffcWarning, counted
 from effc.ir import Program
 from effc.passes.base import Context, Pass
 from effc.passes.curve import Curve, CurvePoint
@@ -25,6 +26,7 @@ MOST = 0.95
 """The highest share of zeros that is asked for at any site: at more, nothing is left to compute with."""
 
 _ROUNDING = 1e-9
+_FEW = 100  # samples: one of them is a point of top1
 
 Levels = Mapping[str, float]
 
@@ -63,6 +65,13 @@ def within_budget(
     """
     if context.selection is None:
         raise DataError(f"pass {by.name} needs data to choose by: give --data calib.npz")
+    if len(context.selection) < _FEW:
+        warnings.warn(
+            f"{by.name}: max-drop={max_drop:g} is judged on {counted(len(context.selection), 'sample')} (a fifth of --data is held back "
+            "for that), too few to tell small drops from chance; give more to --data, and judge by --eval with --max-drop",
+            EffcWarning,
+            stacklevel=2,
+        )
     levels = grid(step)
     with context.progress(f"{by.name}: searching", len(levels).bit_length() + len(weights)) as advance:
         best = dict.fromkeys(weights, 0.0)

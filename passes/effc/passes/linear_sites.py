@@ -26,7 +26,17 @@ from effc.errors import ConfigError, Problem
 from effc.ir import Program, source_of
 from effc.passes.base import Context, Pass
 
-__all__ = ["TRANSPOSES", "LinearSite", "block_of", "chosen", "inner_sites", "is_rotation", "leads_to_layers", "linear_sites"]
+__all__ = [
+    "TRANSPOSES",
+    "LinearSite",
+    "block_of",
+    "check_layers",
+    "chosen",
+    "inner_sites",
+    "is_rotation",
+    "leads_to_layers",
+    "linear_sites",
+]
 
 _aten = torch.ops.aten
 _INPUT_AT: dict[object, int] = {_aten.linear.default: 0, _aten.matmul.default: 0, _aten.mm.default: 0, _aten.addmm.default: 1}
@@ -141,13 +151,21 @@ def inner_sites(program: Program, by: Pass, context: Context, layers: str) -> li
     return chosen(kept, by, context, layers)
 
 
+def check_layers(layers: str) -> None:
+    """Raise ValueError where the option is no regular expression."""
+    try:
+        re.compile(layers)
+    except re.error as error:
+        raise ValueError(f"layers is no regular expression: {error}") from error
+
+
 def chosen(sites: list[T], by: Pass, context: Context, layers: str) -> list[T]:
     """Those whose names `layers` matches; see `inner_sites`."""
-    if not layers or not sites:
+    if not layers:
         return sites
     kept = [site for site in sites if re.search(layers, site.label)]
     if not kept:
-        names = ", ".join(dict.fromkeys(site.label for site in sites))
+        names = ", ".join(dict.fromkeys(site.label for site in sites)) or "no such layer that the pass may rewrite"
         raise ConfigError(
             "the layers of a pass cannot be found", [Problem(by.name, f"layers={layers}", "matches none", f"there are: {names}")]
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from effc.passes.eliminate_dead import EliminateDead
 from effc.passes.fold_batch_norm import FoldBatchNorm
 from effc.passes.fold_constants import FoldConstants
 from effc.passes.level_search import MOST, grid, within_budget
-from effc.passes.linear_sites import LinearSite, inner_sites
+from effc.passes.linear_sites import LinearSite, check_layers, inner_sites
 from effc.passes.profiling import remeasured
 from effc.passes.rotate import Rotate
 from effc.passes.thresholds import Calibrated, Sparsified, calibrate, insert
@@ -37,10 +36,7 @@ def check_levels(sparsity: float, max_drop: float | None, layers: str, step: flo
         raise ValueError("max-drop must not be negative")
     if not 0.001 <= step <= MOST:
         raise ValueError(f"step must be between 0.001 and {MOST}")
-    try:
-        re.compile(layers)
-    except re.error as error:
-        raise ValueError(f"layers is no regular expression: {error}") from error
+    check_layers(layers)
 
 
 @dataclass(frozen=True)
@@ -137,7 +133,10 @@ class ThresholdPass(Pass):
             context.log(self, site.node, False, f"{site.prefix}{why}; {natural}")
             return
         finite = threshold[threshold.isfinite()]
-        shown = f"{float(threshold):.4g}" if threshold.ndim == 0 else f"{float(finite.min()):.4g} to {float(finite.max()):.4g} by input"
+        if threshold.ndim == 0:
+            shown = f"{float(threshold):.4g}"
+        else:
+            shown = f"{float(finite.min()):.4g} to {float(finite.max()):.4g} by input" if finite.numel() else "none"
         never = threshold.numel() - finite.numel()
         shown += f" ({counted(never, 'input')} never needed)" if never else ""
         block = shares.get(site.block)

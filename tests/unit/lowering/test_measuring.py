@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from effc.errors import ConfigError
+from effc.errors import ConfigError, EffcWarning
+from effc.lowering import measuring
 from effc.lowering.chip import processor
 from effc.lowering.measuring import fitted, remember, with_rates
 from effc.runtime.threads import available_threads
@@ -61,3 +63,25 @@ def test_what_was_measured_is_used_on_this_machine_with_as_many_threads_and_nowh
     assert with_rates(CPU, None).rates == own
     path.write_text("broken")
     assert with_rates(CPU, None).rates is STANDARD
+
+
+def test_measuring_runs_both_kernels_and_gives_plausible_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With tiny products: what is shown is that everything runs and fits, not how fast this machine is."""
+    for name, value in {"_MEMORY": ((64, 512), (96, 64)), "_CACHE": ((16, 128), (32, 64)), "_COPIES": 1 << 18, "_RUNS": 6}.items():
+        monkeypatch.setattr(measuring, name, value)
+    done: list[int] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EffcWarning)  # times of microseconds scatter
+        rates = measuring.measure(CPU, 1, done.append)
+    assert done == [1] * 4
+    assert rates.threads == 1
+    for level in (rates.memory, rates.cache):
+        assert 0 < level.skipping <= level.dense
+        assert level.start >= 0
+
+
+def test_a_scatter_of_times_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"_MEMORY": ((8, 16),), "_CACHE": ((8, 16),), "_COPIES": 0, "_RUNS": 5, "_SCATTER": -1.0}.items():
+        monkeypatch.setattr(measuring, name, value)
+    with pytest.warns(EffcWarning, match="measure again when the machine is idle"):
+        measuring.measure(CPU, 1)

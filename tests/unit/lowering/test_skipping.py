@@ -169,3 +169,19 @@ def test_what_a_gate_leaves_out_is_not_read() -> None:
     (got,) = run_lowered(lower(broken, replace(find_target("cpu"), rates=ALWAYS)), broken, {"x": x.numpy()}).values()
     assert closed.sum() > 35
     near(got, wanted)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+@pytest.mark.parametrize("rows", [1, 3])
+def test_nan_is_no_zero_and_minus_zero_is_one(target: Target, rows: int) -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(60, 70), with_zeros(normal(rows, 60), 0.3)
+    x[0, 7], x[:, 9] = torch.nan, -0.0
+    with torch.no_grad():
+        layer.weight[:, 9] = torch.inf  # never read: minus zero is a zero
+    _, got = compiled(layer, [x], target, ALWAYS)
+    assert np.isnan(got[0]).all() and np.isfinite(got[1:]).all()
+    _, program, x = gated(20, 30, rows)
+    x[0, 3] = torch.nan
+    (got,) = run_lowered(lower(program, replace(target, runs_here=True, rates=ALWAYS)), program, {"x": x.numpy()}).values()
+    assert np.isnan(got[0]).all() and np.isfinite(got[1:]).all()

@@ -6,7 +6,7 @@ The gate of a gated layer, or a predictor, is known before the product that it m
 without its sum (zero, where the mask is), and lists the n that are not zero in any of the rows t. Their sums are dot products: `right`
 lies as [n][k], so that each is one run of memory, and those of the others are never read. Several are under way at once.
 
-A zero of the mask gives zero even where the sum would have been infinite or NaN.
+A result whose mask is zero in all rows is zero even where its sum would have been infinite or NaN. NaN in the mask is not zero.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from effc.lowering.kernels.code import (
     allocated,
     flat_function,
     floats,
-    integer,
     load,
     local,
     loop,
@@ -33,6 +32,7 @@ from effc.lowering.kernels.code import (
 )
 from effc.lowering.kernels.fused import Epilogue, Fused
 from effc.lowering.kernels.implementation import Implementation
+from effc.lowering.kernels.index_list import index_list, kept_rows, row_places
 from effc.lowering.kernels.inlining import rebuilt, same
 from effc.lowering.kernels.lanes import across
 from effc.lowering.kernels.packing import Packed
@@ -143,35 +143,18 @@ class _Masked:
             )
 
         spread = parallel if self.rows * self.columns * self.depth >= PARALLEL_MACS else loop
-        body = [*self._evaluated(), *self._without_sums(), self._listed(), spread(_TASKS, task)]
+        body = kept_rows(self.fused, self.left, self.outer, self.values, self.lanes)
+        body += [*self._without_sums(), index_list(self.masks, self.indices, self.count), spread(_TASKS, task)]
         arguments = [self.packed if index == self.argument else buffer for index, buffer in enumerate(self.fused.arguments)]
         kept = allocated([self.values, self.masks, self.indices, self.count], body)
         return Implementation(flat_function(arguments, kept), "masked", {self.argument: Packed((1, 0))}, note)
-
-    def _places(self, row: int) -> list[Any]:
-        found = []
-        for size in reversed(self.outer):
-            found.append(integer(row % size))
-            row //= size
-        return list(reversed(found))
-
-    def _evaluated(self) -> list[Any]:
-        """The left operand's values."""
-        sizes = [int(size) for size in self.left.shape[:-1]]
-
-        def element(row: int, first: Any, size: int) -> Any:
-            place = self._places(row)
-            own = [integer(0) if n == 1 else one for n, one in zip(sizes, place[len(place) - len(sizes) :], strict=True)]
-            return vector(size, lambda lane: store(self.values, self.fused.value(self.left, [*own, first + lane]), [row, first + lane]))
-
-        return [one for row in range(self.rows) for one in vectors(self.depth, self.lanes, partial(element, row))]
 
     def _without_sums(self) -> list[Any]:
         """The mask, and every result as it is where that is zero."""
 
         def element(row: int, first: Any, size: int) -> Any:
             def of(lane: Any) -> Any:
-                place = [*self._places(row), first + lane]
+                place = [*row_places(self.outer, row), first + lane]
                 return sequence(
                     [store(self.masks, self.epilogue.at(self.mask, place), [row, first + lane]), self.epilogue.store(place, floats(0.0))]
                 )
@@ -179,20 +162,6 @@ class _Masked:
             return vector(size, of)
 
         return [one for row in range(self.rows) for one in vectors(self.columns, self.lanes, partial(element, row))]
-
-    def _listed(self) -> Any:
-        """The list of the results that need a sum."""
-        from tvm import tirx
-
-        running = local(1, "running", "int32")
-
-        def noted(column: Any) -> Any:
-            used = [load(self.masks, [row, column]) != floats(0.0) for row in range(self.rows)]
-            more = tirx.Select(tirx.any(*used), integer(1), integer(0))
-            return sequence([store(self.indices, column, [load(running, [0])]), store(running, load(running, [0]) + more, [0])])
-
-        begin, end = store(running, integer(0), [0]), store(self.count, load(running, [0]), [0])
-        return allocated([running], [begin, loop(self.columns, noted, name="column"), end])
 
     def _dots(self, first: Any, at_once: int) -> Any:
         """The results of some of the listed columns, for all rows."""
@@ -219,5 +188,5 @@ class _Masked:
         body += vectors(self.depth, self.lanes, added)
         for row, i, one in flat:
             body.append(across(one, self.lanes, lambda a, b: a + b))
-            body.append(self.epilogue.store([*self._places(row), load(columns[i], [0])], load(one, [0])))
+            body.append(self.epilogue.store([*row_places(self.outer, row), load(columns[i], [0])], load(one, [0])))
         return allocated([*columns, *(one for *_, one in flat)], body)

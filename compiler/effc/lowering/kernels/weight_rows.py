@@ -7,8 +7,8 @@ are not zero in any of the rows t: the index list. Then panels of columns are sh
 listed rows of `right`, several at a time, into sums that stay in the first-level cache. `right` lies as [k][n], so that a row that is
 skipped is never read: a whole run of cache lines less from memory, which is what the time of such a product goes into.
 
-Where no element is zero the same sums are added in another order than in `matmul`, and nothing else changes. A zero skips its row even
-where that holds an infinity or NaN, with which the full product would give NaN.
+Where no element is zero the same sums are added in another order than in `matmul`, and nothing else changes. NaN is not zero. Of weights
+that are infinite or NaN a place that is zero in all rows makes nothing, where the full product makes NaN.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from effc.lowering.kernels.code import (
     choose,
     flat_function,
     floats,
-    integer,
     load,
     local,
     loop,
@@ -35,6 +34,7 @@ from effc.lowering.kernels.code import (
 )
 from effc.lowering.kernels.fused import Fused
 from effc.lowering.kernels.implementation import Implementation
+from effc.lowering.kernels.index_list import index_list, kept_rows, row_places
 from effc.lowering.kernels.packing import Packed
 from effc.lowering.kernels.products import PARALLEL_MACS, vectors
 from effc.lowering.kernels.tiles import lanes_of
@@ -43,7 +43,7 @@ from effc.targets import Target
 __all__ = ["WeightRows"]
 
 _AT_ONCE = 8  # rows of a pass: sums are loaded and stored once for all of them
-_TASKS = 4  # panels are a multiple of it
+_TASKS = 4  # panels are a multiple of it where there are as many
 _PANEL, _LEAST = 1024, 256  # columns of a panel: about, and at least
 
 
@@ -82,44 +82,12 @@ class WeightRows:
                 return self._panel_of(number, rest)
             return choose(number == panels - 1, self._panel_of(number, rest), self._panel_of(number, self.panel))
 
-        body = [self._listed(), spread(panels, task)]
+        body = kept_rows(self.fused, self.left, self.outer, self.values, self.lanes)
+        body += [index_list(self.values, self.indices, self.count)] if self.skip else []
+        body.append(spread(panels, task))
         kept = [self.values, self.sums, *((self.indices, self.count) if self.skip else ())]
         function = flat_function(self.fused.arguments, allocated(kept, body))
         return Implementation(function, family, {self.argument: Packed((0, 1))}, note)
-
-    def _places(self, row: int) -> list[Any]:
-        found = []
-        for size in reversed(self.outer):
-            found.append(integer(row % size))
-            row //= size
-        return list(reversed(found))
-
-    def _listed(self) -> Any:
-        """The left operand's values, and the index list where there is one."""
-        from tvm import tirx
-
-        def evaluated(row: int, first: Any, size: int) -> Any:
-            place = self._places(row)
-            sizes = [int(size) for size in self.left.shape[:-1]]
-            own = [integer(0) if n == 1 else one for n, one in zip(sizes, place[len(place) - len(sizes) :], strict=True)]
-            return vector(size, lambda lane: store(self.values, self.fused.value(self.left, [*own, first + lane]), [row, first + lane]))
-
-        statements = [one for row in range(self.rows) for one in vectors(self.depth, self.lanes, partial(evaluated, row))]
-        if not self.skip:
-            return sequence(statements)
-        running = local(1, "running", "int32")
-
-        def noted(k: Any) -> Any:
-            used = [load(self.values, [row, k]) != floats(0.0) for row in range(self.rows)]
-            return sequence(
-                [
-                    store(self.indices, k, [load(running, [0])]),
-                    store(running, load(running, [0]) + tirx.Select(tirx.any(*used), integer(1), integer(0)), [0]),
-                ]
-            )
-
-        listing = [store(running, integer(0), [0]), loop(self.depth, noted, name="k"), store(self.count, load(running, [0]), [0])]
-        return sequence([*statements, allocated([running], listing)])
 
     def _place(self, number: Any) -> Any:
         """The row of the weights with this number among those that are read."""
@@ -136,7 +104,9 @@ class WeightRows:
             return vector(size, lambda lane: store(self.sums, floats(0.0), [row, first + lane]))
 
         def stored(row: int, first: Any, size: int) -> Any:
-            return vector(size, lambda lane: self.epilogue.store([*self._places(row), first + lane], load(self.sums, [row, first + lane])))
+            return vector(
+                size, lambda lane: self.epilogue.store([*row_places(self.outer, row), first + lane], load(self.sums, [row, first + lane]))
+            )
 
         def added(group: Any, at_once: int) -> Any:
             places = [local(1, f"place{i}", "int32") for i in range(at_once)]
