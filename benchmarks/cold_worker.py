@@ -11,6 +11,7 @@ import itertools
 import sys
 
 from effc.compiler.peers import onnxruntime_worker
+from effc.frontends.onnx.onnxruntime import import_onnxruntime
 from effc.runtime.bench_worker import Engine, arguments, serve
 from effc.runtime.session import load
 from effc.runtime.tensors import Array
@@ -28,6 +29,8 @@ def main() -> int:
 
 
 def _rotating(options: argparse.Namespace) -> Engine:
+    if options.engine == "onnxruntime":  # one pool of threads: those of engines that wait would spin, and take the others' time
+        import_onnxruntime().set_global_thread_pool_sizes(options.threads, 1)
     one = _effc if options.engine == "effc" else _onnxruntime
     engines = [one(options) for _ in range(options.copies)]
     turn = itertools.cycle([engine.run for engine in engines])
@@ -44,7 +47,7 @@ def _effc(options: argparse.Namespace) -> Engine:
 
 
 def _onnxruntime(options: argparse.Namespace) -> Engine:
-    return onnxruntime_worker.start(options.model, options.threads, options.inputs)
+    return onnxruntime_worker.start(options.model, options.threads, options.inputs, one_pool=True)
 
 
 if __name__ == "__main__":

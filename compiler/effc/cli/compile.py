@@ -25,7 +25,11 @@ __all__ = ["command"]
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Directory of the artifact.")
 @click.option("--passes", help='Passes in order, with options: "fold-batch-norm,ranger{option=value}".')
 @click.option("--data", type=click.Path(path_type=Path), help=f"Calibration and training data: {DATA_RULE}")
-@click.option("--eval", type=click.Path(path_type=Path), help="Held-out data in the same form, read once, by the gate at the end.")
+@click.option(
+    "--eval",
+    type=click.Path(path_type=Path),
+    help="Held-out data in the same form: for the gate at the end and the report, never for a pass.",
+)
 @click.option(
     "--metric",
     type=click.Choice(["top1", "agreement", "kl", "perplexity", "max-error"]),

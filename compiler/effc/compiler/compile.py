@@ -108,7 +108,7 @@ def compile_model(
         passes: `fold-batch-norm,ranger{option=value}`, or a sequence of such texts.
         data: calibration and training data: the path of an `.npz`, a `.npy` or a folder of images; or arrays in memory, by input name
             with labels under `y` (as in an `.npz`), or one array for a model with one input. The leading axis counts samples.
-        eval: held-out data in the same forms, read once, by the gate.
+        eval: held-out data in the same forms, for the gate and the report; no pass sees them.
         metric: `top1`, `agreement`, `kl`, `perplexity` or `max-error`; top1 with labels, else agreement with the source.
         max_drop: largest accepted loss of the metric, absolute (0.01 is one point of top1); None only reports it.
         preprocess: how images become inputs: `size=32,channels=3,mean=...,std=...,layout=nchw,range=0..1`.

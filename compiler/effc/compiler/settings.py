@@ -55,7 +55,7 @@ class Settings(BaseModel):
     Attributes:
         passes: `fold-batch-norm,ranger{option=value}`; empty for none.
         data: calibration and training data.
-        eval: held-out data, read once by the gate.
+        eval: held-out data for the gate and the report; no pass sees them.
         metric: how quality is judged; None takes top1 with labels, else agreement with the source.
         max_drop: largest loss of the metric that is accepted; None only reports it.
         preprocess: how images become inputs.

@@ -85,9 +85,11 @@ def load_rates(path: Path, processor: str) -> Rates:
     except OSError as error:
         raise ConfigError(f"rates {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"rates {path} is no file of measured rates ({error}); `effc targets measure` writes one") from error
+        why = f"it has no {error}" if isinstance(error, KeyError) else "it is no text" if isinstance(error, UnicodeDecodeError) else error
+        raise ConfigError(f"rates {path} is no file of measured rates ({why}); `effc targets measure` writes one") from error
     if measured_on != processor:
-        raise ConfigError(f"rates {path} were measured on another processor ({measured_on}); this one is {processor}")
+        hint = "measure there, or leave --rates out for standard ones"
+        raise ConfigError(f"rates {path} were measured on another processor ({measured_on}); this one is {processor}: {hint}")
     return rates
 
 

@@ -16,8 +16,18 @@ __all__ = ["main", "start"]
 _DTYPES = {"float": "float32", "double": "float64"}  # onnxruntime's names where they are not numpy's
 
 
-def start(path: str, threads: int, inputs: str) -> Engine:
-    """onnxruntime with the model of a file. Raises the error of a file that it cannot run, or with other inputs (JSON) than these."""
+def start(path: str, threads: int, inputs: str, *, one_pool: bool = False) -> Engine:
+    """onnxruntime with the model of a file.
+
+    Args:
+        path: an ONNX file.
+        threads: inside each operator.
+        inputs: what it will be called with, as JSON.
+        one_pool: whether it uses the threads of the process, which `set_global_thread_pool_sizes` made, and none of its own.
+
+    Raises:
+        EffcError: the file cannot be run, or takes other inputs.
+    """
     try:
         import onnx
 
@@ -38,8 +48,11 @@ def start(path: str, threads: int, inputs: str) -> Engine:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
+    if one_pool:
+        options.use_per_session_threads = False
+    else:
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     try:
         source = model.SerializeToString() if removed else path
         session = onnxruntime.InferenceSession(source, options, ["CPUExecutionProvider"])
