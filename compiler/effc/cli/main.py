@@ -17,6 +17,7 @@ COMMANDS = {
     "run": "run an artifact on data",
     "verify": "compare an artifact with its own program, and with its source",
     "bench": "time an artifact, alone or beside another engine",
+    "faultsim": "put bit flips into a network, and measure what they do to its predictions",
     "inspect": "show a model, a program or an artifact as readable text",
     "passes": "list the passes and their options",
     "targets": "list the processors to compile for",

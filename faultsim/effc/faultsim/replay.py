@@ -1,0 +1,94 @@
+"""A list of faults, replayed: which bits of which sites its rows mean."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from effc.errors import ConfigError, Problem
+from effc.faultsim.groups import Places
+from effc.faultsim.reports.csv_report import ListedFault, read_faults
+from effc.faultsim.sites import Site
+from effc.faultsim.store import LIST
+
+__all__ = ["Replay"]
+
+_SHOWN = 20  # problems of one message
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A list.
+
+    Attributes:
+        faults: its rows. `content`: the file's bytes, which the campaign keeps.
+    """
+
+    faults: tuple[ListedFault, ...]
+    content: bytes
+
+    @classmethod
+    def read(cls, path: Path) -> Replay:
+        """From a file. Raises DataError, LimitError."""
+        return cls(tuple(read_faults(path)), path.read_bytes())
+
+    @classmethod
+    def kept(cls, folder: Path) -> Replay:
+        """From a campaign's folder."""
+        return cls.read(folder / LIST)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the file."""
+        return hashlib.sha256(self.content).hexdigest()
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The list's own numbers of its injections, in order."""
+        return tuple(dict.fromkeys(fault.injection for fault in self.faults))
+
+    def places(self, sites: Sequence[Site]) -> list[Places]:
+        """For every injection its sites, elements and bits.
+
+        A name is a tensor's, or a layer's: then its weight is meant. Raises ConfigError with all rows that mean nothing here.
+        """
+        by_name = {site.name: number for number, site in enumerate(sites)}
+        by_layer = {site.layer: number for number, site in enumerate(sites) if site.kind == "weight"}
+        found: dict[int, list[tuple[int, int, int]]] = {number: [] for number in self.numbers}
+        problems: list[Problem] = []
+        for fault in self.faults:
+            number = by_name.get(fault.layer, by_layer.get(fault.layer))
+            if number is None:
+                why = f"no tensor and no layer with a weight has this name; there are: {_some(list(by_layer) or list(by_name))}"
+                problems.append(Problem(f"line {fault.line}", repr(fault.layer), why))
+                continue
+            site = sites[number]
+            try:
+                element = site.element(fault.index)
+            except ValueError as error:
+                problems.append(Problem(f"line {fault.line}", f"{fault.layer} {fault.index}", str(error)))
+                continue
+            if fault.bit >= site.view.bits:
+                problems.append(Problem(f"line {fault.line}", f"bit {fault.bit}", f"{site.name} has bits 0 to {site.view.bits - 1}"))
+                continue
+            place = (number, element, fault.bit)
+            if place in found[fault.injection]:
+                problems.append(Problem(f"line {fault.line}", f"{fault.layer} {fault.index} bit {fault.bit}", "is twice in one injection"))
+            found[fault.injection].append(place)
+        if problems:
+            more = f" ({len(problems) - _SHOWN} more)" if len(problems) > _SHOWN else ""
+            raise ConfigError(f"the list of faults does not fit the model{more}", problems[:_SHOWN])
+        return [_arrays(places) for places in found.values()]
+
+
+def _arrays(places: list[tuple[int, int, int]]) -> Places:
+    sites, elements, bits = np.array(sorted(places), np.int64).reshape(-1, 3).T
+    return sites, elements, bits
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")

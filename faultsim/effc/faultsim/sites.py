@@ -1,0 +1,232 @@
+"""Where faults can be: the stored tensors and the values of a program, each with its number view.
+
+A stored tensor is named by what its consumers do with it:
+
+- `weight`: what a convolution or a matrix product multiplies its input with (also through a dequantisation);
+- `bias`: what it adds; `norm`: the four tensors of a batch, layer or group norm;
+- `bound`: what a protection added, as an input of effc's `bound`; `threshold`: of `sparsify`;
+- `other`: any other stored number: scales, zero points, embeddings, constants.
+
+`parameters` stands for all of these. `activation` is the result of any operator that computes something (one that only shows memory under
+another shape has no bits of its own), `input` an input of the program. Their elements are counted for one sample.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import fx
+
+from effc.errors import ConfigError, Problem
+from effc.faultsim.formats import NumberView, stored_view, view_for
+from effc.ir import Program, source_of
+
+__all__ = ["KINDS", "PARAMETERS", "Site", "find_sites", "operator_name"]
+
+PARAMETERS = ("weight", "bias", "norm", "bound", "threshold", "other")
+KINDS = (*PARAMETERS, "activation", "input")
+
+_PRODUCTS = ("conv1d", "conv2d", "conv3d", "conv_transpose2d", "linear", "matmul", "mm", "bmm", "addmm", "conv_integer", "matmul_integer")
+_NORMS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
+_CARRIERS = ("dequantize_linear", "to", "_to_copy", "t", "transpose", "permute", "reshape", "view", "unsqueeze", "squeeze", "expand")
+_VIEWS = ("reshape", "view", "permute", "transpose", "t", "unsqueeze", "squeeze", "expand", "slice", "select", "flatten", "alias", "detach")
+_SUFFIXES = ("weight", "bias", "running_mean", "running_var")
+
+
+@dataclass(frozen=True)
+class Site:
+    """One tensor that faults can reach.
+
+    Attributes:
+        name: the source's name of the tensor, or of the node whose result it is.
+        key: the graph's name: of a placeholder for stored tensors and inputs, of a node for activations.
+        layer: the module or node that it belongs to, in the user's words.
+        kind: one of KINDS. `op`: the operator that reads a stored tensor, or makes a value.
+        shape: of the tensor; of one sample for activations and inputs.
+        view: how its numbers are laid out in bits, with the tensor's own scale where the view has one.
+    """
+
+    name: str
+    key: str
+    layer: str
+    kind: str
+    op: str
+    shape: tuple[int, ...]
+    view: NumberView
+
+    @property
+    def elements(self) -> int:
+        """Numbers in it."""
+        count = 1
+        for extent in self.shape:
+            count *= extent
+        return count
+
+    def element(self, index: tuple[int, ...]) -> int:
+        """The flat element of an index. A single number is a flat index itself. Raises ValueError, which says why there is none."""
+        if len(index) == 1 and len(self.shape) != 1:
+            if index[0] < self.elements:
+                return index[0]
+            raise ValueError(f"{self.name} has {self.elements} elements")
+        if len(index) != len(self.shape) or any(one >= extent for one, extent in zip(index, self.shape, strict=True)):
+            raise ValueError(f"{self.name} has shape {list(self.shape)}")
+        flat = 0
+        for one, extent in zip(index, self.shape, strict=True):
+            flat = flat * extent + one
+        return flat
+
+    def index(self, element: int) -> tuple[int, ...]:
+        """The index of a flat element."""
+        found = []
+        for extent in reversed(self.shape):
+            element, rest = divmod(element, extent)
+            found.append(rest)
+        return tuple(reversed(found))
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON that `from_json` reads."""
+        view = {"name": self.view.name, "dtype": str(self.view.carrier).removeprefix("torch."), "scale": getattr(self.view, "scale", None)}
+        plain = {"name": self.name, "key": self.key, "layer": self.layer, "kind": self.kind, "op": self.op, "shape": list(self.shape)}
+        return {**plain, "view": view}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Site:
+        """What `as_json` wrote. Raises KeyError, TypeError, ConfigError on anything else."""
+        view = view_for(data["view"]["name"], getattr(torch, data["view"]["dtype"]))
+        if data["view"]["scale"] is not None:
+            view = replace(view, scale=float(data["view"]["scale"]))  # type: ignore[call-arg]
+        words = {field: str(data[field]) for field in ("name", "key", "layer", "kind", "op")}
+        return cls(**words, shape=tuple(map(int, data["shape"])), view=view)
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether it is a stored tensor: its faults are made in place, before a run."""
+        return self.kind in PARAMETERS
+
+
+def operator_name(node: fx.Node) -> str:
+    """`conv2d` for `aten.conv2d.default`."""
+    target = node.target
+    return target._schema.name.split("::")[-1] if isinstance(target, torch._ops.OpOverload) else getattr(target, "__name__", str(target))
+
+
+def find_sites(
+    program: Program, *, where: Sequence[str] = ("parameters",), layers: Sequence[str] = (), ops: Sequence[str] = (), view: str = "stored"
+) -> list[Site]:
+    """The sites of a program, stored tensors first, in the graph's order.
+
+    Args:
+        program: any program.
+        where: kinds (KINDS), or `parameters` for all that is stored.
+        layers: shell patterns; a site is taken when one fits its layer or its name. None given takes all.
+        ops: operator names (`conv2d`); a site is taken when it is read (activations: made) by one of them. None given takes all.
+        view: number view of floating-point tensors; integers are always taken as they are stored.
+
+    Raises:
+        ConfigError: an unknown kind, a pattern or operator that fits nothing, no site at all; everything at once.
+    """
+    unknown = [kind for kind in where if kind not in (*KINDS, "parameters")]
+    problems = [Problem("where", repr(kind), "no such kind of site", f"known: parameters, {', '.join(KINDS)}") for kind in unknown]
+    wanted = {one for kind in where for one in (PARAMETERS if kind == "parameters" else (kind,))}
+    every = [*_stored(program, view), *_values(program, view)]
+    of_kind = [site for site in every if site.kind in wanted]
+    if not of_kind and not unknown:
+        there = sorted({site.kind for site in every})
+        problems.append(Problem("where", ", ".join(where), "the model has no such site", f"it has: {', '.join(there)}"))
+    for pattern in layers:
+        if of_kind and not any(_fits(site, pattern) for site in of_kind):
+            known = sorted({site.layer for site in of_kind})
+            shown = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
+            problems.append(Problem("layers", repr(pattern), "fits no layer", f"layers: {shown}"))
+    for op in ops:
+        if of_kind and not any(site.op == op for site in of_kind):
+            problems.append(
+                Problem("ops", repr(op), "no site has this operator", f"there are: {', '.join(sorted({s.op for s in of_kind}))}")
+            )
+    sites = [site for site in of_kind if (not layers or any(_fits(site, one) for one in layers)) and (not ops or site.op in ops)]
+    if not sites and not problems:
+        problems.append(Problem("where, layers, ops", "together", "fit no site"))
+    if problems:
+        raise ConfigError("there is nowhere to put faults", problems)
+    return sites
+
+
+def _fits(site: Site, pattern: str) -> bool:
+    return fnmatch.fnmatchcase(site.layer, pattern) or fnmatch.fnmatchcase(site.name, pattern)
+
+
+def _stored(program: Program, view: str) -> list[Site]:
+    placeholders = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    sites = []
+    for key, name in program.tensor_names.items():
+        tensor, node = program.tensors[key], placeholders[key]
+        if tensor.numel() == 0 or not node.users or tensor.dtype == torch.bool or tensor.dtype.is_complex:
+            continue
+        reader, slot = _reader(node)
+        kind = _kind(operator_name(reader), slot, tensor)
+        head, _, tail = name.rpartition(".")
+        layer = head if tail in _SUFFIXES and head else source_of(reader)
+        sites.append(Site(name, key, layer, kind, operator_name(reader), tuple(tensor.shape), _view(tensor, view)))
+    return sites
+
+
+def _reader(node: fx.Node) -> tuple[fx.Node, int]:
+    """The first operator that computes with a tensor, and at which argument; what only carries it there is passed over."""
+    reader = next(iter(node.users))
+    while operator_name(reader) in _CARRIERS and reader.args and reader.args[0] is node and reader.users:
+        node, reader = reader, next(iter(reader.users))
+    slot = next((index for index, one in enumerate(reader.args) if one is node), -1)
+    return reader, slot
+
+
+def _kind(op: str, slot: int, tensor: torch.Tensor) -> str:
+    if op in _NORMS:
+        return "norm"
+    if op == "bound":
+        return "bound"
+    if op == "sparsify":
+        return "threshold"
+    if op in _PRODUCTS:
+        if op == "addmm":
+            return "bias" if slot == 0 else "weight"
+        if slot in (0, 1):
+            return "weight" if tensor.dim() > 1 else "other"
+        return "bias" if slot == 2 and tensor.dim() == 1 else "other"
+    if op in ("add", "sub") and tensor.dim() == 1 and tensor.is_floating_point():
+        return "bias"
+    return "other"
+
+
+def _values(program: Program, view: str) -> list[Site]:
+    sites = []
+    for name, node in program.input_nodes.items():
+        site = _value(node, name, name, "input", view)
+        sites += [site] if site else []
+    for node in program.nodes:
+        if operator_name(node) not in _VIEWS:
+            site = _value(node, source_of(node), source_of(node), "activation", view)
+            sites += [site] if site else []
+    return sites
+
+
+def _value(node: fx.Node, name: str, layer: str, kind: str, view: str) -> Site | None:
+    """A site for one value; None for what has no numbers per sample: sizes, tuples, booleans, results that mix the batch."""
+    fake = node.meta.get("val")
+    if not isinstance(fake, torch.Tensor) or fake.dim() < 1 or fake.dtype == torch.bool or fake.dtype.is_complex:
+        return None
+    batch, *rest = fake.shape
+    if (isinstance(batch, int) and batch != 1) or not all(isinstance(extent, int) for extent in rest):
+        return None
+    op = operator_name(node) if node.op == "call_function" else "input"
+    chosen = stored_view(fake.dtype) if view == "stored" or not fake.dtype.is_floating_point else view_for(view, fake.dtype)
+    return Site(name, node.name, layer, kind, op, tuple(rest), chosen)
+
+
+def _view(tensor: torch.Tensor, view: str) -> NumberView:
+    if view == "stored" or not tensor.dtype.is_floating_point:
+        return stored_view(tensor.dtype)
+    return view_for(view, tensor.dtype).fitted(tensor)

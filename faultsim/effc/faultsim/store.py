@@ -1,0 +1,166 @@
+"""A campaign's folder: its identity, and its results in chunks that are written once, whole or not at all.
+
+    campaign.json                      what the campaign is: two campaigns with the same file give the same results
+    faults-list.csv                    the replayed faults, where there are some
+    results/stage-00/chunk-00000.csv   records of some injections, with a checksum; written beside, synced, renamed
+
+A chunk is a function of the campaign and its number. So a campaign goes on after any death by making the chunks that are missing, several
+machines can make different ones, and a merge is a union of files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from effc.errors import AlteredArtifactError, ConfigError, InputRejectedError, OutputError, Problem
+from effc.faultsim.records import Record
+
+__all__ = [
+    "CAMPAIGN",
+    "LIST",
+    "SCHEMA",
+    "SCHEMA_VERSION",
+    "Store",
+    "canonical",
+    "differences",
+    "read_chunk",
+    "read_identity",
+    "write_whole",
+]
+
+CAMPAIGN = "campaign.json"
+LIST = "faults-list.csv"
+SCHEMA = "effc.faultsim.campaign"
+SCHEMA_VERSION = 1
+_HEADER = ",".join(Record._fields)
+_MOST_SHOWN = 12
+
+
+class Store:
+    """A campaign's folder.
+
+    Args:
+        folder: made where it is missing.
+        identity: plain JSON that names the campaign.
+        listed: the content of a replayed list.
+
+    Raises:
+        ConfigError: the folder holds another campaign; says what differs.
+        OutputError: it holds other files, or cannot be written.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any], listed: bytes | None = None) -> None:
+        self.folder = folder
+        content = canonical(identity)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / CAMPAIGN
+            if path.exists():
+                found = read_identity(folder)
+                if canonical(found) != content:
+                    raise ConfigError(
+                        f"{folder} holds another campaign: give another folder, or remove it", differences(found, identity)[:_MOST_SHOWN]
+                    )
+                return
+            if any(folder.iterdir()):
+                raise OutputError(f"{folder} is not empty and holds no campaign: give another folder")
+            if listed is not None:
+                write_whole(folder / LIST, listed)
+            write_whole(path, content)
+        except OSError as error:
+            raise OutputError(f"{folder} cannot be written: {error.strerror or error}") from error
+
+    def has(self, stage: int, chunk: int) -> bool:
+        """Whether a chunk is there. It may still be damaged: reading tells."""
+        return self._path(stage, chunk).exists()
+
+    def write(self, stage: int, chunk: int, records: Sequence[Record]) -> None:
+        """Keep a chunk. Raises OutputError."""
+        body = "\n".join([_HEADER, *(",".join(map(str, record)) for record in records)]) + "\n"
+        try:
+            self._path(stage, chunk).parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self._path(stage, chunk), f"{body}crc32,{zlib.crc32(body.encode())}\n".encode())
+        except OSError as error:
+            raise OutputError(f"{self._path(stage, chunk)} cannot be written: {error.strerror or error}") from error
+
+    def read(self, stage: int, chunk: int) -> list[Record]:
+        """A chunk. Raises AlteredArtifactError where it is not what was written."""
+        return read_chunk(self._path(stage, chunk))
+
+    def _path(self, stage: int, chunk: int) -> Path:
+        return self.folder / "results" / f"stage-{stage:02d}" / f"chunk-{chunk:05d}.csv"
+
+
+def read_chunk(path: Path) -> list[Record]:
+    """The records of a chunk's file. Raises AlteredArtifactError where it is not what was written."""
+    try:
+        content = path.read_text(encoding="ascii")
+        body, _, check = content.rpartition("crc32,")
+        if not body or int(check) != zlib.crc32(body.encode()):
+            raise ValueError("its checksum does not fit")
+        header, *lines = body.splitlines()
+        if header != _HEADER:
+            raise ValueError("its columns are others")
+        return [Record(*map(int, line.split(","))) for line in lines]
+    except (OSError, ValueError, TypeError) as error:
+        raise AlteredArtifactError(f"{path} is damaged ({error}): remove it, and run the campaign again") from error
+
+
+def read_identity(folder: Path) -> dict[str, Any]:
+    """The identity in a campaign's folder. Raises InputRejectedError, OutputError."""
+    path = folder / CAMPAIGN
+    try:
+        data = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{folder} holds no campaign: {CAMPAIGN} cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise InputRejectedError(f"{path} is damaged: {error}") from error
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        raise InputRejectedError(f"{path} is no campaign of effc")
+    if data.get("schema_version") != SCHEMA_VERSION:
+        raise InputRejectedError(f"{path} has schema version {data.get('schema_version')!r}; this effc reads {SCHEMA_VERSION}")
+    return data
+
+
+def canonical(data: Mapping[str, Any]) -> bytes:
+    """The one spelling of plain JSON."""
+    return (json.dumps(data, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[Problem]:
+    """Where two identities differ, by path."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            one for key in sorted(old.keys() | new.keys()) for one in differences(old.get(key), new.get(key), f"{path}.{key}".strip("."))
+        ]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [one for index, (a, b) in enumerate(zip(old, new, strict=True)) for one in differences(a, b, f"{path}[{index}]")]
+    return [] if old == new else [Problem(path, f"it has {_short(old)}", f"now {_short(new)}")]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all, also after a power cut."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(beside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    handle = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,166 @@
+"""From a campaign's records to its summary: shares with intervals over injections, by group, layer and bit; the worst faults."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from effc.errors import counted
+from effc.faultsim.campaign import Campaign
+from effc.faultsim.places import Tried, cells_of, tried
+from effc.faultsim.records import Record
+from effc.faultsim.statistics import Estimate, Stratum, mean_interval, percentile, ratio_interval, stratified, wilson
+from effc.faultsim.summary import SHARES, FaultRow, GroupSummary, Summary
+
+__all__ = ["fault_rows", "summarise"]
+
+_WORST = 20
+
+
+def summarise(campaign: Campaign) -> Summary:
+    """The summary of what is there; of an incomplete campaign, too."""
+    design, identity, spec = campaign.design, campaign.identity, campaign.design.spec
+    level = spec.level
+    has_labels = bool(identity["data"]["labels"]) and spec.tolerance is None
+    final = spec.tried_on is None  # every injection was tried on all samples: its share is no sample of one
+    groups = tuple(
+        _group(
+            group.name, group.rate, group.population.size, records, level, has_labels, final and group.rate is None and group.listed is None
+        )
+        for group, records in zip(design.groups, campaign.results, strict=True)
+        if records
+    )
+    singles = list(tried(campaign))
+    layers, bits, cells = cells_of(campaign, singles, level) if singles and not spec.rates else ((), (), ())
+    golden = identity["golden"]
+    return Summary(
+        campaign=identity,
+        model=identity["model"]["name"],
+        view=spec.view,
+        effect=spec.effect if spec.effect != "burst" else f"burst of {spec.burst} bits",
+        duration=spec.duration,
+        population=design.population.size,
+        sites=len(design.sites),
+        samples=identity["data"]["used"],
+        classes=spec.tolerance is None,
+        golden_accuracy=wilson(golden["correct"], golden["inferences"], level) if has_labels else None,
+        groups=groups,
+        overall=_overall(campaign, level, final),
+        layers=layers,
+        bits=bits,
+        cells=cells,
+        worst=_worst(campaign, singles) if not spec.rates else (),
+        complete=campaign.complete,
+        planned=campaign.planned,
+        done=sum(map(len, campaign.results)),
+        notes=tuple(_notes(campaign, singles)),
+    )
+
+
+def fault_rows(campaign: Campaign) -> Iterator[FaultRow]:
+    """One row a fault, for campaigns of single faults and of lists, in the order of their numbers."""
+    for one in tried(campaign):
+        yield from _rows(campaign, one)
+
+
+def _group(
+    name: str, rate: float | None, population: int, records: Sequence[Record], level: float, labels: bool, final: bool
+) -> GroupSummary:
+    size = population if final else None
+    shares = {share: mean_interval(_shares(records, share), level, population=size) for share in SHARES}
+    accuracies = _shares(records, "correct")
+    right = np.array([record.golden_correct for record in records], np.float64)
+    lost = np.array([min(record.lost, record.golden_correct) for record in records], np.float64)
+    return GroupSummary(
+        name=name,
+        rate=rate,
+        population=population,
+        injections=len(records),
+        empty=sum(record.flips + record.silent == 0 for record in records),
+        flips=sum(record.flips for record in records),
+        silent=sum(record.silent for record in records),
+        inferences=sum(record.inferences for record in records),
+        shares=shares,
+        accuracy=mean_interval(accuracies, level, population=size) if labels else None,
+        accuracy_min=float(accuracies.min()) if labels else None,
+        accuracy_p5=percentile(accuracies, 5) if labels else None,
+        sdc1_of_correct=ratio_interval(lost, right, level) if labels and right.any() else None,
+    )
+
+
+def _overall(campaign: Campaign, level: float, final: bool) -> Mapping[str, Estimate]:
+    """Shares over the whole population; not for sweeps over rates, whose groups are different experiments."""
+    if campaign.design.spec.rates or not all(campaign.results):
+        return {}
+    sizes = [group.population.size for group in campaign.design.groups]
+    listed = campaign.design.groups[0].listed is not None
+    found = {}
+    for share in SHARES:
+        strata = [Stratum(size, _shares(records, share)) for size, records in zip(sizes, campaign.results, strict=True)]
+        found[share] = stratified(strata, level, finite_population=final and not listed)
+    if campaign.decision is not None and campaign.decision.estimate is not None:
+        found["critical"] = campaign.decision.estimate
+    return found
+
+
+def _shares(records: Sequence[Record], name: str) -> np.ndarray:
+    return np.array([getattr(record, name) / record.inferences for record in records], np.float64)
+
+
+def _worst(campaign: Campaign, singles: Sequence[Tried]) -> tuple[FaultRow, ...]:
+    worst = heapq.nsmallest(_WORST, singles, key=lambda one: (-one.record.critical / one.record.inferences, one.number))
+    return tuple(row for one in worst if one.record.critical for row in _rows(campaign, one))[:_WORST]
+
+
+def _rows(campaign: Campaign, one: Tried) -> Iterator[FaultRow]:
+    record = one.record
+    for site_index, element, bit in zip(
+        one.injection.sites.tolist(), one.injection.elements.tolist(), one.injection.bits.tolist(), strict=True
+    ):
+        site = campaign.design.sites[site_index]
+        single = one.injection.faults == 1 and site.is_stored
+        yield FaultRow(
+            injection=one.number,
+            layer=site.layer,
+            tensor=site.name,
+            index=site.index(element),
+            bit=bit,
+            inferences=record.inferences,
+            masked=record.masked,
+            non_critical=record.non_critical,
+            critical=record.critical,
+            before=_value(site.view, record.before) if single else float("nan"),
+            after=_value(site.view, record.after) if single else float("nan"),
+        )
+
+
+def _value(view: Any, word: int) -> float:
+    return float(view.decode(torch.tensor([word], dtype=torch.int64).to(view.words)).double())
+
+
+def _notes(campaign: Campaign, singles: Sequence[Tried]) -> Iterator[str]:
+    spec, data = campaign.design.spec, campaign.identity["data"]
+    if data["used"] < data["samples"]:
+        yield f"{data['used']:,} of {data['samples']:,} samples are used."
+    if spec.tried_on is not None:
+        yield f"Each injection was tried on {counted(spec.tried_on, 'sample')}, drawn for it; shares are over faults and samples alike."
+    if campaign.decision is not None:
+        yield f"Sampling ended because of {campaign.decision.reason}."
+    empty = sum(record.flips + record.silent == 0 for records in campaign.results for record in records)
+    if empty:
+        yield f"{counted(empty, 'injection')} had no fault: at this rate and population that is to be expected, and they count."
+    silent = sum(record.silent for records in campaign.results for record in records)
+    if silent:
+        yield f"{counted(silent, 'bit')} already had the value that the fault gives them; these faults are silent, and they count."
+    if spec.view != "stored":
+        yield f"Floating-point tensors were rounded to {spec.view} first; the fault-free run is the one with these values."
+    if campaign.design.groups[0].listed is not None:
+        yield "Intervals take the listed faults as a random sample; of a list that was chosen by its outcomes they say nothing."
+    if spec.stratify and singles:
+        yield "A layer's or a bit's share weighs the strata by their sizes; a layer's bits that no injection hit are left out of it."
+    if not campaign.complete:
+        yield f"The campaign is not complete: {sum(map(len, campaign.results)):,} of {campaign.planned:,} injections are there."
