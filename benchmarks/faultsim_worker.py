@@ -147,7 +147,7 @@ def _effc(early: bool, late: bool) -> Callable[[Dataset, Sequence[Site], Path], 
     def build(data: Dataset, sites: Sequence[Site], work: Path) -> tuple[Try, dict[str, Any]]:
         groups = BatchGroups(data, ["x"], images=None, per_fault=None, batch=_BATCH, seed=0)
         engine = ProgramEngine(program(), sites, groups, early_stop=early, late_start=late, memory=4 << 30)
-        engine.golden_outcome()
+        list(engine.golden_run())
         passes = "from the fault on" if late else "whole network"
         return _records(engine), {"batch": groups.batch, "passes": passes + (", until nothing differs" if early else "")}
 
@@ -165,7 +165,7 @@ def _compiled(data: Dataset, sites: Sequence[Site], work: Path) -> tuple[Try, di
     own = subject.sites(spec)
     groups = subject.images(data, spec, _COMPILED_BATCH)
     engine = subject.engine(spec, own, groups)
-    engine.golden_outcome()
+    list(engine.golden_run())
     number = {site.name: index for index, site in enumerate(own)}
     tried = _records(engine)
 

@@ -73,7 +73,7 @@ def _show(summary: Summary, verdicts: Sequence[Verdict]) -> None:
     for title, cells in (("layer", summary.layers), ("bit", summary.bits)):
         worst = sorted((cell for cell in cells if cell.critical.value > 0), key=lambda cell: -cell.critical.value)[:_SHOWN]
         if worst:
-            rows = [
+            places = [
                 (
                     cell.layer if title == "layer" else cell.bit,
                     f"{cell.critical.value:.3%}",
@@ -82,7 +82,7 @@ def _show(summary: Summary, verdicts: Sequence[Verdict]) -> None:
                 )
                 for cell in worst
             ]
-            table((f"most critical {title}s", "critical", "interval", "injections"), rows, numbers=("critical", "injections"))
+            table((f"most critical {title}s", "critical", "interval", "injections"), places, numbers=("critical", "injections"))
     for sentence in summary.notes:
         note(sentence)
     for verdict in verdicts:

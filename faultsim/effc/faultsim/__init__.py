@@ -1,13 +1,13 @@
 """Fault simulation: bit flips in a network's numbers, and what they do to its predictions.
 
-    from effc.data import load_dataset
-    from effc.faultsim import CampaignSpec, ProgramSubject, run_campaign, summarise
-    from effc.frontends import load_program
+from effc.data import load_dataset
+from effc.faultsim import CampaignSpec, ProgramSubject, run_campaign, summarise
+from effc.frontends import load_program
 
-    program = load_program("model.onnx")
-    data = load_dataset("test.npz", program.interface.inputs)
-    campaign = run_campaign(ProgramSubject(program, "model.onnx"), data, CampaignSpec(rates=(1e-6,), draws=200), Path("out"))
-    print(summarise(campaign).groups[0].accuracy)
+program = load_program("model.onnx")
+data = load_dataset("test.npz", program.interface.inputs)
+campaign = run_campaign(ProgramSubject(program, "model.onnx"), data, CampaignSpec(rates=(1e-6,), draws=200), Path("out"))
+print(summarise(campaign).groups[0].accuracy)
 """
 
 from effc.faultsim.campaign import Campaign, Shard, read_campaign, run_campaign

@@ -9,7 +9,7 @@ for everyone, and what comes of them is dropped: no outcome counts them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,18 +20,16 @@ from torch import Tensor
 from effc.errors import ConfigError, InternalError
 from effc.faultsim.artifact_sites import Held
 from effc.faultsim.engine import Advance, record_of
-from effc.faultsim.faults import Effect, Indices, Injection
+from effc.faultsim.faults import Effect, Injection
 from effc.faultsim.golden import same_bits
 from effc.faultsim.images import Batch, BatchGroups
-from effc.faultsim.inject import Changed, Faultable
+from effc.faultsim.inject import Faultable
 from effc.faultsim.outcomes import Outcome, Reference
 from effc.faultsim.records import Record
 from effc.ir.arrays import to_numpy, to_torch
 from effc.runtime import Session
 
 __all__ = ["ArtifactEngine"]
-
-_BITS = {1: "u1", 2: "u2", 4: "u4", 8: "u8"}
 
 
 @dataclass(frozen=True)
@@ -63,25 +61,15 @@ class ArtifactEngine:
     ) -> None:
         self._session, self._held, self._images = session, tuple(held), images
         self._effect, self._tolerance = effect, tolerance
-        self._words: list[NDArray[np.unsignedinteger]] = []
-        self._faultable: list[Faultable] = []
-        for one in self._held:
-            flat = _flat(session.parameter_view(one.site.key), one.site.key)
-            self._words.append(flat.view(_BITS[flat.itemsize]))
-            self._faultable.append(Faultable(_shared(flat, one.site.key), one.site.view))
+        self._tensors = [_shared(session.parameter_view(one.site.key), one.site.key) for one in self._held]
+        self._faultable = [Faultable(tensor, one.site.view) for tensor, one in zip(self._tensors, self._held, strict=True)]
         self._kept: dict[tuple[int, int], _Golden] = {}
 
-    def golden_outputs(self) -> list[list[NDArray[Any]]]:
+    def golden_run(self) -> Iterator[tuple[list[NDArray[Any]], Outcome]]:
         """See `Engine`."""
-        return [golden.arrays for group in range(len(self._images)) for golden in self._goldens(group, self._images.batches(group))]
-
-    def golden_outcome(self) -> Outcome:
-        """See `Engine`."""
-        total = Outcome()
         for group in range(len(self._images)):
             for golden in self._goldens(group, self._images.batches(group)):
-                total += golden.reference.unharmed
-        return total
+                yield golden.arrays, golden.reference.unharmed
 
     def run(self, injections: Sequence[Injection], advance: Advance = lambda count: None) -> list[Record]:
         """See `Engine`."""
@@ -99,38 +87,29 @@ class ArtifactEngine:
 
     def _one(self, injection: Injection, batches: Sequence[Batch], goldens: Sequence[_Golden]) -> Record:
         applied: list[Faultable] = []
-        counts = [0, 0]
-        words = (0, 0)
-        outcome = Outcome()
+        flips, silent, words, outcome = 0, 0, (0, 0), Outcome()
         try:
             for index in np.unique(injection.sites):
                 here = injection.sites == index
-                places = self._places(int(index), injection.elements[here])
-                values = None if injection.values is None else injection.values[here]
-                before = int(self._words[index][places[0]])
-                changed = self._applied(int(index), places, injection.bits[here], values, applied)
+                where, target = self._held[index].map, self._faultable[index]
+                elements = injection.elements[here] if where is None else where.places(injection.elements[here])
+                before = self._word(int(index), int(elements[0]))
+                changed = target.apply(
+                    elements, injection.bits[here], self._effect, None if injection.values is None else injection.values[here]
+                )
+                applied.append(target)
                 if injection.faults == 1:
-                    words = (_signed(before, self._words[index]), _signed(int(self._words[index][places[0]]), self._words[index]))
-                counts[0] += changed.flips
-                counts[1] += changed.silent
+                    words = before, self._word(int(index), int(elements[0]))
+                flips, silent = flips + changed.flips, silent + changed.silent
             for batch, golden in zip(batches, goldens, strict=True):
-                outcome += self._judged(batch, golden) if counts[0] else golden.reference.unharmed
+                outcome += self._judged(batch, golden) if flips else golden.reference.unharmed
         finally:
             for target in applied:
                 target.undo()
-        return record_of(injection, outcome, (counts[0], counts[1], *words))
+        return record_of(injection, outcome, (flips, silent, *words))
 
-    def _applied(
-        self, index: int, places: Indices, bits: Indices, values: NDArray[np.bool_] | None, applied: list[Faultable]
-    ) -> Changed:
-        target = self._faultable[index]
-        changed = target.apply(places, bits, self._effect, values)
-        applied.append(target)
-        return changed
-
-    def _places(self, index: int, elements: Indices) -> Indices:
-        where = self._held[index].map
-        return elements if where is None else where.places(elements)
+    def _word(self, index: int, element: int) -> int:
+        return int(self._held[index].site.view.encode(self._tensors[index][element].reshape(1)))
 
     def _judged(self, batch: Batch, golden: _Golden) -> Outcome:
         outputs = [to_torch(array) for array in self._pass(batch)]
@@ -159,23 +138,9 @@ class ArtifactEngine:
         return found
 
 
-def _flat(view: NDArray[Any], name: str) -> NDArray[Any]:
+def _shared(view: NDArray[Any], name: str) -> Tensor:
     """A parameter's elements in C order, in the memory that the code reads."""
-    flat = view.reshape(-1)
-    if not (view.flags.writeable and np.shares_memory(flat, view)):
-        raise InternalError(f"the parameter {name} cannot be written in place, so no fault would reach the code")
-    return flat
-
-
-def _shared(flat: NDArray[Any], name: str) -> Tensor:
-    """A tensor in the same memory."""
-    tensor = to_torch(flat)
-    if tensor.data_ptr() != flat.__array_interface__["data"][0]:
-        raise InternalError(f"the parameter {name} was copied on its way to torch, so no fault would reach the code")
+    tensor = to_torch(view.reshape(-1))
+    if tensor.data_ptr() != view.__array_interface__["data"][0]:
+        raise InternalError(f"the parameter {name} was copied on its way to torch, so no fault would reach the compiled code")
     return tensor
-
-
-def _signed(word: int, words: NDArray[np.unsignedinteger]) -> int:
-    """A word as the campaigns on programs keep it: two's complement of its own width."""
-    bits = 8 * words.itemsize
-    return word - (1 << bits) if word >> (bits - 1) else word

@@ -99,7 +99,7 @@ def run_campaign(
             raise ConfigError(
                 "a campaign whose later stages depend on earlier results cannot be cut into shards: run it whole, with --jobs"
             )
-        golden, outcome = golden_digest(setting.engine), setting.engine.golden_outcome()
+        golden, outcome = golden_digest(setting.engine)
     identity = _identity(subject, data, setting, replay, golden, outcome)
     store = Store(folder, identity, None if replay is None else replay.content)
     with tempfile.TemporaryDirectory(prefix="effc-faultsim-") as work:

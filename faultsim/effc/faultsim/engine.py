@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 from effc.errors import ConfigError, Problem
 from effc.faultsim.faults import Effect, Indices, Injection
 from effc.faultsim.formats import NumberView
-from effc.faultsim.golden import Change, Golden, Runner
+from effc.faultsim.golden import Change, Golden, OperatorError, Runner
 from effc.faultsim.images import Batch, BatchGroups
 from effc.faultsim.inject import Faultable, faulted_values, quantise
 from effc.faultsim.outcomes import Outcome, Reference
@@ -30,12 +30,8 @@ Advance = Callable[[int], None]
 class Engine(Protocol):
     """Something that runs injections."""
 
-    def golden_outputs(self) -> list[list[NDArray[Any]]]:
-        """The fault-free results of every batch of every group, in order: they are hashed, so that two machines know they agree."""
-        ...
-
-    def golden_outcome(self) -> Outcome:
-        """The fault-free run, judged by itself: `correct` says how many labels it got right."""
+    def golden_run(self) -> Iterator[tuple[list[NDArray[Any]], Outcome]]:
+        """The fault-free results of every batch of every group, in order, and how many labels they got right (`correct`)."""
         ...
 
     def run(self, injections: Sequence[Injection], advance: Advance) -> list[Record]:
@@ -90,19 +86,12 @@ class ProgramEngine:
         self._kept: OrderedDict[tuple[int, int], tuple[Golden, Reference]] = OrderedDict()
         self._memory, self._held = memory, 0
 
-    def golden_outputs(self) -> list[list[NDArray[Any]]]:
-        found = []
+    def golden_run(self) -> Iterator[tuple[list[NDArray[Any]], Outcome]]:
+        """See `Engine`."""
         for group in range(len(self._images)):
             for index, batch in enumerate(self._images.batches(group)):
-                found.append([one.numpy() for one in self._golden(group, index, batch)[0].outputs])
-        return found
-
-    def golden_outcome(self) -> Outcome:
-        total = Outcome()
-        for group in range(len(self._images)):
-            for index, batch in enumerate(self._images.batches(group)):
-                total += self._golden(group, index, batch)[1].unharmed
-        return total
+                golden, reference = self._golden(group, index, batch)
+                yield [one.numpy() for one in golden.outputs], reference.unharmed
 
     def run(self, injections: Sequence[Injection], advance: Advance = lambda count: None) -> list[Record]:
         """See `Engine`. Injections of one group of images share its golden run."""
@@ -157,11 +146,13 @@ class ProgramEngine:
                         stored.append(site.key)
                 else:
                     changes[site.key] = self._change(site, elements, bits, values, golden, counts)
-            rerun = self._runner.rerun(golden, stored, changes)
+            outputs = self._runner.rerun(golden, stored, changes).outputs
+            outcome = reference.unharmed if outputs is None else reference.judge(outputs)
+        except OperatorError:
+            outcome = reference.failed
         finally:
             for target in applied:
                 target.undo()
-        outcome = reference.unharmed if rerun.outputs is None else reference.judge(rerun.outputs)
         return outcome, (counts[0], counts[1], *words) if first else facts
 
     def _word(self, index: int, elements: Indices) -> int:

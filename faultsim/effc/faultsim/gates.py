@@ -3,9 +3,9 @@
     <=   PASS where the whole interval is within the bound, FAIL where all of it is beyond, else INCONCLUSIVE
     >=   the same, mirrored
 
-So a PASS says that the bound holds with the interval's confidence, a FAIL that it is broken with the same confidence, and too few injections
-say neither. A campaign that was cut off decides nothing: which injections are missing may depend on what they did (the slow or fatal ones
-are missing more often), and then no interval holds.
+So a PASS says that the bound holds with the interval's confidence, a FAIL that it is broken with the same confidence, and too few
+injections say neither. A campaign that was cut off decides nothing: which injections are missing may depend on what they did (the slow
+or fatal ones are missing more often), and then no interval holds.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from effc.faultsim.sites import operator_name
 from effc.ir import Program
 
-__all__ = ["Golden", "Rerun", "Runner", "same_bits"]
+__all__ = ["Golden", "OperatorError", "Rerun", "Runner", "same_bits"]
 
 # Operators that hardly ever give equal results for different inputs: a sum of many products.
 _SPREADING = frozenset(("conv1d", "conv2d", "conv3d", "conv_transpose2d", "linear", "matmul", "mm", "bmm", "addmm", "mean", "sum"))
@@ -33,11 +33,16 @@ Change = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Golden:
-    """All values of one batch by node index; `outputs` are the program's results, `size` the samples."""
+    """All values of one batch by node index; `outputs` are the program's results, `size` the samples.
+
+    `sharing` holds, by the index of each stored tensor, itself and the values that are in its memory under another shape: a fault changes
+    them with the tensor, so they cannot be compared with. It is seen from the values, as operators' schemas do not always say it.
+    """
 
     values: list[Any]
     outputs: tuple[Tensor, ...]
     size: int
+    sharing: Mapping[int, frozenset[int]]
 
     @property
     def nbytes(self) -> int:
@@ -57,6 +62,10 @@ class Rerun:
 
     outputs: tuple[Tensor, ...] | None
     nodes: int
+
+
+class OperatorError(Exception):
+    """An operator refused what a fault made of its inputs: an index out of range, a size that does not fit."""
 
 
 class Runner:
@@ -101,7 +110,10 @@ class Runner:
             for position, step in enumerate(self._steps):
                 if step.target is not None:
                     values[position] = step.run(values)
-        return Golden(values, tuple(values[position] for position in self._results), len(inputs[0]) if inputs else 1)
+        sharing = self._sharing(values)
+        theirs = frozenset[int]().union(*sharing.values())
+        outputs = tuple(values[position].clone() if position in theirs else values[position] for position in self._results)
+        return Golden(values, outputs, len(inputs[0]) if inputs else 1, sharing)
 
     def rerun(self, golden: Golden, stored: Sequence[str], changes: Mapping[str, Change]) -> Rerun:
         """The same batch with faults.
@@ -110,24 +122,25 @@ class Runner:
             golden: of this batch, made before the fault.
             stored: keys of the stored tensors that are faulty now (they were changed in place).
             changes: key of a value -> what becomes of it once it is computed.
+
+        Raises:
+            OperatorError: the fault made an operator fail.
         """
         starts = {reader for key in stored for reader in self._readers[self.position(key)]}
         touched = {self.position(key): change for key, change in changes.items()}
         pending = starts | touched.keys()
-        if not pending:
-            return Rerun(None, 0)
-        shared = self._views_of({self.position(key) for key in stored})
-        values, computed, end = golden.values, 0, max(pending)
+        shared = frozenset[int]().union(*(golden.sharing[self.position(key)] for key in stored))
+        values, computed, end = golden.values, 0, max(pending, default=-1)
         fresh: dict[int, Any] = {}
         with torch.inference_mode():
-            position = min(pending)
+            position = min(pending, default=0)
             if not self._late:
                 computed = self._prefix(values, position)
             while position <= end:
                 step = self._steps[position]
                 must = position in starts or any(one in fresh for one in step.reads)
                 if must or position in touched:
-                    value = step.run(_Overlaid(values, fresh)) if must else values[position]
+                    value = _attempted(step, _Overlaid(values, fresh)) if must else values[position]
                     computed += must
                     if position in touched:
                         value = touched[position](value)
@@ -138,7 +151,7 @@ class Runner:
                 for dead in self._dead[position]:
                     fresh.pop(dead, None)
                 position += 1
-        if not any(position in fresh for position in self._results):
+        if not any(position in fresh or position in shared for position in self._results):
             return Rerun(None, computed)
         outputs = tuple(fresh.get(position, values[position]) for position in self._results)
         if all(same_bits(new, old) for new, old in zip(outputs, golden.outputs, strict=True)):
@@ -153,16 +166,12 @@ class Runner:
                 again[position] = step.run(again)
         return sum(step.target is not None for step in self._steps[:end])
 
-    def _views_of(self, positions: set[int]) -> set[int]:
-        """Nodes whose golden value is a stored tensor under another shape: it changed with the tensor, so it cannot be compared with."""
-        found: set[int] = set()
-        waiting = list(positions)
-        while waiting:
-            for reader in self._readers[waiting.pop()]:
-                if self._steps[reader].may_alias and reader not in found:
-                    found.add(reader)
-                    waiting.append(reader)
-        return found
+    def _sharing(self, values: Sequence[Any]) -> dict[int, frozenset[int]]:
+        holders: dict[int, set[int]] = {}
+        for position, value in enumerate(values):
+            for leaf in filter(_is, tree_leaves(value)):
+                holders.setdefault(leaf.untyped_storage().data_ptr(), set()).add(position)
+        return {position: frozenset(holders[tensor.untyped_storage().data_ptr()]) for position, tensor in self._stored.items()}
 
 
 class _Overlaid:
@@ -191,10 +200,6 @@ class _Step:
         self.reads = tuple(index[one] for one in node.all_input_nodes)
         name = operator_name(node) if node.op == "call_function" else ""
         self.spreads = name in _SPREADING
-        schema = getattr(node.target, "_schema", None)
-        # `to`, `contiguous` and `reshape` return their argument where there is nothing to do, without saying so in the schema
-        says = schema is not None and any(result.alias_info is not None for result in schema.returns)
-        self.may_alias = says or name in ("to", "_to_copy", "contiguous", "reshape", "getitem", "flatten", "dropout")
         mapped: Any = fx.node.map_arg  # its types say nodes become nodes
         self._args: Any = mapped(node.args, lambda one: _Ref(index[one]))
         self._kwargs: Any = mapped(node.kwargs, lambda one: _Ref(index[one]))
@@ -205,6 +210,13 @@ class _Step:
         if self._plain is not None:
             return self.target(*[values[one.position] if type(one) is _Ref else one for one in self._plain])
         return self.target(*_filled(self._args, values), **_filled(self._kwargs, values))
+
+
+def _attempted(step: _Step, values: Any) -> Any:
+    try:
+        return step.run(values)
+    except (RuntimeError, IndexError, ValueError, OverflowError) as error:  # what torch's operators raise for operands they refuse
+        raise OperatorError(str(error)) from error
 
 
 def _holds(argument: Any) -> bool:

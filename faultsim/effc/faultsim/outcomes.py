@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from effc.errors import DataError
+from effc.errors import DataError, Problem
 from effc.faultsim.golden import same_bits
 
 __all__ = ["Outcome", "Reference"]
@@ -46,7 +46,7 @@ class Reference:
             output's largest magnitude (over the batch).
 
     Raises:
-        DataError: a golden output is NaN, there are no classes and no tolerance.
+        DataError: a golden output is NaN, there are no classes and no tolerance, or the labels do not fit the classes.
     """
 
     def __init__(self, outputs: Sequence[Tensor], labels: Tensor | None, tolerance: float | None = None) -> None:
@@ -54,18 +54,18 @@ class Reference:
         self._size = len(outputs[0]) if outputs[0].dim() else 1
         if any(bool(torch.isnan(one).any()) for one in outputs if one.dtype.is_floating_point):
             raise DataError("an output of the fault-free run is NaN: what a fault does to it cannot be judged")
-        self._infinite = [torch.isinf(one) if one.dtype.is_floating_point else None for one in outputs]
         if tolerance is not None:
             self._labels = None
-            self._scales = [max(float(one.double().abs().max()), torch.finfo(torch.float32).tiny) for one in outputs]
+            finite = [torch.nan_to_num(one.double().abs(), posinf=0.0) for one in outputs]
+            self._scales = [max(float(one.max()), torch.finfo(torch.float32).tiny) for one in finite]
             return
         scores = _scores(outputs[0])
         self._top = scores.argmax(2)
         self._best = scores.topk(min(5, scores.shape[2]), dim=2).indices
         self._is_probability = bool((scores >= 0).all()) and bool(torch.allclose(scores.sum(2), torch.ones(()), atol=1e-3))
         self._confidence = self._confidences(scores)
-        self._labels = None if labels is None else labels.reshape(self._top.shape)
-        self._right = None if self._labels is None else ((self._top == self._labels) | (self._labels == _UNCOUNTED)).all(1)
+        self._labels = None if labels is None else _fitting(labels, scores)
+        self._right: Tensor | None = None if self._labels is None else ((self._top == self._labels) | (self._labels == _UNCOUNTED)).all(1)
 
     @property
     def unharmed(self) -> Outcome:
@@ -73,14 +73,20 @@ class Reference:
         correct = 0 if self._right is None else int(self._right.sum())
         return Outcome(self._size, masked=self._size, correct=correct, golden_correct=correct)
 
+    @property
+    def failed(self) -> Outcome:
+        """The outcome where the run broke off: every inference is detected, and none is lost in silence."""
+        correct = 0 if self._right is None else int(self._right.sum())
+        return Outcome(self._size, critical=self._size, due=self._size, golden_correct=correct)
+
     def judge(self, outputs: Sequence[Tensor]) -> Outcome:
         """Count the classes of faulty outputs."""
         differs, due = torch.zeros(self._size, dtype=torch.bool), torch.zeros(self._size, dtype=torch.bool)
-        for new, old, infinite in zip(outputs, self._outputs, self._infinite, strict=True):
+        for new, old in zip(outputs, self._outputs, strict=True):
             if not same_bits(new, old):
-                differs |= (new != old).reshape(self._size, -1).any(1)  # NaN differs from itself; -0 from 0 is no difference in value
-            if infinite is not None:
-                due |= (~torch.isfinite(new) & ~infinite).reshape(self._size, -1).any(1)
+                other = (new != old).reshape(self._size, -1)  # NaN differs from itself; -0 from 0 is no difference in value
+                differs |= other.any(1)
+                due |= (other & ~torch.isfinite(new).reshape(self._size, -1)).any(1)  # also NaN, or +Inf, where golden is -Inf
         if self._tolerance is not None:
             changed = self._beyond(outputs)
             critical = changed | due
@@ -101,7 +107,7 @@ class Reference:
             sdc20=int((same & (shift > 0.2)).sum()),
             correct=0 if right is None else int(right.sum()),
             golden_correct=0 if self._right is None else int(self._right.sum()),
-            lost=0 if right is None or self._right is None else int((self._right & ~right).sum()),
+            lost=0 if right is None or self._right is None else int((self._right & ~right & silent).sum()),
         )
         return self._counted(differs, critical, due) + extra
 
@@ -125,6 +131,23 @@ class Reference:
         """Of the golden prediction: (N, T)."""
         shares = scores if self._is_probability else torch.softmax(scores.double(), 2)
         return shares.gather(2, self._top[:, :, None])[:, :, 0].double()
+
+
+def _fitting(labels: Tensor, scores: Tensor) -> Tensor:
+    """Labels as (N, T). Raises DataError where they do not fit the scores."""
+    samples, positions, classes = scores.shape
+    given = labels.reshape(len(labels), -1)
+    uncounted = given == _UNCOUNTED if labels.dim() == 2 else torch.zeros(given.shape, dtype=torch.bool)
+    if given.shape != (samples, positions):
+        what, why = f"labels {list(labels.shape)}", f"the output has {samples} samples of {positions} positions"
+        raise DataError("labels do not fit the output", [Problem("y", what, why)])
+    if bool(uncounted.all(1).any()):
+        raise DataError(f"every label of a sample is {_UNCOUNTED}: nothing of it is counted; leave it out")
+    wrong = given[~uncounted & ((given < 0) | (given >= classes))].unique()
+    if len(wrong):
+        why = f"the output has classes 0 to {classes - 1}"
+        raise DataError("labels do not fit the output", [Problem("y", f"labels {wrong[:5].tolist()}", why)])
+    return given
 
 
 def _scores(output: Tensor) -> Tensor:

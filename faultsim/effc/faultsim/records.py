@@ -5,6 +5,8 @@ Every inference is exactly one of
 - *non-critical*: an output differs, and the prediction does not;
 - *critical*: the prediction differs from the golden run's, or an output became NaN or infinite.
 
+A run that an operator breaks off (an index out of range) is DUE for all of its inferences.
+
 The prediction is the largest score of the first output (of each position of a sequence). Of the critical ones, *due* counts those with NaN
 or an infinity that the golden run lacks: a detected, unrecoverable error. The silent rest is SDC-1. The other classes overlap with these:
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from effc.errors import ConfigError, Problem
+from effc.faultsim.artifact_sites import StoredSite
 from effc.faultsim.groups import Places
 from effc.faultsim.reports.csv_report import ListedFault, read_faults
 from effc.faultsim.sites import Site
@@ -58,9 +59,14 @@ class Replay:
         """
         by_name = {site.name: number for number, site in enumerate(sites)}
         by_layer = {site.layer: number for number, site in enumerate(sites) if site.kind == "weight"}
+        hidden = {name: site.why for site in sites if isinstance(site, StoredSite) for name in site.stands_for}
         found: dict[int, list[tuple[int, int, int]]] = {number: [] for number in self.numbers}
         problems: list[Problem] = []
         for fault in self.faults:
+            if fault.layer in hidden and fault.layer not in by_name:
+                hint = "replay the list on the program (--executor program)"
+                problems.append(Problem(f"line {fault.line}", repr(fault.layer), hidden[fault.layer], hint))
+                continue
             number = by_name.get(fault.layer, by_layer.get(fault.layer))
             if number is None:
                 why = f"no tensor and no layer with a weight has this name; there are: {_some(list(by_layer) or list(by_name))}"

@@ -14,6 +14,7 @@ another shape has no bits of its own), `input` an input of the program. Their el
 from __future__ import annotations
 
 import fnmatch
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,6 +35,7 @@ _PRODUCTS = ("conv1d", "conv2d", "conv3d", "conv_transpose2d", "linear", "matmul
 _NORMS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
 _CARRIERS = ("dequantize_linear", "to", "_to_copy", "t", "transpose", "permute", "reshape", "view", "unsqueeze", "squeeze", "expand")
 _VIEWS = ("reshape", "view", "permute", "transpose", "t", "unsqueeze", "squeeze", "expand", "slice", "select", "flatten", "alias", "detach")
+_CUTS = ("chunk", "split", "split_with_sizes", "tensor_split", "unbind")  # each part is a view
 _SUFFIXES = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -42,7 +44,7 @@ class Site:
     """One tensor that faults can reach.
 
     Attributes:
-        name: the source's name of the tensor, or of the node whose result it is.
+        name: the source's name of the tensor, or of the node whose result it is; no two sites of a program have the same.
         key: the graph's name: of a placeholder for stored tensors and inputs, of a node for activations.
         layer: the module or node that it belongs to, in the user's words.
         kind: one of KINDS. `op`: the operator that reads a stored tensor, or makes a value.
@@ -132,7 +134,8 @@ def find_sites(
     unknown = [kind for kind in where if kind not in (*KINDS, "parameters")]
     problems = [Problem("where", repr(kind), "no such kind of site", f"known: parameters, {', '.join(KINDS)}") for kind in unknown]
     wanted = {one for kind in where for one in (PARAMETERS if kind == "parameters" else (kind,))}
-    every = [*_stored(program, view), *_values(program, view)]
+    stored = _stored(program, view)
+    every = [*stored, *_told_apart(_values(program, view), stored)]
     of_kind = [site for site in every if site.kind in wanted]
     if not of_kind and not unknown:
         there = sorted({site.kind for site in every})
@@ -161,17 +164,30 @@ def _fits(site: Site, pattern: str) -> bool:
 
 def _stored(program: Program, view: str) -> list[Site]:
     placeholders = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    readers = {
+        key: _reader(placeholders[key])
+        for key in program.tensor_names
+        if placeholders[key].users and program.tensors[key].numel() and _has_numbers(program.tensors[key].dtype)
+    }
+    modules = {reader: _module(program.tensor_names[key]) for key, (reader, _) in readers.items() if _module(program.tensor_names[key])}
     sites = []
-    for key, name in program.tensor_names.items():
-        tensor, node = program.tensors[key], placeholders[key]
-        if tensor.numel() == 0 or not node.users or tensor.dtype == torch.bool or tensor.dtype.is_complex:
-            continue
-        reader, slot = _reader(node)
+    for key, (reader, slot) in readers.items():
+        name, tensor = program.tensor_names[key], program.tensors[key]
         kind = _kind(operator_name(reader), slot, tensor)
-        head, _, tail = name.rpartition(".")
-        layer = head if tail in _SUFFIXES and head else source_of(reader)
+        # a bias that an exporter gave a name of its own belongs to the module whose weight the same operator reads
+        layer = _module(name) or modules.get(reader) or source_of(reader)
         sites.append(Site(name, key, layer, kind, operator_name(reader), tuple(tensor.shape), _view(tensor, view)))
     return sites
+
+
+def _module(name: str) -> str:
+    """`layer1.conv` of `layer1.conv.weight`; nothing where a name is not of that form."""
+    head, _, tail = name.rpartition(".")
+    return head if tail in _SUFFIXES else ""
+
+
+def _has_numbers(dtype: torch.dtype) -> bool:
+    return dtype != torch.bool and not dtype.is_complex
 
 
 def _reader(node: fx.Node) -> tuple[fx.Node, int]:
@@ -202,24 +218,39 @@ def _kind(op: str, slot: int, tensor: torch.Tensor) -> str:
 
 
 def _values(program: Program, view: str) -> list[Site]:
-    sites = []
+    sites, symbolic = [], program.interface.batch.symbolic
     for name, node in program.input_nodes.items():
-        site = _value(node, name, name, "input", view)
+        site = _value(node, name, name, "input", view, symbolic)
         sites += [site] if site else []
     for node in program.nodes:
-        if operator_name(node) not in _VIEWS:
-            site = _value(node, source_of(node), source_of(node), "activation", view)
+        if not _only_shows(node):
+            site = _value(node, source_of(node), source_of(node), "activation", view, symbolic)
             sites += [site] if site else []
     return sites
 
 
-def _value(node: fx.Node, name: str, layer: str, kind: str, view: str) -> Site | None:
-    """A site for one value; None for what has no numbers per sample: sizes, tuples, booleans, results that mix the batch."""
+def _only_shows(node: fx.Node) -> bool:
+    """Whether a value is memory of another one: a view, or a part that `chunk` and its kin cut off."""
+    name = operator_name(node)
+    if name == "getitem" and isinstance(node.args[0], fx.Node):
+        return operator_name(node.args[0]) in _CUTS
+    return name in _VIEWS
+
+
+def _told_apart(values: Sequence[Site], stored: Sequence[Site]) -> list[Site]:
+    """Names that mean one thing in a list of faults: where a module makes several values, or has a weight, the graph's name is added."""
+    uses = Counter([site.name for site in values] + [name for site in stored for name in {site.name, site.layer}])
+    return [site if uses[site.name] == 1 else replace(site, name=f"{site.name}:{site.key}") for site in values]
+
+
+def _value(node: fx.Node, name: str, layer: str, kind: str, view: str, symbolic: bool) -> Site | None:
+    """A site for one value; None for what has no numbers per sample: sizes, tuples, booleans, results that mix the batch or lack it."""
     fake = node.meta.get("val")
-    if not isinstance(fake, torch.Tensor) or fake.dim() < 1 or fake.dtype == torch.bool or fake.dtype.is_complex:
+    if not isinstance(fake, torch.Tensor) or fake.dim() < 1 or not _has_numbers(fake.dtype):
         return None
     batch, *rest = fake.shape
-    if (isinstance(batch, int) and batch != 1) or not all(isinstance(extent, int) for extent in rest):
+    counts_samples = str(batch).isidentifier() if symbolic else batch == 1  # 4 * s0 is a symbol, too, and no batch
+    if not counts_samples or not all(isinstance(extent, int) for extent in rest):
         return None
     op = operator_name(node) if node.op == "call_function" else "input"
     chosen = stored_view(fake.dtype) if view == "stored" or not fake.dtype.is_floating_point else view_for(view, fake.dtype)

@@ -24,7 +24,7 @@ __all__ = ["NOT_IDENTITY", "CampaignSpec", "load_spec", "parse_bits", "spec_of"]
 
 NOT_IDENTITY = ("eval", "require", "jobs", "memory", "faults_csv", "preprocess")  # do not change a result, or are told by a hash
 _PATHS = ("eval", "faults_csv")
-_Rate = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+_Rate = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]  # at 0 nothing changes
 _Share = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 
 
@@ -108,6 +108,8 @@ class CampaignSpec(BaseModel):
             raise ValueError(f"{' and '.join(chosen)} are different campaigns: give one of them")
         if self.stratify and chosen and chosen[0] not in ("faults", "precision"):
             raise ValueError(f"stratify is for drawn single faults, not for {chosen[0]}")
+        if self.bits and self.faults_csv is not None:
+            raise ValueError("a list says which bits it means: bits cannot be chosen")
         if len(set(self.rates)) != len(self.rates):
             raise ValueError("a rate is given twice")
         if self.duration == "transient" and self.images_per_fault not in (None, 1):

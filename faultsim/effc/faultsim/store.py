@@ -67,7 +67,7 @@ class Store:
                         f"{folder} holds another campaign: give another folder, or remove it", differences(found, identity)[:_MOST_SHOWN]
                     )
                 return
-            if any(folder.iterdir()):
+            if any(not _is_of_a_beginning(one.name) for one in folder.iterdir()):
                 raise OutputError(f"{folder} is not empty and holds no campaign: give another folder")
             if listed is not None:
                 write_whole(folder / LIST, listed)
@@ -92,8 +92,19 @@ class Store:
         """A chunk. Raises AlteredArtifactError where it is not what was written."""
         return read_chunk(self._path(stage, chunk))
 
+    def tidy(self) -> None:
+        """Remove what killed processes were writing: only where nothing is missing, so that nobody writes any more."""
+        for pattern in (f".{LIST}.*", f".{CAMPAIGN}.*", "results/stage-*/.chunk-*"):
+            for path in self.folder.glob(pattern):
+                path.unlink(missing_ok=True)
+
     def _path(self, stage: int, chunk: int) -> Path:
         return self.folder / "results" / f"stage-{stage:02d}" / f"chunk-{chunk:05d}.csv"
+
+
+def _is_of_a_beginning(name: str) -> bool:
+    """What a campaign leaves that was killed before its identity was written."""
+    return name == LIST or name.startswith((f".{LIST}.", f".{CAMPAIGN}."))
 
 
 def read_chunk(path: Path) -> list[Record]:

@@ -1,8 +1,8 @@
 """Where compiled code keeps each element of a source tensor.
 
-A kernel wants its weights in its own order: axes moved, some of them cut into blocks that lie side by side, the last block of an axis filled
-up with zeros. The artifact's manifest says how (`effc.runtime.manifest.StoredTensor`). A source element i of axis a with blocks of b goes to
-block i // b, place i % b. Zeros that fill up have no source element, so whoever counts source elements never counts them.
+A kernel wants its weights in its own order: axes moved, some of them cut into blocks whose elements lie side by side, the last block filled
+up with zeros. The artifact's manifest says how (`effc.runtime.manifest.StoredTensor`): index i of an axis with blocks of b goes to block
+i // b, place i % b. Zeros that fill up have no source element, so whoever counts source elements never counts them.
 """
 
 from __future__ import annotations

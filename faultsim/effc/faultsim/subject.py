@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from effc.data import Dataset
+from effc.errors import ConfigError
 from effc.faultsim.engine import Engine, ProgramEngine
 from effc.faultsim.images import BatchGroups
 from effc.faultsim.sites import Site, find_sites
@@ -89,6 +90,8 @@ class ProgramSubject:
         return {"name": self.name, "kind": self.kind, "source_sha256": source.sha256, "sha256": digest, "passes": list(source.passes)}
 
     def sites(self, spec: CampaignSpec) -> list[Site]:
+        if self.program.interface.states:
+            raise ConfigError("a streaming program cannot be simulated: its states would carry a fault from sample to sample")
         return find_sites(self.program, where=spec.where, layers=spec.layers, ops=spec.ops, view=spec.view)
 
     def batch(self, spec: CampaignSpec) -> int:

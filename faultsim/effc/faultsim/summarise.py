@@ -26,7 +26,8 @@ def summarise(campaign: Campaign) -> Summary:
     design, identity, spec = campaign.design, campaign.identity, campaign.design.spec
     level = spec.level
     has_labels = bool(identity["data"]["labels"]) and spec.tolerance is None
-    final = spec.tried_on is None  # every injection was tried on all samples: its share is no sample of one
+    # every injection was tried on all samples, with one value that it can have: its share is no sample of one
+    final = spec.tried_on is None and spec.effect != "random"
     groups = tuple(
         _group(
             group.name, group.rate, group.population.size, records, level, has_labels, final and group.rate is None and group.listed is None
@@ -102,6 +103,9 @@ def _overall(campaign: Campaign, level: float, final: bool) -> Mapping[str, Esti
     for share in SHARES:
         strata = [Stratum(size, _shares(records, share)) for size, records in zip(sizes, campaign.results, strict=True)]
         found[share] = stratified(strata, level, finite_population=final and not listed)
+    if campaign.identity["data"]["labels"] and campaign.design.spec.tolerance is None:
+        strata = [Stratum(size, _shares(records, "correct")) for size, records in zip(sizes, campaign.results, strict=True)]
+        found["accuracy"] = stratified(strata, level, finite_population=final and not listed)
     if campaign.decision is not None and campaign.decision.estimate is not None:
         found["critical"] = campaign.decision.estimate
     return found

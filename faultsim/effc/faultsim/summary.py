@@ -89,7 +89,7 @@ class Summary:
         classes: whether outputs are scores of classes, so that predictions mean something.
         golden_accuracy: of the fault-free run on all samples, with the interval over samples; None without labels.
         groups: in the campaign's order.
-        overall: shares over the whole population, weighted by strata; empty for sweeps over rates.
+        overall: shares over the whole population, weighted by strata, and `accuracy` where there are labels; empty for sweeps over rates.
         layers, bits, cells: critical share by layer, by bit, by both. Empty unless injections are single faults.
         worst: faults with the largest critical share, worst first.
         complete: every injection was made. `planned`, `done`: injections.

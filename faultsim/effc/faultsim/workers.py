@@ -20,6 +20,7 @@ import torch
 from effc.errors import EffcError, InternalError, VerificationError
 from effc.faultsim.design import Chunk, Design
 from effc.faultsim.engine import Engine
+from effc.faultsim.outcomes import Outcome
 from effc.faultsim.store import Store
 
 __all__ = ["Crew", "golden_digest", "make_chunk", "one_thread_count"]
@@ -27,14 +28,15 @@ __all__ = ["Crew", "golden_digest", "make_chunk", "one_thread_count"]
 Build = Callable[[Path], "tuple[Design, Engine, Store]"]
 
 
-def golden_digest(engine: Engine) -> str:
-    """SHA-256 of the fault-free outputs of all batches: bytes, shapes and order."""
-    digest = hashlib.sha256()
-    for outputs in engine.golden_outputs():
+def golden_digest(engine: Engine) -> tuple[str, Outcome]:
+    """SHA-256 of the fault-free outputs of all batches (bytes, shapes and order), and what they got right."""
+    digest, total = hashlib.sha256(), Outcome()
+    for outputs, outcome in engine.golden_run():
+        total += outcome
         for array in outputs:
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(array.tobytes())
-    return digest.hexdigest()
+    return digest.hexdigest(), total
 
 
 @contextmanager
@@ -125,7 +127,7 @@ def _start(build: Build, work: Path, threads: int, golden: str, parent: int) -> 
     torch.set_num_threads(threads)
     try:
         design, engine, store = build(work)
-        found = golden_digest(engine)
+        found, _ = golden_digest(engine)
         if found != golden:
             raise VerificationError(f"a worker's fault-free run has other bits ({found[:12]}) than the campaign's ({golden[:12]})")
         _MINE.append((design, engine, store))

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 from effc.faultsim.statistics.estimate import Estimate
-from effc.faultsim.summary import Cell, FaultRow, GroupSummary, Summary
+from effc.faultsim.summary import SHARES, Cell, FaultRow, GroupSummary, Summary
 
 LAYERS = {
     "conv1": 432,
@@ -47,7 +47,19 @@ def single_faults(model: str = "resnet20.onnx", rename: dict[str, str] | None = 
     weights = sum(LAYERS.values())
     bits = [Cell(None, bit, weights, 840, wilson(OF_BIT.get(bit, 0.0 if bit < 12 else 1e-5), 840)) for bit in range(BITS)]
     worst = tuple(
-        FaultRow(index, names[layer], names[layer] if layer.endswith("bias") else f"{names[layer]}.weight", (index % 7, 0, 2, 1), 30, 1017, 0, 3 * index, 1017 - 3 * index, 0.5, after)
+        FaultRow(
+            index,
+            names[layer],
+            names[layer] if layer.endswith("bias") else f"{names[layer]}.weight",
+            (index % 7, 0, 2, 1),
+            30,
+            1017,
+            0,
+            3 * index,
+            1017 - 3 * index,
+            0.5,
+            after,
+        )
         for index, (layer, after) in enumerate(zip(list(LAYERS) * 2, [1.7014118346046923e38, math.inf, math.nan] * 14, strict=True))
     )
     shares = {
@@ -97,7 +109,7 @@ def single_faults(model: str = "resnet20.onnx", rename: dict[str, str] | None = 
         layers=tuple(layers),
         bits=tuple(bits),
         cells=tuple(cells),
-        worst=worst[::-1],
+        worst=worst,
         complete=True,
         planned=26880,
         done=26880,
@@ -118,8 +130,11 @@ def sweep(model: str = "resnet20.onnx") -> Summary:
     groups = []
     for rate, empty, mean, low, high, least, fifth in points:
         accuracy = Estimate(mean, low, high, 0.95, 100, "Student's t over injections")
-        critical = wilson(0.93 - mean if mean < 0.92 else 0.01, 100)
-        shares = {name: wilson(min(one.value * 10 * critical.value, 1.0), 100) for name, one in base.overall.items()} | {"critical": critical}
+        wrong = max(0.9164 - mean, 0.002) + 0.01
+        same = 0.3 * (1 - wrong)
+        rest = 1 - wrong - same
+        parts = (same, rest, wrong, 0.88 * wrong, 0.5 * wrong, 0.1 * rest, 0.05 * rest, 0.12 * wrong)
+        shares = {name: wilson(part, 100) for name, part in zip(SHARES, parts, strict=True)}
         flips = round(100 * rate * base.population)
         groups.append(
             GroupSummary(

@@ -106,7 +106,8 @@ def test_a_nan_counts_as_an_infinite_loss_and_a_wrong_prediction() -> None:
         return torch.tensor([[math.nan, 0.0], [math.inf, 0.0], [0.0, 1.0]])
 
     assert labelled.accuracy(network) == pytest.approx(1 / 3)  # an infinite score is still the largest one
-    assert labelled.loss(network) == (2, pytest.approx(math.log1p(math.e))) and labelled.loss(network).value == math.inf
+    loss = labelled.loss(network)
+    assert loss.infinite == 2 and loss.mean == pytest.approx(math.log1p(math.e)) and loss.value == math.inf
     assert Loss(2, 0.1) > Loss(1, 9.0) > Loss(0, 50.0)
 
 

@@ -113,7 +113,9 @@ class TestJudge:
 class TestRaise:
     def test_failed_beats_undecided_and_lists_both(self) -> None:
         summary = single_faults()
-        passed, undecided, failed = (judge(one, summary) for one in parse_requirements(["critical <= 0.02", "due <= 0.0015", "sdc1 <= 0.01"]))
+        passed, undecided, failed = (
+            judge(one, summary) for one in parse_requirements(["critical <= 0.02", "due <= 0.0015", "sdc1 <= 0.01"])
+        )
         raise_for([passed])
         raise_for([])
         with pytest.raises(InconclusiveError, match="1 of 2 requirements could not be decided") as caught:

@@ -1,7 +1,7 @@
 """Reports of campaigns: valid by their formats' own schemas, the same bytes each time, and nothing from a model gets out of its text.
 
-The schemas: `junit.xsd` is Jenkins' junit-10.xsd as pytest's source distribution has it (MIT), `sarif-2.1.0-rtm.5.json` the OASIS schema as the
-npm package @microsoft/jest-sarif has it (MIT).
+The schemas: `junit.xsd` is Jenkins' junit-10.xsd as pytest's source distribution has it (MIT), `sarif-2.1.0-rtm.5.json` the OASIS schema as
+the npm package @microsoft/jest-sarif has it (MIT).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def hostile() -> Summary:
     """Every text that comes from a user or a model is an attack."""
     base = single_faults(HOSTILE, {"conv1": HOSTILE})
     groups = tuple(replace(group, name=HOSTILE) for group in base.groups)
-    return replace(base, view=HOSTILE, groups=groups, notes=(HOSTILE,), campaign={HOSTILE: {HOSTILE: [HOSTILE]}}, worst=base.worst[-3:])
+    return replace(base, view=HOSTILE, groups=groups, notes=(HOSTILE,), campaign={HOSTILE: {HOSTILE: [HOSTILE]}}, worst=base.worst[:3])
 
 
 def empty() -> Summary:
@@ -68,7 +68,9 @@ EVERY = [single_faults, sweep, hostile, empty]
 
 @pytest.mark.parametrize("make", EVERY)
 @pytest.mark.parametrize("report", ALL)
-def test_the_same_bytes_each_time_and_valid_text(report: Callable[[Summary, Sequence[Verdict]], bytes], make: Callable[[], Summary]) -> None:
+def test_the_same_bytes_each_time_and_valid_text(
+    report: Callable[[Summary, Sequence[Verdict]], bytes], make: Callable[[], Summary]
+) -> None:
     first = report(make(), verdicts(make(), *THREE))
     assert first == report(make(), verdicts(make(), *THREE))
     assert first.decode().endswith("\n") or report is html_report
@@ -162,7 +164,13 @@ class TestSarif:
 
     @pytest.mark.parametrize(
         ("model", "uri"),
-        [("/home/me/net.onnx", "net.onnx"), ("../../net.onnx", "net.onnx"), ("./a/../net.onnx", "net.onnx"), ("C:net", "C%3Anet"), ("", "model")],
+        [
+            ("/home/me/net.onnx", "net.onnx"),
+            ("../../net.onnx", "net.onnx"),
+            ("./a/../net.onnx", "net.onnx"),
+            ("C:net", "C%3Anet"),
+            ("", "model"),
+        ],
     )
     def test_paths_stay_relative(self, model: str, uri: str) -> None:
         found = results(replace(single_faults(), model=model), *THREE)
@@ -186,10 +194,11 @@ class TestMarkdown:
         assert text.index("❌ FAIL") < text.index("`sdc1 <= 0.01`") < text.index("`due <= 0.0015`") < text.index("`critical <= 0.02`")
         assert text.index("`critical <= 0.02`") < text.index("### ")
 
-    def test_a_huge_campaign_stays_under_60_kB_and_says_what_is_left_out(self) -> None:
+    def test_a_huge_campaign_stays_small_and_says_what_is_left_out(self) -> None:
         base = single_faults()
         layers = tuple(replace(base.layers[0], layer=f"{index}{HOSTILE}") for index in range(5000))
-        groups = tuple(replace(sweep().groups[0], rate=1e-9 * (index + 1)) for index in range(5000))
+        one = sweep().groups[0]
+        groups = tuple(replace(one, rate=1e-9 * (index + 1)) for index in range(5000))
         summary = replace(base, model=HOSTILE * 100, layers=layers, groups=groups, notes=(HOSTILE * 100,) * 500, worst=base.worst * 100)
         many = verdicts(summary, *(f"sdc1 <= 0.{index:05d}" for index in range(1, 3000)))
         page = markdown_report(summary, many)
@@ -252,7 +261,16 @@ class TestPage:
 
     def test_it_says_verdicts_numbers_and_words(self) -> None:
         words = " ".join("".join(Page(html_report(single_faults(), verdicts(single_faults(), *THREE))).words).split())
-        for said in ("FAIL", "critical <= 0.02", "1.276 %", "8,587,072 bits of 21 tensors", "f32", "1,017", "5f5f5f", "Detected, unrecoverable"):
+        for said in (
+            "FAIL",
+            "critical <= 0.02",
+            "1.276 %",
+            "8,587,072 bits of 21 tensors",
+            "f32",
+            "1,017",
+            "5f5f5f",
+            "Detected, unrecoverable",
+        ):
             assert said in words
 
     def test_very_many_layers_are_said_to_be_left_out(self) -> None:

@@ -17,8 +17,8 @@ from effc.faultsim.statistics import (
     clopper_pearson,
     images_per_injection,
     mean_interval,
-    neyman,
     next_stage,
+    neyman,
     percentile,
     planning_deviations,
     ratio_interval,
@@ -217,25 +217,46 @@ def test_variance_parts():
 
 def test_alpha_is_spent_exactly():
     assert sum(spending(0.95, 3)) == pytest.approx(0.05, rel=1e-12) and spending(0.95, 1) == (pytest.approx(0.05),)
-    assert spending(0.95, 3)[0] == pytest.approx(0.04)
+    assert spending(0.95, 3)[0] == pytest.approx(0.045)
 
 
 def test_stages_of_one_stratum():
     plan = Plan(0.1, pilot=50, max_looks=2)
     assert next_stage(plan, [10_000], [np.zeros(0)]).additional.tolist() == [50]
+    assert next_stage(plan, [10_000], [np.zeros(20)]).additional.tolist() == [30]
     hits = np.array([1.0, 0.0] * 25)
-    planned = next_stage(plan, [10_000], [hits])
-    assert (planned.look, planned.estimate, planned.finished) == (0, None, False) and planned.additional.tolist() == [25]
+    grown = next_stage(plan, [10_000], [hits])
+    assert (grown.look, grown.estimate, grown.finished) == (0, None, False) and grown.additional.tolist() == [25]
     due = next_stage(plan, [10_000], [np.tile(hits, 8)])
-    total = 400 + int(due.additional[0])
-    assert due.look == 1 and 422 < total < 600  # (2.05 / 0.1)^2 = 422, and a margin
+    assert due.look == 1 and 40 < due.additional[0] < 200  # (z(4.5 %) / 0.1)^2 = 402 beside the pilot, and a margin
     end = next_stage(plan, [10_000], [np.tile(hits, 12)], 1)
-    assert end.finished and end.reached and end.estimate is not None and end.estimate.level == 0.95
-    assert "look 1 of 2, made at 96.0000%" in end.estimate.method
+    assert end.finished and end.reached and end.estimate is not None and (end.estimate.level, end.estimate.units) == (0.95, 600)
+    assert "look 1 of 2, made at 95.5000%" in end.estimate.method
     missed = next_stage(plan, [10_000], [np.tile(hits, 7)], 1)
     assert not missed.finished and missed.look == 2 and missed.estimate is not None and missed.additional[0] > 100
     last = next_stage(plan, [10_000], [np.tile(hits, 7)], 2)
     assert last.finished and not last.reached and not last.additional.any()
+
+
+def test_the_pilot_counts_for_its_own_faults_only():
+    plan, sizes = Plan(0.1, pilot=10), [1000, 1000]
+    pilot, rest = np.ones(10), np.zeros(90)
+    got = next_stage(plan, sizes, [np.concatenate([pilot, rest]), rest], 1)
+    assert got.estimate is not None and got.estimate.value == pytest.approx(10 / 2000)
+
+
+def test_allocation_is_fixed_by_the_pilot():
+    """What the main stages find scales the sample, and never favours a stratum."""
+    plan, sizes = Plan(0.1, pilot=20), [50_000, 50_000]
+    generator = np.random.default_rng(0)
+    pilots = [np.array([1.0, 0.0] * 10), np.zeros(20)]
+    shares = []
+    for late in (0.0, 0.3):
+        results = [np.concatenate([pilots[0], np.tile([1.0, 0.0], 40)]), np.concatenate([pilots[1], 1.0 * (generator.random(24) < late)])]
+        decision = next_stage(plan, sizes, results)
+        main = np.array([80, 24]) + decision.additional
+        shares.append(main[0] / main.sum())
+    assert shares[0] == pytest.approx(shares[1], abs=0.01)
 
 
 def test_a_campaign_without_a_hit_ends_at_its_limit():
@@ -255,7 +276,7 @@ def test_small_populations_are_tried_whole():
 def test_stages_refuse_what_cannot_be():
     with pytest.raises(ConfigError, match=r"(?s)relative_precision.*pilot"):
         Plan(0.0, pilot=0)
-    with pytest.raises(ConfigError, match="the pilot takes 100"):
+    with pytest.raises(ConfigError, match="take 104 injections"):
         next_stage(Plan(0.1, pilot=50, max_injections=60), [1000, 1000], [np.zeros(0), np.zeros(0)])
     with pytest.raises(DataError, match="look 1 is due"):
         next_stage(Plan(0.1), [1000], [np.zeros(0)], 1)

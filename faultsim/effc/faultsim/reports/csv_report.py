@@ -3,9 +3,9 @@
     Injection,Layer,TensorIndex,Bit,n_injections,masked,non_critical,critical
     0,conv1,"(3, 0, 2, 1)",15,10000,14,9985,1
 
-Bit 0 is the least significant one, so bit 31 of a float32 is its sign and bit 30 the top of its exponent. A layer's name means that module's
-weight; what is not a layer's `weight` is written with the full name of its tensor, so that a list replays what it describes. Rows with one
-injection number are faults of one injection, wherever they stand.
+Bit 0 is the least significant one, so bit 31 of a float32 is its sign and bit 30 the top of its exponent. A layer's name means that
+module's weight; what is not a layer's `weight` is written with the full name of its tensor, so that a list replays what it describes. Rows
+with one injection number are faults of one injection, wherever they stand.
 
 A list comes from somebody: it is read with limits, and nothing in it is evaluated.
 """

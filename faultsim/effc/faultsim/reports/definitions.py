@@ -23,7 +23,7 @@ _OF_CLASSES = {
     "sdc5": "Silent, and the prediction is none of the fault-free run's five best.",
     "sdc10": "The prediction is the same, and its confidence changed by more than 10 % of the fault-free confidence.",
     "sdc20": "The prediction is the same, and its confidence changed by more than 20 % of the fault-free confidence.",
-    "due": "Detected, unrecoverable error: an output is NaN or infinite where the fault-free one was not. A part of critical.",
+    "due": "Detected, unrecoverable error: an output is NaN or infinite where the fault-free one was not, or the run broke off. Critical.",
 }
 _OTHERS = {
     "masked": _OF_CLASSES["masked"],

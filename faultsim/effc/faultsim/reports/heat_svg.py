@@ -48,7 +48,7 @@ def draw_heat(cells: Sequence[Cell], layers: Sequence[str]) -> str:
     if not drawn:
         return ""
     columns = {bit: index for index, bit in enumerate(bits)}
-    wide = min((_WIDTH - _LEFT) / len(bits), _WIDEST)
+    wide = min((_WIDTH - _LEFT - 9) / len(bits), _WIDEST)
     height = _TOP + _ROW * len(rows) + _FOOT
     parts = [f"<defs>{HATCH}</defs>"]
     every = 1 if wide >= 16 else 4

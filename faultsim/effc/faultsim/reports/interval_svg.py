@@ -60,15 +60,14 @@ def _row(bar: Bar, x: Scale, top: float, log: bool) -> list[str]:
     one = bar.estimate
     if one is None:
         return [*parts, text(_LEFT + 6, top + 12, "no injection", "axis")]
-    low, high = (x(end) for end in (one.low, one.high))
+    low, high = x(one.low), x(one.high)
+    whisker = f"M{low:.1f} {middle:.1f}H{high:.1f}M{low:.1f} {middle - 3:.1f}v6M{high:.1f} {middle - 3:.1f}v6"
     words = hover(bar.hover or f"{bar.label}: {with_interval(one)}")
     if not log:
         parts.append(
             f'<rect x="{_LEFT:.0f}" y="{top + 3:.1f}" width="{x(one.value) - _LEFT:.1f}" height="{_ROW - 6:.0f}" class="bar">{words}</rect>'
         )
-    parts.append(
-        f'<path d="M{low:.1f} {middle:.1f}H{high:.1f}M{low:.1f} {middle - 3:.1f}v6M{high:.1f} {middle - 3:.1f}v6" class="whisker">{words}</path>'
-    )
+    parts.append(f'<path d="{whisker}" class="whisker">{words}</path>')
     if log and one.value > 0:
         parts.append(f'<circle cx="{x(one.value):.1f}" cy="{middle:.1f}" r="3.5" class="dot">{words}</circle>')
     parts.append(text(_RIGHT + 10, top + 12, percent(one.value), "axis"))

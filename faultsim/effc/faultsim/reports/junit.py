@@ -2,8 +2,8 @@
 
 The suite `requirements` has a test case for each requirement, and one that says whether the campaign is complete:
 - FAIL is a `failure`: the budget is missed.
-- INCONCLUSIVE is an `error`, as is an incomplete campaign: the test could not be decided. Not `skipped`, because systems show a skipped test
-  green or grey and let the job pass, while the command itself ends with 7; an undecided budget must not look like one that was kept.
+- INCONCLUSIVE is an `error`, as is an incomplete campaign: the test could not be decided. Not `skipped`, because systems show a skipped
+  test green or grey and let the job pass, while the command itself ends with 7; an undecided budget must not look like one that was kept.
 
 The suite `measurements` has a test case for each group with its numbers. They state no claim: they pass because they were measured, and
 those without an injection are `skipped`. There are no times: a report's bytes depend on its results alone.
@@ -61,7 +61,9 @@ def _case(suite: str, name: str, text: str = "") -> ET.Element:
 
 
 def _requirement(verdict: Verdict) -> ET.Element:
-    case = _case("requirements", str(verdict.requirement), f"{verdict.requirement.subject}: {bare(verdict.estimate)}; {visible(verdict.why)}")
+    case = _case(
+        "requirements", str(verdict.requirement), f"{verdict.requirement.subject}: {bare(verdict.estimate)}; {visible(verdict.why)}"
+    )
     if verdict.outcome != "PASS":
         kind = "failure" if verdict.outcome == "FAIL" else "error"
         ET.SubElement(case, kind, type=verdict.outcome, message=visible(verdict.why)).text = visible(verdict.why)

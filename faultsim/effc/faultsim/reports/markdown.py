@@ -62,10 +62,7 @@ def _verdicts(verdicts: Sequence[Verdict]) -> list[str]:
     if outcome is None:
         return ["No requirement was given, so nothing was judged."]
     ranked = sorted(verdicts, key=lambda verdict: _ORDER.index(verdict.outcome))
-    rows = [
-        (f"{_SIGNS[one.outcome]} {one.outcome}", _name(str(one.requirement)), bare(one.estimate), _prose(one.why))
-        for one in ranked
-    ]
+    rows = [(f"{_SIGNS[one.outcome]} {one.outcome}", _name(str(one.requirement)), bare(one.estimate), _prose(one.why)) for one in ranked]
     return [f"**{_SIGNS[outcome]} {outcome}**", _table(("verdict", "requirement", "measured", "why"), rows, "verdicts")]
 
 
@@ -160,7 +157,8 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]], part: str, alig
 
 def _within(lines: Sequence[str], part: str, rest: str) -> list[str]:
     """The first lines that fit into the part's bytes; where some do not, `rest` with their number."""
-    left, kept = _BYTES[part], []
+    left = _BYTES[part]
+    kept: list[str] = []
     for line in lines:
         left -= len(line.encode()) + 1
         if left < 0:
@@ -171,15 +169,13 @@ def _within(lines: Sequence[str], part: str, rest: str) -> list[str]:
 
 def _name(text: str) -> str:
     """A name as code. An unusual one has all its marks as entities, because a table ends code at a bar and code ends at a backtick."""
-    shown = visible(text)
-    shown = shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST // 2]}…{shown[-_LONGEST // 2 :]}"
+    shown = visible(text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}…{text[-_LONGEST // 2 :]}")
     return f"`{shown}`" if _TAME.fullmatch(shown) else f"<code>{_entities(shown)}</code>"
 
 
 def _prose(text: str) -> str:
-    """A sentence that may quote a model: words, numbers and the marks of sentences stay, what could be markup or a link becomes entities."""
-    shown = visible(text)
-    shown = shown if len(shown) <= _LONGEST_NOTE else f"{shown[:_LONGEST_NOTE]}…"
+    """A sentence that may quote a model: words, numbers and marks of sentences stay, what could be markup or a link becomes entities."""
+    shown = visible(text if len(text) <= _LONGEST_NOTE else f"{text[:_LONGEST_NOTE]}…")
     return _SENTENCE.sub(lambda match: match[1] or _entities(match[0]), shown)
 
 

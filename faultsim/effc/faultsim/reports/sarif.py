@@ -1,8 +1,8 @@
 """`report.sarif`: missed and undecided budgets, and the most critical layers, as SARIF 2.1.0 for code scanning.
 
 A result is an alert: requirements that pass have none, so that an alert closes when its budget is met. FAIL is an `error`, INCONCLUSIVE a
-`warning`, and a layer whose critical share is surely above the whole network's is a `note`. All stand at the model's file, in line 1: the file
-is binary, and viewers want a line.
+`warning`, and a layer whose critical share is surely above the whole network's is a `note`. All stand at the model's file, in line 1: the
+file is binary, and viewers want a line.
 
 Fingerprints are made of the rule, the file and the requirement or layer, never of numbers: a budget that is missed by another margin is the
 same alert. Code scanning tells alerts apart by `primaryLocationLineHash`, which it would compute from a source line that a model does not

@@ -1,6 +1,6 @@
 """How to spend injections: over strata, and over images.
 
-- `neyman`: n_h in proportion to N_h s_h / sqrt(c_h) (J. Neyman, JRSS 97 (1934); Cochran, Sampling Techniques, 3rd ed., equations 5.23, 5.26).
+- `neyman`: n_h in proportion to N_h s_h / sqrt(c_h): J. Neyman, JRSS 97 (1934); W. G. Cochran, Sampling Techniques, 3rd ed., theorem 5.6.
 - `planning_deviations`: s_h for it. A stratum without a hit does not have deviation 0, or it would never be looked at again.
 - `images_per_injection`: Cochran's equation 10.26, m = (s_w / s_b) sqrt(c_1 / c_2), where c_1 is the cost of an injection, c_2 of an image.
 - `variance_parts`: s_b^2 and s_w^2 from a pilot, by one-way analysis of variance (Cochran, section 10.6).
@@ -71,8 +71,8 @@ def neyman(
 def planning_deviations(moments: Moments) -> Floats:
     """Standard deviations to plan with, (H,): each stratum's, as if 1/H of an injection more had hit and 1/H had not.
 
-    One further hit shared by all H strata is the mildest prior under which none is given up (Agresti and Coull's and Jeffreys' add one or
-    two to each, which sends most of a campaign to strata that hold nothing). It only steers effort; no interval uses it.
+    One further hit shared by all H strata keeps each of them in the campaign. (Agresti and Coull's prior and Jeffreys' add one or two to
+    each stratum, which sends most of a campaign to strata that hold nothing.) It only steers effort; no interval uses it.
     """
     n, prior = moments.counts, 1 / len(moments.counts)
     mean = (n * moments.means + prior) / (n + 2 * prior)

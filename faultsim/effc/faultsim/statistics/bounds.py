@@ -1,21 +1,22 @@
-"""Ends of the interval of a weighted mean of values in [0, 1], from each stratum's moments. Nothing is assumed about the values' distribution.
+"""Ends of the interval of a weighted mean of values in [0, 1], from each stratum's moments, whatever the values' distribution.
 
 **One stratum.** N. Gaffke, "Three test statistics for a nonparametric one-sided hypothesis on the mean of a nonnegative variable",
-Mathematical Methods of Statistics 14 (2005): the upper end is the 1 - alpha/2 quantile of sum D_i x_i, where x_0 = 1 is added to the n values
-and D is Dirichlet(1, ..., 1); the lower end mirrors it with x_0 = 0. The same bound: E. Learned-Miller, P. S. Thomas, arXiv 1905.06208. The
-added value stands for the outcomes that n draws may have missed. For outcomes of 0 and 1 this *is* Clopper-Pearson (the quantile of
-Beta(k + 1, n - k)); with many values it comes to Student's t; in between it stays honest where t does not (one catastrophe in a hundred
-draws, not seen yet). That it holds its level is a conjecture that nobody has broken; test_coverage.py tries.
+Mathematical Methods of Statistics 14 (2005): the upper end is the 1 - alpha/2 quantile of sum D_i x_i, where x_0 = 1 is added to the n
+values and D is Dirichlet(1, ..., 1); the lower end mirrors it with x_0 = 0. E. Learned-Miller and P. S. Thomas, arXiv 1905.06208, propose
+the same. The added value stands for the outcomes that n draws may have missed. For outcomes of 0 and 1 this *is* Clopper-Pearson (the
+quantile of Beta(k + 1, n - k)); with many values it comes to Student's t; in between it stays honest where t does not (one catastrophe in
+a hundred draws, not seen yet). That it holds its level is conjectured there, not proven; test_coverage.py tries to break it.
 
 **Several strata.** The total is a weighted sum of such means. One outcome is added in all, to the stratum where it moves the total most, as
 M. P. Fay, E. J. Feuer, "Confidence intervals for directly standardized rates: a method based on the gamma distribution", Statistics in
 Medicine 16 (1997) 791-801, do with w_M. Adding one to every stratum would add up 32 bounds that cannot all be met at once. Where no
-stratum has a hit the end is that of the joint bound, sup sum W_h p_h subject to prod (1 - p_h)^n_h >= alpha/2 for small p. In sparse data
-it is the variant that kept its level (Population Health Metrics 20 (2022), doi:10.1186/s12963-022-00288-1).
+stratum has a hit the end is that of the joint bound, sup sum W_h p_h subject to prod (1 - p_h)^n_h >= alpha/2 for small p; with one
+stratum that is Clopper-Pearson's. In sparse data it is the variant that kept its level (Population Health Metrics 20 (2022),
+doi:10.1186/s12963-022-00288-1).
 
-**The quantile** is that of the Pearson type III distribution (a shifted gamma) with the sum's mean, variance and third cumulant, which add over
-strata; a mean of N points with Dirichlet weights has variance m2/(N + 1) and third cumulant 2 m3/((N + 1)(N + 2)). It is exact in both
-limits, Poisson counts and the normal.
+**The quantile** is that of the Pearson type III distribution (a shifted gamma) with the sum's mean, variance and third cumulant, which add
+over strata; a mean of N points with Dirichlet weights has variance m2/(N + 1) and third cumulant 2 m3/((N + 1)(N + 2)). Poisson counts and
+the normal are its limits. (Strata without the added outcome take m2/(n - 1), the unbiased variance of their mean.)
 
 With a finite population the deviations shrink by sqrt(1 - n/N), so variances shrink by Cochran's 1 - f.
 """

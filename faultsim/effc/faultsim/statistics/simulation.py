@@ -45,7 +45,7 @@ class StratumTruth:
         return between + float(np.average(self.shares * (1 - self.shares), weights=self.chances)) / self.images
 
     def draw(self, count: int, generator: np.random.Generator) -> Floats:
-        """Values of `count` injections, (count,)."""
+        """Values of `count` injections, (count,), drawn with replacement: right for strata much larger than their samples."""
         if self.chances is None and len(self.shares) == 1:
             shares = np.broadcast_to(self.shares, count)
         else:
