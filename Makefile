@@ -13,12 +13,15 @@ $(VENV)/.stamp: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	touch $@
 
-# The bundled digits network, end to end: compile with passes, gate on held-out accuracy, verify, time beside onnxruntime.
+# The bundled digits network, end to end: compile with passes, gate on held-out accuracy, verify, time beside onnxruntime, inject bit flips.
 demo: $(VENV)/.stamp
 	$(BIN)/effc compile examples/digits.onnx --passes "eliminate-dead,fold-constants,fold-batch-norm,ranger" \
 	    --data examples/digits_calibration.npz --eval examples/digits_test.npz --max-drop 0.01 -o out/digits --explain
 	$(BIN)/effc verify out/digits --source examples/digits.onnx --data examples/digits_test.npz
 	$(BIN)/effc bench out/digits --against onnxruntime --model examples/digits.onnx
+	$(BIN)/effc faultsim out/digits --eval examples/digits_test.npz -o out/digits-faults --rate 1e-6 --rate 1e-5 --rate 1e-4 \
+	    --require "accuracy@1e-6 >= 0.9"
+	@echo "reports: $(CURDIR)/out/digits-faults/report.html and"
 	@echo "report: $(CURDIR)/out/digits/report.html"
 
 test: $(VENV)/.stamp

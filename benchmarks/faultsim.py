@@ -27,9 +27,8 @@ from benchmarks.faultsim_worker import ENGINES
 from benchmarks.harness import Claim, Options, Outcome, main
 from benchmarks.resnet20 import images, is_there, program
 
-__all__ = ["SHORT", "measure"]
+__all__ = ["measure"]
 
-SHORT = ("Speed", "Time to an answer", "Coverage", "Memory")
 _IMAGES = 1000
 _FAULTS, _QUICK_FAULTS = 60, 6
 _PRECISION = 0.1

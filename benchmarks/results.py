@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import dense_cpu, lm_sparsity, relu_sparsity
+from benchmarks import dense_cpu, lm_sparsity, relu_sparsity, resilience
 from benchmarks.harness import DATA_HELP, REPOSITORY, TIMES_EFFC, markdown
 
 __all__ = ["BENCHMARKS", "main", "replaced", "section", "text"]
@@ -27,6 +27,8 @@ BENCHMARKS = {
     "generation": "A language model that decodes token by token",
     "lm_sparsity": "Quality of a language model with sparse activations",
     "relu_sparsity": "Zeros in networks with ReLUs",
+    "faultsim": "Speed of fault simulation, and time to an answer",
+    "resilience": "What bit flips do to a trained network",
     "accuracy": "Nearness to the source model",
     "onnx_nodes": "ONNX's own node tests",
 }
@@ -34,6 +36,7 @@ SHORT = {
     "dense_cpu": dense_cpu.SHORT,
     "lm_sparsity": lm_sparsity.SHORT,
     "relu_sparsity": relu_sparsity.SHORT,
+    "resilience": resilience.SHORT,
 }  # the tables of a benchmark that the README shows, where it does not show all
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 

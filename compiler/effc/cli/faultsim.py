@@ -20,7 +20,7 @@ class _Faultsim(click.Group):
     """A group whose first argument may be a model: then a campaign is meant."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args or args[0] not in _OTHERS:
+        if not args or args[0] not in (_DEFAULT, *_OTHERS):  # the help of a campaign shows it as a command of its own
             args = [_DEFAULT, *(args or ["--help"])]
         return super().parse_args(ctx, args)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from effc.data import Dataset
-from effc.errors import ConfigError, InternalError, VerificationError
+from effc.errors import AlteredArtifactError, ConfigError, InternalError
 from effc.faultsim.design import Design
 from effc.faultsim.engine import Engine
 from effc.faultsim.outcomes import Outcome
@@ -88,8 +88,10 @@ def run_campaign(
         progress: opens a bar for each stage.
 
     Raises:
-        ConfigError, DataError: the campaign does not fit the subject or the data; the folder holds another campaign.
-        VerificationError: this machine's fault-free run has other bits than the one that the campaign was begun with.
+        ConfigError, DataError: the campaign does not fit the subject or the data; the folder holds another campaign, or one that was begun
+            where the fault-free run has other bits.
+        VerificationError: a worker's fault-free run has other bits than this process's.
+        AlteredArtifactError: a file of the campaign is damaged.
     """
     with one_thread_count(spec.threads):
         setting = _assemble(subject, data, spec, replay)
@@ -107,9 +109,13 @@ def run_campaign(
             _prepare(Path(work), subject, data, setting.spec, folder, identity)
         crew = Crew(spec.jobs, spec.threads, setting.design, setting.engine, store, Path(work), _build, golden)
         try:
-            return _make_stages(identity, setting.design, schedule, store, crew, shard, progress, () if replay is None else replay.numbers)
+            numbers = () if replay is None else replay.numbers
+            campaign = _make_stages(identity, setting.design, schedule, store, crew, shard, progress, numbers)
         finally:
             crew.close()
+    if campaign.complete:
+        store.tidy()
+    return campaign
 
 
 def read_campaign(folder: Path) -> Campaign:
@@ -132,7 +138,7 @@ def _assemble(subject: Subject, data: Dataset, spec: CampaignSpec, replay: Repla
     sites = subject.sites(spec)
     images = subject.images(data, spec, spec.batch or subject.batch(spec))
     fixed = spec.model_copy(update={"batch": images.batch})
-    listed = None if replay is None else replay.places(sites)
+    listed = None if replay is None else replay.places(sites, spec.reach)
     design = Design.of(fixed, sites, len(images), listed=listed)
     return _Setting(fixed, design, subject.engine(fixed, sites, images), images.used)
 
@@ -187,7 +193,10 @@ def _make_stages(
                 continue
             records = store.read(stage, chunk.number)
             if [(record.group, record.draw) for record in records] != list(chunk.keys):
-                raise VerificationError(f"{store.folder}: chunk {chunk.number} of stage {stage} holds other injections than the campaign's")
+                raise AlteredArtifactError(
+                    f"{store.folder}: chunk {chunk.number} of stage {stage} holds other injections than the campaign's: remove it, and run "
+                    "the campaign again"
+                )
             for record in records:
                 results[record.group].append(record)
         for records in results:
@@ -222,7 +231,7 @@ def _build(work: Path) -> tuple[Design, Engine, Store]:
     data = Dataset(inputs, arrays.get("labels"), job["unit"])
     spec = spec_of(job["spec"])
     folder = Path(job["folder"])
-    replay = Replay.kept(folder) if spec.faults_csv is not None else None
+    replay = Replay.kept(folder, job["identity"]["list_sha256"]) if spec.faults_csv is not None else None
     setting = _assemble(_subject(job["kind"], work, job["name"]), data, spec, replay)
     return setting.design, setting.engine, Store(folder, job["identity"])
 

@@ -50,11 +50,14 @@ def cells_of(campaign: Campaign, singles: Sequence[Tried], level: float) -> tupl
         for bit in part.bits:
             sizes[sites[part.site].layer, bit] += part.elements
     shares = {place: np.array(found, np.float64) for place, found in values.items()}
-    even = len(campaign.design.groups) == 1  # drawn evenly: what fell into a layer is a random sample of it
+    # drawn evenly over a layer's bits, what fell into it is a random sample of it; and over a bit's layers likewise
+    strata = campaign.design.spec.stratify if len(campaign.design.groups) > 1 else ()
     layers = [layer for layer in dict.fromkeys(layer for layer, _ in sizes) if any(place[0] == layer for place in shares)]
     bits = sorted({bit for _, bit in shares})
-    by_layer = [_joined(layer, None, [p for p in sizes if p[0] == layer], sizes, shares, level, even) for layer in layers]
-    by_bit = [_joined(None, bit, [p for p in sizes if p[1] == bit], sizes, shares, level, even) for bit in bits]
+    by_layer = [_joined(layer, None, [p for p in sizes if p[0] == layer], sizes, shares, level, "bit" not in strata) for layer in layers]
+    by_bit = [_joined(None, bit, [p for p in sizes if p[1] == bit], sizes, shares, level, "layer" not in strata) for bit in bits]
+    if campaign.design.spec.effect == "random":
+        return tuple(by_layer), (), ()  # a fault is in all bits of its number
     both = [
         Cell(layer, bit, sizes[layer, bit], len(shares[layer, bit]), mean_interval(shares[layer, bit], level))
         for layer in layers

@@ -25,8 +25,8 @@ def read_design(folder: Path) -> tuple[dict[str, Any], Design, Store, tuple[int,
     try:
         sites = [Site.from_json(entry) for entry in identity["design"]["sites"]]
         spec = spec_of(identity["spec"])
-        replay = Replay.kept(folder) if identity["list_sha256"] else None
-        listed = None if replay is None else replay.places(sites)
+        replay = Replay.kept(folder, identity["list_sha256"]) if identity["list_sha256"] else None
+        listed = None if replay is None else replay.places(sites, spec.reach)
         design = Design.of(spec, sites, int(identity["design"]["batch_groups"]), listed=listed)
         if design.as_json() != identity["design"]:
             raise ValueError("its groups are not those of its spec")

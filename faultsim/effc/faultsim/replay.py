@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from effc.errors import ConfigError, Problem
+from effc.errors import AlteredArtifactError, ConfigError, Problem
 from effc.faultsim.artifact_sites import StoredSite
 from effc.faultsim.groups import Places
 from effc.faultsim.reports.csv_report import ListedFault, read_faults
@@ -38,9 +38,12 @@ class Replay:
         return cls(tuple(read_faults(path)), path.read_bytes())
 
     @classmethod
-    def kept(cls, folder: Path) -> Replay:
-        """From a campaign's folder."""
-        return cls.read(folder / LIST)
+    def kept(cls, folder: Path, sha256: str) -> Replay:
+        """From a campaign's folder. Raises AlteredArtifactError where it is not the list that the campaign was begun with."""
+        found = cls.read(folder / LIST)
+        if found.sha256 != sha256:
+            raise AlteredArtifactError(f"{folder / LIST} is not the list that the campaign was begun with: it was changed")
+        return found
 
     @property
     def sha256(self) -> str:
@@ -52,13 +55,17 @@ class Replay:
         """The list's own numbers of its injections, in order."""
         return tuple(dict.fromkeys(fault.injection for fault in self.faults))
 
-    def places(self, sites: Sequence[Site]) -> list[Places]:
+    def places(self, sites: Sequence[Site], reach: int = 1) -> list[Places]:
         """For every injection its sites, elements and bits.
 
-        A name is a tensor's, or a layer's: then its weight is meant. Raises ConfigError with all rows that mean nothing here.
+        A name is a tensor's, or a layer's: then its weight is meant. Raises ConfigError with all rows that mean nothing here, or two things,
+        or from whose bit a burst of `reach` bits would leave the number.
         """
         by_name = {site.name: number for number, site in enumerate(sites)}
-        by_layer = {site.layer: number for number, site in enumerate(sites) if site.kind == "weight"}
+        by_layer: dict[str, list[int]] = {}
+        for number, site in enumerate(sites):
+            if site.kind == "weight":
+                by_layer.setdefault(site.layer, []).append(number)
         hidden = {name: site.why for site in sites if isinstance(site, StoredSite) for name in site.stands_for}
         found: dict[int, list[tuple[int, int, int]]] = {number: [] for number in self.numbers}
         problems: list[Problem] = []
@@ -67,19 +74,25 @@ class Replay:
                 hint = "replay the list on the program (--executor program)"
                 problems.append(Problem(f"line {fault.line}", repr(fault.layer), hidden[fault.layer], hint))
                 continue
-            number = by_name.get(fault.layer, by_layer.get(fault.layer))
-            if number is None:
+            meant = {*by_layer.get(fault.layer, ()), *([by_name[fault.layer]] if fault.layer in by_name else ())}
+            if not meant:
                 why = f"no tensor and no layer with a weight has this name; there are: {_some(list(by_layer) or list(by_name))}"
                 problems.append(Problem(f"line {fault.line}", repr(fault.layer), why))
                 continue
+            if len(meant) > 1:
+                why = f"means several tensors: {_some([sites[one].name for one in sorted(meant)])}"
+                problems.append(Problem(f"line {fault.line}", repr(fault.layer), why, "write a tensor's name in full"))
+                continue
+            (number,) = meant
             site = sites[number]
             try:
                 element = site.element(fault.index)
             except ValueError as error:
                 problems.append(Problem(f"line {fault.line}", f"{fault.layer} {fault.index}", str(error)))
                 continue
-            if fault.bit >= site.view.bits:
-                problems.append(Problem(f"line {fault.line}", f"bit {fault.bit}", f"{site.name} has bits 0 to {site.view.bits - 1}"))
+            if fault.bit + reach > site.view.bits:
+                what = f"bit {fault.bit}" if reach == 1 else f"a burst from bit {fault.bit} to {fault.bit + reach - 1}"
+                problems.append(Problem(f"line {fault.line}", what, f"{site.name} has bits 0 to {site.view.bits - 1}"))
                 continue
             place = (number, element, fault.bit)
             if place in found[fault.injection]:

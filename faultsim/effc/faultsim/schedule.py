@@ -107,7 +107,14 @@ class Schedule:
         asked = self.spec.faults or sample_size(self.spec.margin, self.spec.level, population=whole)
         if len(self.groups) == 1:
             return [min(asked, whole)]
-        return [min(asked, whole), *[0] * (len(self.groups) - 1)]  # only the sum is used: how it divides is seen after the pilot
+        least = sum(min(_PILOT_LEAST, group.population.size) for group in self.groups)
+        if self.spec.faults is not None and asked < least:
+            raise ConfigError(
+                f"{counted(asked, 'fault')} are too few for {counted(len(self.groups), 'stratum', 'strata')}: {_PILOT_LEAST} of each are tried "
+                f"before anything is known of it, {least:,} in all; give more --faults, or fewer strata"
+            )
+        total = min(max(asked, least), whole)
+        return [total, *[0] * (len(self.groups) - 1)]  # only the sum is used: how it divides is seen after the pilot
 
 
 def _pilot(groups: int) -> int:

@@ -71,7 +71,7 @@ def least_covered(campaigns: int) -> int:
     return int(binom.ppf(0.001, campaigns, 0.95))
 
 
-@pytest.mark.parametrize("name", TRUTHS)
+@pytest.mark.parametrize("name", ["single image", "eight images", "many small"])
 def test_campaigns_cover_the_truth(name):
     got = simulate_campaigns(TRUTHS[name](), Plan(0.1), 120, seed=7)
     assert got.covered >= least_covered(120)
@@ -117,15 +117,15 @@ POPULATIONS = {
 def test_means_cover_the_truth(name, n):
     draw, truth = POPULATIONS[name]
     generator = np.random.default_rng(4)
-    intervals = [mean_interval(draw(generator, n)) for _ in range(800)]
-    assert sum(one.low <= truth <= one.high for one in intervals) >= least_covered(800)
+    intervals = [mean_interval(draw(generator, n)) for _ in range(500)]
+    assert sum(one.low <= truth <= one.high for one in intervals) >= least_covered(500)
 
 
 def test_students_t_would_not_have():
     draw, truth = POPULATIONS["one crash in a hundred"]
     generator = np.random.default_rng(4)
-    intervals = [student_interval(draw(generator, 100)) for _ in range(800)]
-    assert sum(one.low <= truth <= one.high for one in intervals) < 0.75 * 800
+    intervals = [student_interval(draw(generator, 100)) for _ in range(500)]
+    assert sum(one.low <= truth <= one.high for one in intervals) < 0.75 * 500
 
 
 @pytest.mark.parametrize("hits", [0.02, 0.3, 1.0, 3.0])
@@ -135,19 +135,19 @@ def test_strata_cover_the_truth_when_hits_are_few(hits):
     sizes, counts = generator.integers(1_000, 20_000, 32), generator.integers(50, 400, 32)
     shares = np.minimum(hits / counts, 1)
     truth, covered = float(sizes @ shares / sizes.sum()), 0
-    for _ in range(800):
+    for _ in range(500):
         strata = [Stratum(int(size), 1.0 * (generator.random(n) < p)) for size, n, p in zip(sizes, counts, shares, strict=True)]
         got = stratified(strata)
         covered += got.low <= truth <= got.high
-    assert covered >= least_covered(800)
+    assert covered >= least_covered(500)
 
 
 def test_ratios_cover_the_truth():
     """SDC among images that were right: faults that are severe and rare, and 4 to 8 right images each."""
     generator, covered = np.random.default_rng(6), 0
-    for _ in range(800):
+    for _ in range(500):
         right = generator.binomial(8, 0.9, 300)
         wrong = generator.binomial(right, 0.9 * (generator.random(300) < 0.03))
         got = ratio_interval(wrong, right)
         covered += got.low <= 0.027 <= got.high
-    assert covered >= least_covered(800)
+    assert covered >= least_covered(500)
