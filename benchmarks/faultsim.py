@@ -185,7 +185,7 @@ def _answer(outcome: Outcome, options: Options, work: Path, plain: float) -> Non
         for group, one in zip(full.design.groups, shares, strict=True)
     ]
     campaigns = _QUICK_CAMPAIGNS if options.quick else _CAMPAIGNS
-    coverage = simulate_campaigns(truth, Plan(_PRECISION, pilot=64), campaigns, seed=0)
+    coverage = simulate_campaigns(truth, Plan(_PRECISION), campaigns, seed=0)
     outcome.rows.append(
         {
             "table": "Coverage",

@@ -143,10 +143,10 @@ def _fitting(labels: Tensor, scores: Tensor) -> Tensor:
         raise DataError("labels do not fit the output", [Problem("y", what, why)])
     if bool(uncounted.all(1).any()):
         raise DataError(f"every label of a sample is {_UNCOUNTED}: nothing of it is counted; leave it out")
-    wrong = given[~uncounted & ((given < 0) | (given >= classes))].unique()
-    if len(wrong):
+    wrong = sorted(set(given[~uncounted & ((given < 0) | (given >= classes))].tolist()))
+    if wrong:
         why = f"the output has classes 0 to {classes - 1}"
-        raise DataError("labels do not fit the output", [Problem("y", f"labels {wrong[:5].tolist()}", why)])
+        raise DataError("labels do not fit the output", [Problem("y", f"labels {wrong[:5]}", why)])
     return given
 
 

@@ -38,11 +38,11 @@ def tried(campaign: Campaign) -> Iterator[Tried]:
 
 
 def cells_of(campaign: Campaign, singles: Sequence[Tried], level: float) -> tuple[tuple[Cell, ...], tuple[Cell, ...], tuple[Cell, ...]]:
-    """Cells by layer, by bit, and by both; only injections of one fault have a place."""
+    """Cells by layer, by bit, and by both, without the pilot; only injections of one fault have a place."""
     sites, population = campaign.design.sites, campaign.design.population
     values: dict[tuple[str, int], list[float]] = defaultdict(list)
     for one in singles:
-        if one.injection.faults == 1:
+        if one.injection.faults == 1 and not campaign.schedule.is_pilot(one.record.group, one.record.draw):
             place = (sites[int(one.injection.sites[0])].layer, int(one.injection.bits[0]))
             values[place].append(one.record.critical / one.record.inferences)
     sizes: dict[tuple[str, int], int] = defaultdict(int)

@@ -24,6 +24,8 @@ __all__ = ["Schedule", "Step", "critical_shares"]
 
 _PILOT_SHARE = 0.1
 _PILOT_LEAST = 8  # injections a stratum
+_PILOT = 20  # the same, of a campaign that goes on until it knows enough
+_LEAST = 2  # beside the pilot: one says nothing about spread
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,20 @@ class Schedule:
         """Whether a later stage depends on the results of an earlier one: such a campaign cannot be cut into shards."""
         return self.spec.precision is not None or (bool(self.spec.stratify) and len(self.groups) > 1)
 
+    @property
+    def pilot(self) -> int:
+        """Injections of each group that only decide where the others go; 0 where there are none.
+
+        They must not be pooled with the others: see `effc.faultsim.statistics.sequential`.
+        """
+        if self.spec.precision is not None:
+            return _PILOT
+        return max(_PILOT_LEAST, round(_PILOT_SHARE * sum(self._at_once()) / len(self.groups))) if self.is_adaptive else 0
+
+    def is_pilot(self, group: int, number: int) -> bool:
+        """Whether an injection only decides where others go; not in a group that the pilot tries whole."""
+        return number < self.pilot < self.groups[group].population.size
+
     def planned(self) -> int:
         """Injections that the campaign will make, as far as that is known before it starts. Raises ConfigError where they are too many."""
         total = sum(self._at_once())
@@ -79,18 +95,20 @@ class Schedule:
             return Step(None)
         total = sum(self._at_once())
         sizes = [group.population.size for group in self.groups]
+        taken = [min(size, self.pilot) for size in sizes]
         if stage == 0:
-            even = max(_PILOT_LEAST, round(_PILOT_SHARE * total / len(self.groups)))
-            return Step(tuple(min(size, even) for size in sizes))
-        taken = [len(records) for records in results]
+            return Step(tuple(taken))
         deviations = planning_deviations(Moments.of([critical_shares(records) for records in results]))
-        wanted = neyman(sizes, deviations, total, taken=taken)
-        return Step(tuple(int(want) - have for want, have in zip(wanted, taken, strict=True)))
+        rest = np.array(sizes) - taken
+        left = np.flatnonzero(rest)  # a stratum that the pilot used up has nothing to give
+        additional = np.zeros(len(sizes), np.int64)
+        if len(left):
+            additional[left] = neyman(rest[left].tolist(), deviations[left], max(0, total - sum(taken)), minimum=_LEAST)
+        return Step(tuple(additional.tolist()))
 
     def _towards_precision(self, before: Step | None, results: Sequence[Sequence[Record]]) -> Step:
         assert self.spec.precision is not None
-        pilot = _pilot(len(self.groups))
-        plan = Plan(self.spec.precision, level=self.spec.level, pilot=pilot, max_injections=self.spec.most_faults)
+        plan = Plan(self.spec.precision, level=self.spec.level, pilot=self.pilot, max_injections=self.spec.most_faults)
         sizes = [group.population.size for group in self.groups]
         look = before.decision.look if before is not None and before.decision is not None else 0
         decision = next_stage(plan, sizes, [critical_shares(records) for records in results], look)
@@ -100,26 +118,21 @@ class Schedule:
         if self.spec.rates:
             return [self.spec.draws] * len(self.groups)
         if self.spec.precision is not None:
-            return [min(_pilot(len(self.groups)), group.population.size) for group in self.groups]
+            return [min(self.pilot, group.population.size) for group in self.groups]
         whole = sum(group.most or 0 for group in self.groups)
         if self.spec.exhaustive or self.groups[0].listed is not None:
             return [group.most or 0 for group in self.groups]
         asked = self.spec.faults or sample_size(self.spec.margin, self.spec.level, population=whole)
         if len(self.groups) == 1:
             return [min(asked, whole)]
-        least = sum(min(_PILOT_LEAST, group.population.size) for group in self.groups)
+        least = sum(min(_PILOT_LEAST + _LEAST, group.population.size) for group in self.groups)
         if self.spec.faults is not None and asked < least:
             raise ConfigError(
-                f"{counted(asked, 'fault')} are too few for {counted(len(self.groups), 'stratum', 'strata')}: {_PILOT_LEAST} of each are tried "
-                f"before anything is known of it, {least:,} in all; give more --faults, or fewer strata"
+                f"{counted(asked, 'fault')} are too few for {counted(len(self.groups), 'stratum', 'strata')}: {_PILOT_LEAST + _LEAST} of "
+                f"each are needed, {least:,} in all; give more --faults, or fewer strata"
             )
         total = min(max(asked, least), whole)
         return [total, *[0] * (len(self.groups) - 1)]  # only the sum is used: how it divides is seen after the pilot
-
-
-def _pilot(groups: int) -> int:
-    """Injections of each group before anything is known."""
-    return max(_PILOT_LEAST, round(2048 / groups))
 
 
 def critical_shares(records: Sequence[Record]) -> np.ndarray:

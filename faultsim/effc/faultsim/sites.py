@@ -31,7 +31,11 @@ __all__ = ["KINDS", "PARAMETERS", "Site", "find_sites", "operator_name"]
 PARAMETERS = ("weight", "bias", "norm", "bound", "threshold", "other")
 KINDS = (*PARAMETERS, "activation", "input")
 
-_PRODUCTS = ("conv1d", "conv2d", "conv3d", "conv_transpose2d", "linear", "matmul", "mm", "bmm", "addmm", "conv_integer", "matmul_integer")
+_PRODUCTS = (
+    *("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution"),
+    *("linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "conv_integer", "matmul_integer"),
+)
+_MANY = ("einsum", "lstm", "gru", "rnn_tanh", "rnn_relu", "qlinear_conv", "qlinear_matmul")  # their weights stand in lists, or further back
 _NORMS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
 _CARRIERS = ("dequantize_linear", "to", "_to_copy", "t", "transpose", "permute", "reshape", "view", "unsqueeze", "squeeze", "expand")
 _VIEWS = ("reshape", "view", "permute", "transpose", "t", "unsqueeze", "squeeze", "expand", "slice", "select", "flatten", "alias", "detach")
@@ -207,11 +211,15 @@ def _kind(op: str, slot: int, tensor: torch.Tensor) -> str:
     if op == "sparsify":
         return "threshold"
     if op in _PRODUCTS:
-        if op == "addmm":
+        if op in ("addmm", "baddbmm"):
             return "bias" if slot == 0 else "weight"
         if slot in (0, 1):
             return "weight" if tensor.dim() > 1 else "other"
         return "bias" if slot == 2 and tensor.dim() == 1 else "other"
+    if op in _MANY and tensor.dim() > 1:
+        return "weight"
+    if op in _MANY and tensor.dim() == 1 and (tensor.dtype == torch.int32 or not op.startswith("q")):
+        return "bias"
     if op in ("add", "sub") and tensor.dim() == 1 and tensor.is_floating_point():
         return "bias"
     return "other"

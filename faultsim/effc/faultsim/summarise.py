@@ -32,7 +32,7 @@ def summarise(campaign: Campaign) -> Summary:
         _group(
             group.name, group.rate, group.population.size, records, level, has_labels, final and group.rate is None and group.listed is None
         )
-        for group, records in zip(design.groups, campaign.results, strict=True)
+        for group, records in zip(design.groups, _beside_pilot(campaign), strict=True)
         if records
     )
     singles = list(tried(campaign))
@@ -97,18 +97,34 @@ def _overall(campaign: Campaign, level: float, final: bool) -> Mapping[str, Esti
     """Shares over the whole population; not for sweeps over rates, whose groups are different experiments."""
     if campaign.design.spec.rates or not all(campaign.results):
         return {}
-    sizes = [group.population.size for group in campaign.design.groups]
     listed = campaign.design.groups[0].listed is not None
     found = {}
     for share in SHARES:
-        strata = [Stratum(size, _shares(records, share)) for size, records in zip(sizes, campaign.results, strict=True)]
+        strata = _strata(campaign, share)
         found[share] = stratified(strata, level, finite_population=final and not listed)
     if campaign.identity["data"]["labels"] and campaign.design.spec.tolerance is None:
-        strata = [Stratum(size, _shares(records, "correct")) for size, records in zip(sizes, campaign.results, strict=True)]
-        found["accuracy"] = stratified(strata, level, finite_population=final and not listed)
+        found["accuracy"] = stratified(_strata(campaign, "correct"), level, finite_population=final and not listed)
     if campaign.decision is not None and campaign.decision.estimate is not None:
         found["critical"] = campaign.decision.estimate
     return found
+
+
+def _beside_pilot(campaign: Campaign) -> list[list[Record]]:
+    """The records that a group's own numbers rest on: a pilot's decided how many there are, so pooled with them it would mislead."""
+    is_pilot = campaign.schedule.is_pilot
+    return [[one for one in records if not is_pilot(one.group, one.draw)] for records in campaign.results]
+
+
+def _strata(campaign: Campaign, share: str) -> list[Stratum]:
+    """Each group a stratum; where a pilot decided about the others, it is one of its own, of as many faults as it has injections."""
+    strata = []
+    for group, records in zip(campaign.design.groups, campaign.results, strict=True):
+        values, pilot = _shares(records, share), min(campaign.schedule.pilot, len(records))
+        if pilot:
+            strata.append(Stratum(pilot, values[:pilot]))
+        if len(values) > pilot:
+            strata.append(Stratum(max(1, group.population.size - pilot), values[pilot:]))
+    return strata
 
 
 def _shares(records: Sequence[Record], name: str) -> np.ndarray:
@@ -154,6 +170,11 @@ def _notes(campaign: Campaign, singles: Sequence[Tried]) -> Iterator[str]:
         yield f"Each injection was tried on {counted(spec.tried_on, 'sample')}, drawn for it; shares are over faults and samples alike."
     if campaign.decision is not None:
         yield f"Sampling ended because of {campaign.decision.reason}."
+    if campaign.schedule.pilot and singles:
+        yield (
+            f"The first {campaign.schedule.pilot} injections of each stratum decided how many others it got. They count in the total with "
+            "the weight of so many faults, and not in the numbers of a stratum, a layer or a bit."
+        )
     empty = sum(record.flips + record.silent == 0 for records in campaign.results for record in records)
     if empty:
         yield f"{counted(empty, 'injection')} had no fault: at this rate and population that is to be expected, and they count."
