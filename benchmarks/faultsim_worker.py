@@ -159,7 +159,8 @@ def _compiled(data: Dataset, sites: Sequence[Site], work: Path) -> tuple[Try, di
     from effc.faultsim.artifact_subject import ArtifactSubject
     from effc.faultsim.spec import CampaignSpec
 
-    compiled(program(), work / "compiled", threads=1, batch=_COMPILED_BATCH, winograd="off")
+    shape = [_COMPILED_BATCH, *data.inputs["x"].shape[1:]]
+    compiled(network(), work / "compiled", threads=1, batch=_COMPILED_BATCH, winograd="off", example_inputs=[torch.zeros(shape)])
     subject = ArtifactSubject(work / "compiled", "resnet20")
     spec = CampaignSpec(where=("weight",))
     own = subject.sites(spec)

@@ -20,7 +20,7 @@ from effc.faultsim.replay import Replay
 from effc.faultsim.schedule import Schedule, Step
 from effc.faultsim.spec import CampaignSpec, spec_of
 from effc.faultsim.statistics.sequential import Decision
-from effc.faultsim.store import SCHEMA, SCHEMA_VERSION, Store
+from effc.faultsim.store import SCHEMA, SCHEMA_VERSION, Store, canonical
 from effc.faultsim.subject import ProgramSubject, Subject
 from effc.faultsim.workers import Crew, golden_digest, one_thread_count
 from effc.runtime.tensors import pack_npz, unpack_npz
@@ -102,7 +102,8 @@ def run_campaign(
                 "a campaign whose later stages depend on earlier results cannot be cut into shards: run it whole, with --jobs"
             )
         golden, outcome = golden_digest(setting.engine)
-    identity = _identity(subject, data, setting, replay, golden, outcome)
+    # as it is read again: reports show its parts in this order, whoever writes them
+    identity = json.loads(canonical(_identity(subject, data, setting, replay, golden, outcome)))
     store = Store(folder, identity, None if replay is None else replay.content)
     with tempfile.TemporaryDirectory(prefix="effc-faultsim-") as work:
         if spec.jobs > 1:

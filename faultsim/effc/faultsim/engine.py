@@ -21,6 +21,7 @@ from effc.faultsim.outcomes import Outcome, Reference
 from effc.faultsim.records import Record
 from effc.faultsim.sites import Site
 from effc.ir import Program
+from effc.ir.arrays import to_numpy
 
 __all__ = ["Advance", "Engine", "ProgramEngine", "record_of"]
 
@@ -91,7 +92,7 @@ class ProgramEngine:
         for group in range(len(self._images)):
             for index, batch in enumerate(self._images.batches(group)):
                 golden, reference = self._golden(group, index, batch)
-                yield [one.numpy() for one in golden.outputs], reference.unharmed
+                yield [to_numpy(one) for one in golden.outputs], reference.unharmed
 
     def run(self, injections: Sequence[Injection], advance: Advance = lambda count: None) -> list[Record]:
         """See `Engine`. Injections of one group of images share its golden run."""

@@ -62,6 +62,7 @@ class BatchGroups:
         self.batch = data.unit or min(batch, size)
         self._data = data
         self._names = list(names)
+        self._last: tuple[int, list[Batch]] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -72,8 +73,10 @@ class BatchGroups:
         return sum(len(rows) for rows in self.rows)
 
     def batches(self, group: int) -> list[Batch]:
-        """The batches of one group."""
-        return [self._batch(part) for part in self._data.part(self.rows[group]).batches(self.batch)]
+        """The batches of one group. Those of the last one are kept: it is often asked for again."""
+        if self._last is None or self._last[0] != group:
+            self._last = group, [self._batch(part) for part in self._data.part(self.rows[group]).batches(self.batch)]
+        return self._last[1]
 
     def _batch(self, part: Dataset) -> Batch:
         labels = None if part.labels is None else torch.from_numpy(np.ascontiguousarray(part.labels))

@@ -6,6 +6,7 @@ rule, and one with a precision goes on until it is reached (`effc.faultsim.stati
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -57,7 +58,7 @@ class Schedule:
         """Whether a later stage depends on the results of an earlier one: such a campaign cannot be cut into shards."""
         return self.spec.precision is not None or (bool(self.spec.stratify) and len(self.groups) > 1)
 
-    @property
+    @functools.cached_property
     def pilot(self) -> int:
         """Injections of each group that only decide where the others go; 0 where there are none.
 

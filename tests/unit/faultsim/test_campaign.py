@@ -1,0 +1,462 @@
+"""Campaigns end to end on the bundled digits network: the same bytes however they are run, what is refused, and replayed lists."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from effc.data import Dataset
+from effc.errors import AlteredArtifactError, ConfigError, DataError, InputRejectedError, OutputError
+from effc.faultsim.campaign import Campaign, Shard, read_campaign, run_campaign
+from effc.faultsim.merging import merge
+from effc.faultsim.records import Record
+from effc.faultsim.replay import Replay
+from effc.faultsim.reports.csv_report import csv_chunks
+from effc.faultsim.sites import find_sites
+from effc.faultsim.spec import CampaignSpec, spec_of
+from effc.faultsim.store import CAMPAIGN, LIST
+from effc.faultsim.subject import ProgramSubject
+from effc.faultsim.summarise import fault_rows, summarise
+from tests.unit.faultsim.networks import digits, digits_data, program, samples
+
+IMAGES = 16
+STEM = {"where": ["weight"], "layers": ["stem"], "bits": "23-31"}  # 144 weights of 9 bits
+
+
+def run(folder: Path, values: dict[str, Any], data: Dataset | None = None, **more: Any) -> Campaign:
+    replay = more.pop("replay", None)
+    if replay is not None:
+        values = {**values, "faults_csv": replay}
+        more["replay"] = Replay.read(replay)
+    return run_campaign(digits(), data or digits_data(IMAGES), spec_of(values), folder, **more)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def flat(campaign: Campaign) -> list[Record]:
+    return [record for records in campaign.results for record in records]
+
+
+@pytest.fixture(scope="module")
+def exhaustive(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Campaign]:
+    """Every exponent and sign bit of the stem: 1,296 faults in 21 chunks."""
+    folder = tmp_path_factory.mktemp("exhaustive") / "campaign"
+    return folder, run(folder, {**STEM, "exhaustive": True})
+
+
+# ---- the same bytes ------------------------------------------------------------------------------------------------------------
+
+
+CAMPAIGNS: dict[str, dict[str, Any]] = {
+    "single": {**STEM, "exhaustive": True, "bits": "29-30"},
+    "rates": {"rates": [1e-5, 1e-4], "draws": 70, "where": ["parameters", "activation"]},
+    "few images": {"faults": 600, "images_per_fault": 4, "bits": "28-31"},
+    "strata": {"faults": 300, "stratify": ["bit"], "bits": "29-31"},
+}
+
+
+@functools.cache
+def alone(name: str, root: Path) -> dict[str, bytes]:
+    run(root / "alone", CAMPAIGNS[name])
+    return files(root / "alone")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("alone")
+
+
+@pytest.mark.parametrize(
+    ("name", "jobs"),
+    [
+        ("strata", 2),
+        *(pytest.param(name, jobs, marks=pytest.mark.slow) for name in CAMPAIGNS for jobs in (2, 4) if (name, jobs) != ("strata", 2)),
+    ],
+)
+def test_workers_give_the_same_bytes(tmp_path: Path, root: Path, name: str, jobs: int) -> None:
+    run(tmp_path / "jobs", {**CAMPAIGNS[name], "jobs": jobs})
+    assert files(tmp_path / "jobs") == alone(name, root / name)
+
+
+@pytest.mark.parametrize("name", CAMPAIGNS)
+def test_an_interrupted_campaign_goes_on_to_the_same_bytes(tmp_path: Path, root: Path, name: str) -> None:
+    """Cut off in every second chunk, with what a killed process leaves behind."""
+
+    @contextmanager
+    def dying(label: str, total: int) -> Iterator[Any]:
+        left = [530 if name == "few images" else 90]  # chunks have 512, or 64
+
+        def advance(count: int) -> None:
+            left[0] -= count
+            if left[0] < 0:
+                raise KeyboardInterrupt
+
+        yield advance
+
+    ends = 0
+    for _ in range(40):
+        try:
+            run(tmp_path, CAMPAIGNS[name], progress=dying)
+            break
+        except KeyboardInterrupt:
+            ends += 1
+        stage = tmp_path / "results" / "stage-00"
+        if stage.exists():
+            (stage / ".chunk-00007.csv.99").write_bytes(b"half of it")
+    assert ends
+    assert files(tmp_path) == alone(name, root / name)
+
+
+def test_sixteen_shards_merged_give_the_same_bytes(tmp_path: Path, exhaustive: tuple[Path, Campaign]) -> None:
+    shards = [tmp_path / f"shard{number}" for number in range(1, 17)]
+    for number, folder in enumerate(shards, 1):
+        part = run(folder, {**STEM, "exhaustive": True}, shard=Shard(number, 16))
+        assert not part.complete
+        assert part.planned == 1296
+    merge(shards[::-1][:9], tmp_path / "half")
+    half = read_campaign(tmp_path / "half")
+    assert not half.complete
+    assert "not complete" in summarise(half).notes[-1]
+    merge(shards, tmp_path / "merged")
+    assert files(tmp_path / "merged") == files(exhaustive[0])
+    assert read_campaign(tmp_path / "merged").results == exhaustive[1].results
+    merge([tmp_path / "half", shards[0], shards[3]], tmp_path / "half")  # into one of them
+    assert len(files(tmp_path / "half")) > 9
+
+
+def test_a_campaign_is_read_without_its_model(root: Path) -> None:
+    for name in CAMPAIGNS:
+        alone(name, root / name)
+        again = read_campaign(root / name / "alone")
+        first = run(root / name / "alone", CAMPAIGNS[name])  # nothing is missing: nothing runs
+        assert again.complete
+        assert (again.results, again.planned, again.stages) == (first.results, first.planned, first.stages)
+        assert summarise(again) == summarise(first)
+
+
+# ---- refusals ------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_another_campaign_is_refused_with_what_differs(tmp_path: Path) -> None:
+    values = {"faults": 5, "seed": 3}
+    run(tmp_path, values)
+    before = files(tmp_path)
+    other = digits_data(IMAGES)
+    shifted = Dataset({"image": other.inputs["image"] + np.float32(0.125)}, other.labels)
+    weight = digits().program.tensors["p_classifier_weight"].detach() * 2
+    louder = ProgramSubject(digits().program.with_parameters({"classifier.weight": weight}), digits().name)
+    for attempt, where in (
+        (lambda: run(tmp_path, {**values, "seed": 4}), {"spec.seed"}),
+        (lambda: run(tmp_path, {**values, "batch": 7}), {"spec.batch", "golden.sha256"}),
+        (lambda: run(tmp_path, {**values, "threads": 2}), {"spec.threads"}),
+        (lambda: run(tmp_path, values, shifted), {"data.sha256", "golden.sha256"}),
+        (lambda: run_campaign(louder, other, spec_of(values), tmp_path), {"model.sha256", "golden.sha256"}),
+    ):
+        with pytest.raises(ConfigError, match="another campaign") as refused:
+            attempt()
+        assert where <= {problem.where for problem in refused.value.problems} | {"golden.sha256"}
+    assert files(tmp_path) == before
+    run(tmp_path, {**values, "require": ["sdc1 <= 0.5"], "memory": 1 << 21, "batch": IMAGES})  # these do not change a result
+
+
+def test_shards_of_other_campaigns_are_not_merged(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run(tmp_path / name, {"faults": 5, "seed": seed})
+    with pytest.raises(ConfigError, match="different campaigns") as refused:
+        merge([tmp_path / "a", tmp_path / "b", tmp_path / "c"], tmp_path / "out")
+    assert [(Path(one.where).name, one.what) for one in refused.value.problems] == [("c", "spec.seed")]
+    assert not (tmp_path / "out").exists()
+    chunk = tmp_path / "b" / "results" / "stage-00" / "chunk-00000.csv"
+    other = run(tmp_path / "c", {"faults": 5, "seed": 2})
+    assert other.complete
+    chunk.write_bytes((tmp_path / "c" / "results" / "stage-00" / "chunk-00000.csv").read_bytes())
+    with pytest.raises(InputRejectedError, match="different results of the same injections"):
+        merge([tmp_path / "a", tmp_path / "b"], tmp_path / "out")
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    values = {"faults": 5}
+    run(tmp_path, values)
+    chunk = tmp_path / "results" / "stage-00" / "chunk-00000.csv"
+    good = chunk.read_bytes()
+    chunk.write_bytes(good.replace(b"\n0,3,", b"\n0,4,"))
+    for attempt in (lambda: run(tmp_path, values), lambda: read_campaign(tmp_path), lambda: merge([tmp_path], tmp_path / "out")):
+        with pytest.raises(AlteredArtifactError, match=r"chunk-00000\.csv is damaged"):
+            attempt()
+    chunk.unlink()
+    run(tmp_path, values)
+    assert chunk.read_bytes() == good
+    run(tmp_path / "longer", {"faults": 6})
+    chunk.write_bytes((tmp_path / "longer" / chunk.relative_to(tmp_path)).read_bytes())
+    with pytest.raises(AlteredArtifactError, match="other injections"):
+        run(tmp_path, values)
+    identity = tmp_path / CAMPAIGN
+    identity.write_text(identity.read_text().replace('"population": ', '"population": 1'))
+    with pytest.raises(InputRejectedError, match="malformed"):
+        read_campaign(tmp_path)
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    for values, error, words in (
+        ({"exhaustive": True, "most_faults": 1000}, ConfigError, "more than most-faults"),
+        ({"faults": 5, "bits": "40"}, ConfigError, "bits 0 to 31"),
+        ({"faults": 5, "effect": "burst", "burst": 40}, ConfigError, "fits no number"),
+        ({"faults": 5, "images": 17}, DataError, "17 images"),
+        ({"faults": 5, "images_per_fault": 17}, DataError, "17 images per fault"),
+        ({"faults": 5, "layers": ["nowhere"]}, ConfigError, "nowhere"),
+        ({"effect": "random", "stratify": ["bit"]}, ConfigError, "stratified by bit"),
+    ):
+        with pytest.raises(error, match=words) as refused:
+            run(tmp_path / "out", values)
+        assert refused.value.exit_code == 2
+    with pytest.raises(ConfigError, match="cannot be cut into shards"):
+        run(tmp_path / "out", {"faults": 500, "stratify": ["bit"]}, shard=Shard(1, 2))
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputError, match="holds no campaign"):
+        run(tmp_path, {"faults": 5})
+
+
+# ---- what is drawn and counted -------------------------------------------------------------------------------------------------
+
+
+def test_a_rate_of_zero_changes_nothing(tmp_path: Path) -> None:
+    campaign = run(tmp_path, {"rates": [0.0], "draws": 10})
+    right = campaign.identity["golden"]["correct"]
+    assert flat(campaign) == [Record(0, draw, 0, 0, 16, 16, 0, 0, 0, 0, 0, 0, right, right, 0) for draw in range(10)]
+    (group,) = summarise(campaign).groups
+    assert (group.empty, group.flips, group.shares["masked"].value) == (10, 0, 1.0)
+    assert group.accuracy is not None
+    assert group.accuracy.value == right / 16
+
+
+def test_draws_without_a_fault_are_counted_apart(tmp_path: Path) -> None:
+    """811,000 bits at 1e-6: (1 - 1e-6)^811,000 = 44 % of the draws have none."""
+    campaign = run(tmp_path, {"rates": [1e-6], "draws": 60, "where": ["weight"]})
+    empty = [record for record in flat(campaign) if record.flips == 0]
+    assert 15 <= len(empty) <= 38
+    assert all(record.masked == record.inferences == 16 for record in empty)
+    summary = summarise(campaign)
+    assert summary.groups[0].empty == len(empty)
+    assert summary.groups[0].injections == 60
+    assert any("had no fault" in sentence for sentence in summary.notes)
+
+
+def test_silent_faults_are_counted_apart(tmp_path: Path) -> None:
+    """Bit 30 of a weight under 2 is zero already: stuck at 0 it changes nothing, stuck at 1 it is a flip."""
+    values = {**STEM, "bits": "30", "exhaustive": True, "effect": "stuck-at-0"}
+    campaign = run(tmp_path / "zero", values)
+    assert {(record.flips, record.silent, record.masked) for record in flat(campaign)} == {(0, 1, 16)}
+    group = summarise(campaign).groups[0]
+    assert (group.silent, group.flips, group.empty) == (144, 0, 0)
+    ones = run(tmp_path / "one", {**values, "effect": "stuck-at-1"})
+    flips = run(tmp_path / "flip", {**values, "effect": "flip"})
+    assert flat(ones) == flat(flips)
+
+
+def test_transient_faults_hit_one_image(tmp_path: Path) -> None:
+    campaign = run(tmp_path, {"faults": 200, "duration": "transient", "where": ["activation"], "bits": "30"})
+    assert {record.inferences for record in flat(campaign)} == {1}
+    assert campaign.design.batch_groups == 16
+    assert len({campaign.design.draw(0, number).batch_group for number in range(200)}) == 16
+
+
+# ---- the exhaustive campaign ---------------------------------------------------------------------------------------------------
+
+
+def test_an_exhaustive_campaign_is_certain(exhaustive: tuple[Path, Campaign]) -> None:
+    _, campaign = exhaustive
+    summary = summarise(campaign)
+    records = flat(campaign)
+    assert len(records) == 1296 == summary.population
+    for share in ("masked", "non_critical", "critical", "sdc1", "due"):
+        exact = sum(getattr(record, share) for record in records) / (16 * 1296)
+        one = summary.overall[share]
+        assert one.value == pytest.approx(exact, abs=1e-12)
+        assert one.high - one.low == pytest.approx(0, abs=1e-12)
+    assert summary.overall["critical"].value > 0.01
+    assert {cell.bit for cell in summary.bits} == set(range(23, 32))
+    worst = max(summary.bits, key=lambda cell: cell.critical.value)
+    assert worst.bit == 30
+    drawn = [campaign.design.draw(0, number) for number in range(1296)]
+    assert [(one.elements.tolist(), one.bits.tolist()) for one in drawn] == [([n // 9], [23 + n % 9]) for n in range(1296)]
+
+
+@pytest.mark.parametrize(
+    "values", [{"faults": 400}, {"faults": 400, "stratify": ["bit"]}, {"faults": 640, "images_per_fault": 8, "stratify": ["bit"]}]
+)
+def test_a_sample_lies_near_the_truth(tmp_path: Path, exhaustive: tuple[Path, Campaign], values: dict[str, Any]) -> None:
+    truth = summarise(exhaustive[1]).overall["critical"].value
+    campaign = run(tmp_path, {**STEM, **values, "seed": 1})
+    summary = summarise(campaign)
+    found = summary.overall["critical"]
+    assert found.low <= truth <= found.high
+    assert found.value == pytest.approx(truth, abs=0.03)
+    assert len({(group, draw) for group, draw, *_ in flat(campaign)}) == len(flat(campaign)) == values["faults"]
+    if "stratify" in values:
+        assert [group.population for group in summary.groups] == [144] * 9  # the groups are a partition of the population
+        sites = [campaign.design.draw(group, draw) for group, draw, *_ in flat(campaign)]
+        assert all(one.bits[0] == 23 + one.group for one in sites)
+
+
+def test_a_precision_is_reached(tmp_path: Path, exhaustive: tuple[Path, Campaign]) -> None:
+    campaign = run(tmp_path, {**STEM, "precision": 0.4, "stratify": ["bit"]})
+    assert campaign.complete
+    assert campaign.decision is not None
+    assert campaign.decision.reached
+    found = summarise(campaign).overall["critical"]
+    assert (found.high - found.low) / 2 <= 0.4 * found.value
+    assert found.low <= summarise(exhaustive[1]).overall["critical"].value <= found.high
+    assert read_campaign(tmp_path).results == campaign.results
+
+
+# ---- replay --------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_slice_of_an_exhaustive_campaign_replayed(tmp_path: Path, exhaustive: tuple[Path, Campaign]) -> None:
+    """The list that the campaign itself wrote: the same outcomes, under the same numbers."""
+    rows = [row for row in fault_rows(exhaustive[1]) if row.injection % 7 == 3]
+    (tmp_path / "list.csv").write_bytes(b"".join(csv_chunks(rows)))
+    again = run(tmp_path / "again", {"where": ["weight"]}, replay=tmp_path / "list.csv")
+    whole = flat(exhaustive[1])
+    assert again.numbers == tuple(range(3, 1296, 7))
+    assert [record[2:] for record in flat(again)] == [whole[number][2:] for number in again.numbers]
+    assert list(fault_rows(again)) == rows
+    assert list(fault_rows(read_campaign(tmp_path / "again"))) == rows
+
+
+def replayed(tmp_path: Path, text: str, where: tuple[str, ...] = ("parameters",), **values: Any) -> list[list[tuple[str, int, int]]]:
+    """The places of each injection of a list on the small residual network."""
+    path = tmp_path / "list.csv"
+    path.write_text("Injection,Layer,TensorIndex,Bit\n" + text)
+    sites = find_sites(program("residual"), where=where, **values)
+    return [
+        [(sites[site].name, element, bit) for site, element, bit in zip(*(column.tolist() for column in one), strict=True)]
+        for one in Replay.read(path).places(sites)
+    ]
+
+
+def test_a_list_names_modules_and_tensors(tmp_path: Path) -> None:
+    found = replayed(
+        tmp_path,
+        '7,stem,"(3, 1, 2, 0)",30\n'
+        "2,norm.running_var,[1],23\n"
+        '7,head,"(4, 15)",31\n'
+        "5,stem.weight,71,0\n"
+        '7,twice.bias,"(2,)",31\n'
+        '7,twice:conv2d_2,"(0, 3, 3)",29\n',
+        where=("parameters", "activation"),
+    )
+    assert found == [
+        [("stem.weight", 69, 30), ("twice.bias", 2, 31), ("head.weight", 79, 31), ("twice:conv2d_2", 15, 29)],
+        [("norm.running_var", 1, 23)],
+        [("stem.weight", 71, 0)],
+    ]
+
+
+def test_a_list_of_weights_and_values_means_what_was_tried(tmp_path: Path) -> None:
+    """Layer `twice` has a weight and makes two values, `head` a weight and one: each row must come back as what it was."""
+    subject = ProgramSubject(program("residual"), "residual.pt2")
+    values = {"where": ["weight", "activation"], "layers": ["twice", "head"], "bits": "30", "faults": 150}
+    first = run_campaign(subject, samples(), spec_of(values), tmp_path / "first")
+    assert {row.tensor for row in fault_rows(first)} == {"twice.weight", "head.weight", "twice:conv2d_1", "twice:conv2d_2", "head:linear"}
+    path = tmp_path / "list.csv"
+    path.write_bytes(b"".join(csv_chunks(fault_rows(first))))
+    spec = spec_of({"where": ["parameters", "activation"], "faults_csv": path})
+    again = run_campaign(subject, samples(), spec, tmp_path / "again", replay=Replay.read(path))
+    assert [record[2:] for record in flat(again)] == [record[2:] for record in flat(first)]
+
+
+def test_all_rows_that_mean_nothing_are_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        replayed(
+            tmp_path,
+            '0,layer9,"(0, 0)",3\n1,stem,"(9, 0, 0, 0)",3\n2,stem,"(0, 0)",3\n3,stem,5,32\n4,stem,5,31\n5,stem,72,3\n6,stem,5,0\n6,stem.weight,5,0\n',
+        )
+    assert [(problem.where, problem.why.split(";")[0]) for problem in refused.value.problems] == [
+        ("line 2", "no tensor and no layer with a weight has this name"),
+        ("line 3", "stem.weight has shape [4, 2, 3, 3]"),
+        ("line 4", "stem.weight has shape [4, 2, 3, 3]"),
+        ("line 5", "stem.weight has bits 0 to 31"),
+        ("line 7", "stem.weight has 72 elements"),
+        ("line 9", "is twice in one injection"),
+    ]
+    many = "".join(f"{number},layer9,0,3\n" for number in range(25))
+    with pytest.raises(ConfigError, match="5 more") as refused:
+        replayed(tmp_path, many)
+    assert len(refused.value.problems) == 20
+
+
+def test_a_list_is_kept_and_must_stay_what_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text("Injection,Layer,TensorIndex,Bit\n0,stem,5,30\n1,stem,6,30\n")
+    out = tmp_path / "out"
+    run(out, {}, replay=path)
+    assert (out / LIST).read_bytes() == path.read_bytes()
+    path.write_text("Injection,Layer,TensorIndex,Bit\n0,stem,5,30\n1,stem,7,30\n")
+    with pytest.raises(ConfigError, match="another campaign") as refused:
+        run(out, {}, replay=path)
+    assert [problem.where for problem in refused.value.problems] == ["list_sha256"]
+    (out / LIST).write_bytes(path.read_bytes())
+    with pytest.raises(InputRejectedError, match="was changed"):
+        read_campaign(out)
+
+
+def test_bursts_of_a_list_stay_in_their_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text("Injection,Layer,TensorIndex,Bit\n0,stem,5,29\n1,stem,5,30\n")
+    with pytest.raises(ConfigError, match="burst from bit 30 to 32"):
+        run(tmp_path / "out", {"effect": "burst", "burst": 3}, replay=path)
+    path.write_text("Injection,Layer,TensorIndex,Bit\n0,stem,5,29\n")
+    campaign = run(tmp_path / "out", {"effect": "burst", "burst": 3}, replay=path)
+    assert campaign.design.draw(0, 0).bits.tolist() == [29, 30, 31]
+    assert flat(campaign)[0].flips == 3
+
+
+def test_options_that_do_not_go_together() -> None:
+    for values, words in (
+        ({"rates": [1e-6], "faults": 5}, "rates and faults"),
+        ({"exhaustive": True, "faults_csv": "a.csv"}, "exhaustive and faults-csv"),
+        ({"precision": 0.1, "faults": 5}, "faults and precision"),
+        ({"exhaustive": True, "stratify": ["bit"]}, "stratify"),
+        ({"duration": "transient", "images_per_fault": 4}, "one inference"),
+        ({"effect": "random", "bits": "30"}, "all bits"),
+        ({"faults_csv": "a.csv", "bits": "30"}, "bits cannot be chosen"),
+        ({"rates": [1e-6, 1e-6]}, "twice"),
+        ({"rates": [1.0]}, "rates"),
+        ({"rates": [-0.1]}, "rates"),
+        ({"bits": "31-23"}, "bits"),
+        ({"seeds": 3}, "seeds"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            spec_of(values)
+    with pytest.raises(ConfigError) as refused:
+        spec_of({"draws": 0, "jobs": "many", "level": 1.5})
+    assert {problem.where for problem in refused.value.problems} == {"draws", "jobs", "level"}
+
+
+def test_a_spec_is_read_from_a_file(tmp_path: Path) -> None:
+    from effc.faultsim.spec import load_spec
+
+    (tmp_path / "campaign.toml").write_text('eval = "test.npz"\nrates = 1e-6\nimages-per-fault = 4\nrequire = ["accuracy@1e-6 >= 0.8"]\n')
+    spec = spec_of(load_spec(tmp_path / "campaign.toml"))
+    assert spec == CampaignSpec(eval=tmp_path / "test.npz", rates=(1e-6,), images_per_fault=4, require=("accuracy@1e-6 >= 0.8",))
+    assert spec_of(spec.identity()).identity() == spec.identity()
+    (tmp_path / "campaign.toml").write_text("eval = ")
+    with pytest.raises(ConfigError, match="not TOML"):
+        load_spec(tmp_path / "campaign.toml")
+
+
+def test_torch_has_its_threads_back(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    run(tmp_path, {"faults": 2, "threads": before + 1})
+    assert torch.get_num_threads() == before
