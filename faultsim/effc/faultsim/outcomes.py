@@ -54,18 +54,19 @@ class Reference:
         self._size = len(outputs[0]) if outputs[0].dim() else 1
         if any(bool(torch.isnan(one).any()) for one in outputs if one.dtype.is_floating_point):
             raise DataError("an output of the fault-free run is NaN: what a fault does to it cannot be judged")
+        self._labels: Tensor | None = None
+        self._right: Tensor | None = None
         if tolerance is not None:
-            self._labels = None
             finite = [torch.nan_to_num(one.double().abs(), posinf=0.0) for one in outputs]
             self._scales = [max(float(one.max()), torch.finfo(torch.float32).tiny) for one in finite]
             return
         scores = _scores(outputs[0])
         self._top = scores.argmax(2)
         self._best = scores.topk(min(5, scores.shape[2]), dim=2).indices
-        self._is_probability = bool((scores >= 0).all()) and bool(torch.allclose(scores.sum(2), torch.ones(()), atol=1e-3))
+        self._is_probability = bool((scores >= 0).all()) and bool(((scores.double().sum(2) - 1).abs() <= 1e-3).all())
         self._confidence = self._confidences(scores)
         self._labels = None if labels is None else _fitting(labels, scores)
-        self._right: Tensor | None = None if self._labels is None else ((self._top == self._labels) | (self._labels == _UNCOUNTED)).all(1)
+        self._right = None if self._labels is None else ((self._top == self._labels) | (self._labels == _UNCOUNTED)).all(1)
 
     @property
     def unharmed(self) -> Outcome:

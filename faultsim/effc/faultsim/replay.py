@@ -58,8 +58,10 @@ class Replay:
     def places(self, sites: Sequence[Site], reach: int = 1) -> list[Places]:
         """For every injection its sites, elements and bits.
 
-        A name is a tensor's, or a layer's: then its weight is meant. Raises ConfigError with all rows that mean nothing here, or two things,
-        or from whose bit a burst of `reach` bits would leave the number.
+        A name is a tensor's, or a layer's: then its weight is meant.
+
+        Raises:
+            ConfigError: with all rows that mean nothing here, or two things, or from whose bit a burst of `reach` bits leaves the number.
         """
         by_name = {site.name: number for number, site in enumerate(sites)}
         by_layer: dict[str, list[int]] = {}

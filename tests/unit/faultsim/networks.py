@@ -1,4 +1,4 @@
-"""Small networks for the fault simulator's tests, a plain loop to compare its engine with, and the bundled digits network."""
+"""Small networks for the fault simulator's tests, a plain loop to compare its engine with, and campaigns on the digits network."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from effc.data import Dataset
+from effc.faultsim.campaign import Campaign, run_campaign
 from effc.faultsim.engine import ProgramEngine
 from effc.faultsim.faults import Injection
 from effc.faultsim.images import BatchGroups
+from effc.faultsim.records import Record
+from effc.faultsim.replay import Replay
 from effc.faultsim.sites import Site, find_sites
+from effc.faultsim.spec import spec_of
 from effc.faultsim.subject import ProgramSubject
 from effc.frontends import load_program
 from effc.ir import Program
@@ -121,7 +125,9 @@ def injection(sites: Sequence[int], elements: Sequence[int], bits: Sequence[int]
     return Injection(0, 0, len(places), *places.T, **more)
 
 
-def engine_of(program: Program, sites: Sequence[Site], data: Dataset, *, batch: int = 4, per_fault: int | None = None, **more: Any) -> ProgramEngine:
+def engine_of(
+    program: Program, sites: Sequence[Site], data: Dataset, *, batch: int = 4, per_fault: int | None = None, **more: Any
+) -> ProgramEngine:
     """An engine on all samples, or on groups of some."""
     names = [value.name for value in program.interface.inputs]
     images = BatchGroups(data, names, images=None, per_fault=per_fault, batch=batch, seed=0)
@@ -169,3 +175,27 @@ def _flip(tensor: Tensor, flips: Sequence[tuple[int, int]]) -> None:
     for element, bit in flips:
         index = np.unravel_index(element, tuple(tensor.shape))
         words[index] ^= (1 << bit) if bit < 31 else -(2**31)
+
+
+# ---- campaigns -----------------------------------------------------------------------------------------------------------------
+
+
+IMAGES = 16
+STEM = {"where": ["weight"], "layers": ["stem"], "bits": "23-31"}  # 144 weights of 9 bits
+
+
+def run(folder: Path, values: dict[str, Any], data: Dataset | None = None, *, replay: Path | None = None, **more: Any) -> Campaign:
+    """A campaign on the digits network, with a list to replay or without."""
+    if replay is not None:
+        values, more = {**values, "faults_csv": replay}, {**more, "replay": Replay.read(replay)}
+    return run_campaign(digits(), data or digits_data(IMAGES), spec_of(values), folder, **more)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Content by name of all files below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def flat(campaign: Campaign) -> list[Record]:
+    """Records of all groups."""
+    return [record for records in campaign.results for record in records]

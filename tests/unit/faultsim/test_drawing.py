@@ -43,7 +43,9 @@ def test_every_bit_has_one_number() -> None:
     population = whole(SITES)
     assert population.size == BITS
     found = set(zip(*(column.tolist() for column in population.locate(np.arange(BITS))), strict=True))
-    expected = {(number, element, bit) for number, one in enumerate(SITES) for element in range(one.elements) for bit in range(one.view.bits)}
+    expected = {
+        (number, element, bit) for number, one in enumerate(SITES) for element in range(one.elements) for bit in range(one.view.bits)
+    }
     assert found == expected
     assert [column.tolist() for column in population.locate(np.array([0, 31, 32, 21 * 32, BITS - 1]))] == [
         [0, 0, 0, 1, 2],

@@ -86,7 +86,7 @@ def experiments(draw: st.DrawFn, sites: Sequence[Site]) -> Injection:
 @pytest.mark.parametrize("name", NETWORKS)
 class TestEqualsThePlainLoop:
     @given(choice=st.data())
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=40, deadline=None)
     def test_outputs_bit_for_bit(self, name: str, choice: st.DataObject) -> None:
         """Several faults in several layers, stored and computed; the run after each fault is the golden one again."""
         sites = all_sites(program(name))

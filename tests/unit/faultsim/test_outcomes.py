@@ -117,7 +117,10 @@ def test_tolerance() -> None:
     golden = [[10.0, -20.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]]
     faulty = [[10.0, -20.0], [2.0, 1.0], [2.1, 1.0], [NAN, 1.0], [0.0, -INF]]
     assert judged(golden, faulty, [0] * 5, tolerance=0.1) == Outcome(5, masked=1, non_critical=1, critical=3, due=2)
-    assert Reference([torch.tensor([1.0, 2.0])], None, 0.1).judge([torch.tensor([1.0, 2.5])]) == Outcome(2, masked=1, critical=1)
+    single = Reference([torch.tensor([1.0, 2.0])], torch.tensor([0, 1]), 0.1)
+    assert single.judge([torch.tensor([1.0, 2.5])]) == Outcome(2, masked=1, critical=1)
+    assert single.unharmed == Outcome(2, masked=2)
+    assert single.failed == Outcome(2, critical=2, due=2)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +139,13 @@ def test_what_cannot_be_judged_is_refused(outputs: Sequence[Any], labels: Sequen
         Reference([torch.tensor(outputs)], None if labels is None else torch.tensor(labels))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_other_number_formats(dtype: torch.dtype) -> None:
+    golden, faulty = torch.tensor([[0.25, 0.75]] * 3, dtype=dtype), torch.tensor([[0.25, 0.75], [0.75, 0.25], [NAN, 0.75]], dtype=dtype)
+    assert Reference([golden], torch.tensor([1, 1, 0])).judge([faulty]) == Outcome(
+        3, masked=1, critical=2, due=1, correct=1, golden_correct=2, lost=1
+    )
+
+
 def test_outcomes_add_up() -> None:
     assert Outcome(1, masked=1) + Outcome(2, critical=2, due=1) == Outcome(3, masked=1, critical=2, due=1)
-
-

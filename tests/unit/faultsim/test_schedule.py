@@ -73,7 +73,7 @@ def test_strata_are_tried_a_few_times_each_or_the_campaign_says_that_it_is_too_s
     assert small.next(0, None, [[]] * 3).additional == (8, 8, 5)
     seen = [records(0, [0] * 8), records(1, [0] * 8), records(2, [0] * 5)]
     assert small.next(1, None, seen).additional == (2, 2, 0)
-    with pytest.raises(ConfigError, match="24 faults are too few for 3 strata.*25 in all"):
+    with pytest.raises(ConfigError, match=r"24 faults are too few for 3 strata.*25 in all"):
         Schedule(stratified(faults=24), groups()).planned()
     many = Schedule(stratified(margin=0.2), groups([100] * 50))  # Leveugle asks for 24
     assert many.planned() == 500

@@ -35,7 +35,7 @@ def test_any_damage_of_a_chunk_is_an_error_that_names_it(tmp_path: Path) -> None
     good = path.read_bytes()
     lines = good.splitlines(keepends=True)
     for bad in (
-        *(good[:length] for length in range(0, len(good) - 1)),
+        *(good[:length] for length in range(len(good) - 1)),
         good.replace(b"0,5,1", b"0,5,2"),
         good + good,
         b"".join([lines[0], lines[2], lines[1], lines[3]]),

@@ -72,7 +72,12 @@ def test_a_rate() -> None:
     assert (group.accuracy_min, group.accuracy_p5) == (0.5, pytest.approx(0.5 + 0.15 * 0.3))
     assert group.sdc1_of_correct == ratio_interval(np.array([0, 2, 0, 1.0]), np.array([9.0] * 4))
     assert (summary.overall, summary.layers, summary.bits, summary.worst) == ({}, (), (), ())
-    assert [sentence.split(" ", 2)[:2] for sentence in summary.notes] == [["10", "of"], ["1", "injection"], ["3", "bits"], ["The", "campaign"]]
+    assert [sentence.split(" ", 2)[:2] for sentence in summary.notes] == [
+        ["10", "of"],
+        ["1", "injection"],
+        ["3", "bits"],
+        ["The", "campaign"],
+    ]
 
 
 WORDS = [(HALF, HUGE), (HALF, HALF - 2**31), (HUGE, HALF), (0, -(2**31)), (0x3FC00000, 0x7FC00000), (0, 0)]
@@ -139,7 +144,10 @@ def test_a_pilot_counts_for_its_own_faults_alone() -> None:
     summary = summarise(stratified)
     assert summary.overall["critical"].value == pytest.approx(0.08)
     assert summary.overall["accuracy"].value == pytest.approx(0.9 * 0.92)
-    assert [(group.name, group.injections, group.shares["critical"].value) for group in summary.groups] == [("bit 30", 20, 0.0), ("bit 31", 2, 0.0)]
+    assert [(group.name, group.injections, group.shares["critical"].value) for group in summary.groups] == [
+        ("bit 30", 20, 0.0),
+        ("bit 31", 2, 0.0),
+    ]
 
 
 def test_strata_weigh_as_much_as_they_are() -> None:
