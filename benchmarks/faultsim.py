@@ -155,7 +155,7 @@ def _answer(outcome: Outcome, options: Options, work: Path, plain: float) -> Non
     count = _QUICK_VARIANCE_FAULTS if options.quick else _VARIANCE_FAULTS
     whole = CampaignSpec(where=("weight",), stratify=("bit",), faults=count, jobs=options.threads)
     full = run_campaign(subject, data, whole, work / "variance")
-    shares = [critical_shares(records) for records in full.results]
+    shares = [critical_shares(records[full.schedule.pilot :]) for records in full.results]  # the pilot decided how many there are
     mean = float(np.mean([one.mean() for one in shares]))  # strata of equal size
     variance = float(np.mean([(one**2).mean() for one in shares])) - mean**2
     needed = uniform_needed(mean, variance, precision)

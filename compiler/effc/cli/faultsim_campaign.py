@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from effc.cli.console import common_options, note, progress_bars
+from effc.cli.console import common_options, emit_json, note, progress_bars
 from effc.cli.options import DATA_RULE, check_import_option, limit_option, shape_option
 
 if TYPE_CHECKING:
@@ -17,11 +17,21 @@ if TYPE_CHECKING:
     from effc.faultsim.spec import CampaignSpec
     from effc.faultsim.subject import ProgramSubject, Subject
 
-__all__ = ["command", "load_subject"]
+__all__ = ["command", "load_subject", "stored_preprocess"]
 
+_KINDS = ("rates", "faults", "exhaustive", "faults_csv", "precision")  # each says which faults: one of them per campaign
 _EPILOG = """\b
-Also: effc faultsim merge SHARD... -o DIR    put the shards of a campaign together
-      effc faultsim worst SOURCE ...         search the bit flips that hurt most
+Which faults, one of these: --rate, --faults, --margin, --exhaustive, --faults-csv, --precision.
+
+\b
+Examples:
+  effc faultsim model.onnx --eval test.npz -o out --rate 1e-6 --draws 200 --require "accuracy@1e-6 >= 0.85"
+  effc faultsim model.onnx --eval test.npz -o out --stratify bit --precision 0.1 --images-per-fault 1 --jobs 2
+
+\b
+Also:
+  effc faultsim merge SHARD... -o DIR    put the shards of a campaign together, and judge it
+  effc faultsim worst SOURCE ...         search the bit flips that hurt most
 
 Exit codes: 1 a requirement failed, 7 one could not be decided with so few injections.
 """
@@ -38,7 +48,7 @@ Exit codes: 1 a requirement failed, 7 one could not be decided with so few injec
     type=click.Choice(["program", "artifact"]),
     default="program",
     show_default=True,
-    help="For an artifact: torch, or its code.",
+    help="What runs the faults of an artifact: its program in torch, or its compiled code.",
 )
 @click.option(
     "--where",
@@ -60,12 +70,18 @@ Exit codes: 1 a requirement failed, 7 one could not be decided with so few injec
 @click.option("--rate", "rates", type=float, multiple=True, help="A bit error rate; each is a group of --draws injections.")
 @click.option("--draws", type=int, help="Injections at each rate.  [default: 100]")
 @click.option("--faults", type=int, help="That many single faults.")
-@click.option("--margin", type=float, help="As many single faults as this half-width needs at most (Leveugle).  [default: 0.05]")
+@click.option(
+    "--margin", type=float, help="As many single faults as a half-width of this needs at most (Leveugle's formula).  [default: 0.05]"
+)
 @click.option("--exhaustive", is_flag=True, default=None, help="Every bit once.")
 @click.option("--faults-csv", type=click.Path(path_type=Path), help="Replay a list: Injection,Layer,TensorIndex,Bit.")
-@click.option("--stratify", type=click.Choice(["bit", "layer"]), multiple=True, help="Draw single faults by bit, by layer, or by both.")
+@click.option(
+    "--stratify", type=click.Choice(["bit", "layer"]), multiple=True, help="Draw single faults stratum by stratum; give it twice for both."
+)
 @click.option("--precision", type=float, help="Go on until the critical share is known to this relative half-width: 0.1.")
-@click.option("--most-faults", type=int, help="The end of a campaign.  [default: 1000000]")
+@click.option(
+    "--most-faults", type=int, help="A campaign of more injections is refused; one with a precision ends there.  [default: 1000000]"
+)
 @click.option("--images", type=int, help="Use the first so many samples.  [default: all]")
 @click.option("--images-per-fault", type=int, help="Try each fault on so many of them, drawn for it.  [default: all]")
 @click.option("--tolerance", type=float, help="What is critical where outputs are no classes: a relative difference.")
@@ -108,10 +124,12 @@ def command(
     if spec.eval is None:
         raise ConfigError("faults are judged on data: give --eval test.npz")
     part = None if shard is None else _shard(shard)
+    if part is not None and spec.require:
+        raise ConfigError("a shard is a part of a campaign, and no requirement is judged by it: give --require to effc faultsim merge")
     requirements = parse_requirements(spec.require)
     bounds = parse_limits(limits)
     subject = _subject(source, executor, parse_shapes(input_shapes), bounds, check_import is not False)
-    preprocess = Preprocess.parse(spec.preprocess) if spec.preprocess else _stored_preprocess(source)
+    preprocess = Preprocess.parse(spec.preprocess) if spec.preprocess else stored_preprocess(source)
     data = load_dataset(spec.eval, subject.inputs, preprocess=preprocess, max_bytes=bounds.get("data_bytes", DATA_BYTES))
     check_requirements(requirements, spec.rates, data.labels is not None and spec.tolerance is None, spec.tolerance is None)
     replay = None if spec.faults_csv is None else Replay.read(spec.faults_csv)
@@ -119,11 +137,12 @@ def command(
     with progress_bars() as progress:
         campaign = run_campaign(subject, data, spec, output, replay=replay, shard=part, progress=progress)
     seconds = time.monotonic() - start
-    if part is not None and not as_json:
+    if part is not None:
         done = sum(map(len, campaign.results))
-        note(
-            f"shard {shard}: {done:,} of {campaign.planned:,} injections are in {output}; put all shards together with: effc faultsim merge"
-        )
+        if as_json:
+            emit_json({"shard": shard, "done": done, "planned": campaign.planned, "folder": str(output)})
+        else:
+            note(f"shard {shard}: {done:,} of {campaign.planned:,} injections are in {output}; put all together with: effc faultsim merge")
         return 0
     return show(campaign, requirements, output, seconds=seconds, as_json=as_json)
 
@@ -133,10 +152,15 @@ def _spec(flags: dict[str, Any], config: Path | None) -> CampaignSpec:
 
     flags["eval"] = flags.pop("eval_")
     given = {name: value for name, value in flags.items() if value not in (None, ())}
-    return spec_of({**(load_spec(config) if config else {}), **given})
+    filed = load_spec(config) if config else {}
+    if any(name in given for name in _KINDS):  # a flag beats the file, also where the two would be different kinds of campaigns
+        filed = {name: value for name, value in filed.items() if name not in _KINDS}
+    if "require" in given and isinstance(filed.get("require"), list):  # but no flag takes a budget away
+        given["require"] = (*filed["require"], *given["require"])
+    return spec_of({**filed, **given})
 
 
-def _stored_preprocess(source: Path) -> Preprocess | None:
+def stored_preprocess(source: Path) -> Preprocess | None:
     """What an artifact keeps of how images become its inputs."""
     if not source.is_dir():
         return None
@@ -166,10 +190,11 @@ def _subject(source: Path, executor: str, shapes: dict[str, tuple[int, ...]], bo
 
     if executor == "artifact":
         from effc.faultsim.artifact_subject import ArtifactSubject
+        from effc.runtime import open_artifact
 
         if not source.is_dir():
             raise ConfigError(f"--executor artifact runs compiled code, and {source} is no artifact: compile it first")
-        return ArtifactSubject(source, source.resolve().name)
+        return ArtifactSubject(source, str(open_artifact(source).manifest.data["source"].get("name")))
     return load_subject(source, shapes, bounds, check)
 
 
@@ -186,4 +211,6 @@ def load_subject(source: Path, shapes: dict[str, tuple[int, ...]], bounds: dict[
         program = load_program_bytes(artifact.read("program.pt2"), name=str(source / "program.pt2"))
         return ProgramSubject(program, str(artifact.manifest.data["source"].get("name")))
     program = load_program(source, input_shapes=shapes or None, limits=Limits(**bounds), check_import=check)
-    return ProgramSubject(program, source.name)
+    # a report's readers look for the file in their repository; a folder of this machine alone would mean nothing to them
+    inside = not source.is_absolute() and ".." not in source.parts
+    return ProgramSubject(program, source.as_posix() if inside else source.name)

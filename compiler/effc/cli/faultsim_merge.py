@@ -10,6 +10,8 @@ from effc.cli.console import common_options
 
 __all__ = ["command"]
 
+_INCONCLUSIVE = 7
+
 
 @click.command("merge")
 @click.argument("shards", type=click.Path(path_type=Path), nargs=-1, required=True)
@@ -19,7 +21,8 @@ __all__ = ["command"]
 def command(shards: tuple[Path, ...], output: Path, require: tuple[str, ...], as_json: bool) -> int:
     """Put the SHARDS of a campaign (folders of `effc faultsim --shard I/N`) together, judge it, and write its reports.
 
-    One folder alone is a campaign, too: its reports are written again.
+    One folder alone is a campaign, too: its reports are written again. Requirements are judged here, not in the shards; exit code 7 where a
+    shard is missing.
     """
     from effc.cli.faultsim_results import show
     from effc.faultsim.campaign import read_campaign
@@ -32,4 +35,5 @@ def command(shards: tuple[Path, ...], output: Path, require: tuple[str, ...], as
     spec = campaign.design.spec
     has_classes = spec.tolerance is None
     check_requirements(requirements, spec.rates, bool(campaign.identity["data"]["labels"]) and has_classes, has_classes)
-    return show(campaign, requirements, output, seconds=None, as_json=as_json)
+    code = show(campaign, requirements, output, seconds=None, as_json=as_json)
+    return code or (0 if campaign.complete else _INCONCLUSIVE)  # a missing shard must not look like a finished campaign

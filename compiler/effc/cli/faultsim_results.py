@@ -32,8 +32,8 @@ def show(campaign: Campaign, requirements: Sequence[Requirement], folder: Path, 
     from effc.faultsim.gates import judge
     from effc.faultsim.reports.json_report import json_report
     from effc.faultsim.reports.writing import write_reports
-    from effc.faultsim.store import write_whole
     from effc.faultsim.summarise import fault_rows, summarise
+    from effc.faultsim.whole_files import write_whole
 
     summary = summarise(campaign)
     verdicts = [judge(requirement, summary) for requirement in requirements]
@@ -58,8 +58,10 @@ def _times(seconds: float, summary: Summary) -> bytes:
 def _show(summary: Summary, verdicts: Sequence[Verdict]) -> None:
     golden = summary.golden_accuracy
     right = "" if golden is None else f"; fault-free accuracy {golden.value:.2%}"
+    passes = summary.campaign["model"].get("passes") or []
+    rewritten = f" after {', '.join(passes)}" if passes else ""
     fault = f"view {summary.view}, {summary.effect}, {summary.duration}"
-    note(f"{summary.model}: {summary.population:,} bits in {summary.sites:,} sites, {fault}; {summary.samples:,} samples{right}")
+    note(f"{summary.model}{rewritten}: {summary.population:,} bits in {summary.sites:,} sites, {fault}; {summary.samples:,} samples{right}")
     if summary.groups and summary.groups[0].rate is not None:
         columns = ("BER", "draws", "without fault", "flips", "accuracy", "interval", "least", "5 %", "critical", "DUE")
         table(columns, [_rate_row(group) for group in summary.groups], numbers=columns)

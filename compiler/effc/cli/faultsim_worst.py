@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,14 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command("worst")
+_EPILOG = """\b
+worst.csv has the bits that differ in the end; this replays all of them together:
+  effc faultsim SOURCE --eval test.npz -o DIR --faults-csv worst.csv --view int8 --where weight
+with --view and --layers as in the search.
+"""
+
+
+@click.command("worst", epilog=_EPILOG)
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option(
     "--data", type=click.Path(path_type=Path), required=True, help=f"Whose loss is raised: {DATA_RULE} The first --samples of it."
@@ -31,6 +39,7 @@ __all__ = ["command"]
 @click.option("--bits", default="", metavar="POSITIONS", help="Only these bits: 7 or 0-6.  [default: all]")
 @click.option("--candidates", type=click.IntRange(min=1), default=10, show_default=True, help="Elements of each weight that are looked at.")
 @click.option("--random-draws", type=click.IntRange(min=1), default=20, show_default=True, help="Random sequences of as many flips.")
+@click.option("--preprocess", help="How a folder of images becomes inputs.  [default: as an artifact keeps it]")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of torch.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Root of all randomness.")
 @shape_option
@@ -49,6 +58,7 @@ def command(
     bits: str,
     candidates: int,
     random_draws: int,
+    preprocess: str | None,
     threads: int,
     seed: int,
     input_shapes: tuple[str, ...],
@@ -57,12 +67,12 @@ def command(
     as_json: bool,
 ) -> None:
     """Search, step by step, the flips in the weights of SOURCE that raise the loss most (BFA, Rakin et al. 2019)."""
-    from effc.cli.faultsim_campaign import load_subject
+    from effc.cli.faultsim_campaign import load_subject, stored_preprocess
     from effc.cli.pairs import parse_limits, parse_shapes
-    from effc.data import DATA_BYTES, load_dataset
+    from effc.data import DATA_BYTES, Preprocess, load_dataset
     from effc.faultsim.bit_search import SearchSpec, search
     from effc.faultsim.random_flips import random_flips
-    from effc.faultsim.reports.worst import write_worst
+    from effc.faultsim.reports.worst import make_folder, write_worst
     from effc.faultsim.spec import parse_bits
     from effc.faultsim.workers import one_thread_count
 
@@ -70,8 +80,10 @@ def command(
     spec = SearchSpec(view="f32" if view == "stored" else view, flips=flips, candidates=candidates, bits=parse_bits(bits), layers=layers)
     program = load_subject(source, parse_shapes(input_shapes), bounds, check_import is not False).program
     most = bounds.get("data_bytes", DATA_BYTES)
-    attack = load_dataset(data, program.interface.inputs, max_bytes=most).take(samples)
-    judged = load_dataset(held_out, program.interface.inputs, max_bytes=most)
+    images = Preprocess.parse(preprocess) if preprocess else stored_preprocess(source)
+    attack = load_dataset(data, program.interface.inputs, preprocess=images, max_bytes=most).take(samples)
+    judged = load_dataset(held_out, program.interface.inputs, preprocess=images, max_bytes=most)
+    make_folder(output)
     with one_thread_count(threads), progress_bars() as progress:
         with progress("searching", flips) as advance:
             found = search(program, attack, judged, spec, seed=seed, progress=lambda step: advance(1))
@@ -83,6 +95,11 @@ def command(
         return
     _show(found, beside)
     note(f"{output}: {', '.join(written)}")
+    if found.distance:
+        shown = [*(("--preprocess", preprocess) if preprocess else ()), *(part for one in input_shapes for part in ("--input-shape", one))]
+        chosen = ["--view", spec.view, "--where", "weight", *(part for one in layers for part in ("--layers", one))]
+        replay = ["effc", "faultsim", source, "--eval", held_out, "-o", "DIR", "--faults-csv", output / "worst.csv", *chosen, *shown]
+        note(f"replay the flips together: {shlex.join(map(str, replay))}")
 
 
 def _show(found: SearchResult, beside: RandomFlips) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from effc.data import Dataset
-from effc.errors import AlteredArtifactError, ConfigError, InternalError
+from effc.errors import AlteredArtifactError, ConfigError, InputRejectedError, InternalError
 from effc.faultsim.design import Design
 from effc.faultsim.engine import Engine
 from effc.faultsim.outcomes import Outcome
@@ -124,7 +124,10 @@ def read_campaign(folder: Path) -> Campaign:
     from effc.faultsim.reading import read_design
 
     identity, design, store, numbers = read_design(folder)
-    return _make_stages(identity, design, Schedule(design.spec, design.groups), store, None, None, None, numbers)
+    try:
+        return _make_stages(identity, design, Schedule(design.spec, design.groups), store, None, None, None, numbers)
+    except (MemoryError, OverflowError) as error:
+        raise InputRejectedError(f"{folder}: the campaign claims more than this machine can hold ({error})") from error
 
 
 @dataclass(frozen=True)

@@ -173,7 +173,7 @@ class ProgramEngine:
             places = (np.arange(samples)[:, None] * site.elements + elements).reshape(-1)
             drawn = None if values is None else np.tile(values, samples)
             copy, changed = faulted_values(value, places, np.tile(bits, samples), self._effect, drawn, view)
-            flips = round(changed.flips / samples)
+            flips = -(-changed.flips // samples)  # a bit that changed in any sample is no silent one
             counts[0] += flips
             counts[1] += reached - flips
             return copy

@@ -29,7 +29,8 @@ Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 Relation = Literal["<=", ">="]
 
 _NUMBER = r"[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,3})?|\.[0-9]+(?:[eE][+-]?[0-9]{1,3})?"
-_WORDING = re.compile(rf"\s*(?P<metric>[A-Za-z0-9_-]+)\s*(?:@\s*(?P<rate>{_NUMBER})\s*)?(?P<relation><=|>=)\s*(?P<bound>{_NUMBER})\s*")
+_WHAT = rf"\s*(?P<metric>[A-Za-z0-9_-]+)\s*(?:@\s*(?P<rate>{_NUMBER})\s*)?"
+_WORDING = re.compile(rf"{_WHAT}(?P<relation><=|>=)\s*(?P<bound>{_NUMBER})\s*(?P<percent>%?)\s*")
 _EXAMPLE = 'write METRIC <= BOUND or METRIC@RATE >= BOUND, such as "sdc1 <= 0.02" or "accuracy@1e-6 >= 0.85"'
 _LONGEST = 200
 
@@ -126,12 +127,14 @@ def judge(requirement: Requirement, summary: Summary) -> Verdict:
         good, bad = estimate.high <= bound, estimate.low > bound
     else:
         good, bad = estimate.low >= bound, estimate.high < bound
-    confidence = f"the {100 * estimate.level:g} % interval, {estimate.low:.4g} to {estimate.high:.4g},"
+    confidence = f"the {100 * estimate.level:g} % interval, {100 * estimate.low:.4g} to {100 * estimate.high:.4g} %,"
     if good:
         return Verdict(requirement, "PASS", estimate, f"{confidence} lies within the bound")
     if bad:
         return Verdict(requirement, "FAIL", estimate, f"{confidence} lies beyond the bound")
-    return Verdict(requirement, "INCONCLUSIVE", estimate, f"{confidence} has the bound in it; more injections make it narrower")
+    return Verdict(
+        requirement, "INCONCLUSIVE", estimate, f"{confidence} has the bound in it; more injections in a new folder make it narrower"
+    )
 
 
 def raise_for(verdicts: Sequence[Verdict]) -> None:
@@ -157,11 +160,11 @@ def _parse(text: str) -> Requirement | Problem:
     if match is None:
         return Problem(where, "its form", "is not understood", _EXAMPLE)
     metric, rate = match["metric"].lower(), None if match["rate"] is None else float(match["rate"])
-    bound = float(match["bound"])
+    bound = float(match["bound"]) / (100 if match["percent"] else 1)
     if metric not in METRICS:
         return Problem(where, match["metric"], "is no known metric", f"known: {', '.join(METRICS)}")
     if not 0 <= bound <= 1:
-        return Problem(where, match["bound"], "is no share between 0 and 1", "2 % is 0.02")
+        return Problem(where, match["bound"], "is no share between 0 and 1", "write 0.02 or 2 %")
     if rate is not None and not 0 < rate < 1:
         return Problem(where, match["rate"], "is no bit error rate between 0 and 1", _EXAMPLE)
     return Requirement(metric, rate, "<=" if match["relation"] == "<=" else ">=", bound)

@@ -43,12 +43,14 @@ class Golden:
     outputs: tuple[Tensor, ...]
     size: int
     sharing: Mapping[int, frozenset[int]]
+    stored: frozenset[int] = frozenset()
 
     @property
     def nbytes(self) -> int:
-        """Memory of the values, views counted once."""
+        """Memory of the values, views counted once and stored tensors not at all: they are there anyway."""
         storages = {leaf.untyped_storage().data_ptr(): leaf.untyped_storage().nbytes() for leaf in tree_leaves(self.values) if _is(leaf)}
-        return sum(storages.values())
+        stored = {self.values[position].untyped_storage().data_ptr() for position in self.stored}
+        return sum(size for place, size in storages.items() if place not in stored)
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class Runner:
         sharing = self._sharing(values)
         theirs = frozenset[int]().union(*sharing.values())
         outputs = tuple(values[position].clone() if position in theirs else values[position] for position in self._results)
-        return Golden(values, outputs, len(inputs[0]) if inputs else 1, sharing)
+        return Golden(values, outputs, len(inputs[0]) if inputs else 1, sharing, frozenset(self._stored))
 
     def rerun(self, golden: Golden, stored: Sequence[str], changes: Mapping[str, Change]) -> Rerun:
         """The same batch with faults.
@@ -223,6 +225,8 @@ def _attempted(step: _Step, values: Any) -> Any:
     try:
         return step.run(values)
     except (RuntimeError, IndexError, ValueError, OverflowError) as error:  # what torch's operators raise for operands they refuse
+        if "allocat" in str(error):  # torch says that memory ran out with a RuntimeError
+            raise MemoryError(str(error)) from error
         raise OperatorError(str(error)) from error
 
 

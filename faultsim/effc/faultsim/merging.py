@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from effc.errors import ConfigError, InputRejectedError, Problem
-from effc.faultsim.store import LIST, Store, canonical, differences, read_chunk, read_identity, write_whole
+from effc.errors import ConfigError, InputRejectedError, OutputError, Problem
+from effc.faultsim.reading import read_design
+from effc.faultsim.reports.csv_report import read_list
+from effc.faultsim.store import LIST, Store, canonical, chunk_bytes, differences, parse_chunk, read_identity
+from effc.faultsim.whole_files import write_whole
 
 __all__ = ["merge"]
 
@@ -19,7 +22,8 @@ def merge(folders: Sequence[Path], out: Path) -> None:
 
     Raises:
         ConfigError: they are not of one campaign; says which differ, and in what.
-        AlteredArtifactError: a chunk is damaged. InputRejectedError: two folders disagree about a chunk.
+        AlteredArtifactError: a chunk is damaged. InputRejectedError: the campaign was altered, or two folders disagree about a chunk.
+        OutputError: `out` cannot be written.
     """
     identities = [read_identity(folder) for folder in folders]
     problems = [
@@ -30,18 +34,21 @@ def merge(folders: Sequence[Path], out: Path) -> None:
     ]
     if problems:
         raise ConfigError(f"the folders hold different campaigns; compared with {folders[0]}", problems)
-    listed = folders[0] / LIST
-    store = Store(out, identities[0], listed.read_bytes() if listed.exists() else None)
+    identity, *_ = read_design(folders[0])  # what reports could not be made of is refused before anything is written
+    store = Store(out, identity, read_list(folders[0] / LIST) if identity["list_sha256"] else None)
     for folder in folders:
         for path in sorted((folder / "results").glob("stage-*/chunk-*.csv")):
-            read_chunk(path)
+            content = chunk_bytes(path)
+            parse_chunk(content, path)
             target = store.folder / path.relative_to(folder)
-            content = path.read_bytes()
             if target.exists():
-                if target.read_bytes() != content:
+                if chunk_bytes(target) != content:
                     raise InputRejectedError(
                         f"{path} and {target} hold different results of the same injections: one of them is not genuine"
                     )
                 continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(target, content)
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(target, content)
+            except OSError as error:
+                raise OutputError(f"{target} cannot be written: {error.strerror or error}") from error

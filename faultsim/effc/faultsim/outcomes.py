@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from effc.errors import DataError, Problem
+from effc.evaluate.metrics import UNCOUNTED as _UNCOUNTED
 from effc.faultsim.golden import same_bits
 
 __all__ = ["Outcome", "Reference"]
-
-_UNCOUNTED = -100  # the label of a position that is not counted (effc.evaluate)
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Reference:
         outputs: the golden results: the first one holds the scores of classes, (N, C) or (N, T, C), unless `tolerance` is given.
         labels: (N,) or (N, T) int64; None where there are none.
         tolerance: for programs without classes: an inference is critical when an output is off by more than this share of the golden
-            output's largest magnitude (over the batch).
+            output's largest magnitude in that sample.
 
     Raises:
         DataError: a golden output is NaN, there are no classes and no tolerance, or the labels do not fit the classes.
@@ -57,8 +56,8 @@ class Reference:
         self._labels: Tensor | None = None
         self._right: Tensor | None = None
         if tolerance is not None:
-            finite = [torch.nan_to_num(one.double().abs(), posinf=0.0) for one in outputs]
-            self._scales = [max(float(one.max()), torch.finfo(torch.float32).tiny) for one in finite]
+            finite = [torch.nan_to_num(one.double().abs(), posinf=0.0).reshape(self._size, -1) for one in outputs]
+            self._scales = [one.amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) for one in finite]
             return
         scores = _scores(outputs[0])
         self._top = scores.argmax(2)
@@ -125,7 +124,7 @@ class Reference:
         assert self._tolerance is not None
         beyond = torch.zeros(self._size, dtype=torch.bool)
         for new, old, scale in zip(outputs, self._outputs, self._scales, strict=True):
-            beyond |= ((new.double() - old.double()).abs() > self._tolerance * scale).reshape(self._size, -1).any(1)
+            beyond |= ((new.double() - old.double()).abs().reshape(self._size, -1) > self._tolerance * scale).any(1)
         return beyond
 
     def _confidences(self, scores: Tensor) -> Tensor:

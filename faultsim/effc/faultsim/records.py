@@ -1,7 +1,7 @@
 """What one injection did, counted over the inferences it was tried on; one line of a campaign's results.
 
 Every inference is exactly one of
-- *masked*: all outputs equal the golden run's, bit for bit;
+- *masked*: all outputs equal the golden run's (a zero's sign makes no difference);
 - *non-critical*: an output differs, and the prediction does not;
 - *critical*: the prediction differs from the golden run's, or an output became NaN or infinite.
 
@@ -14,7 +14,7 @@ or an infinity that the golden run lacks: a detected, unrecoverable error. The s
 - *sdc10*, *sdc20*: the prediction is the same, and its confidence (softmax; the outputs themselves where they sum to one) changed by more
   than 10 % or 20 % **of the golden confidence**. G. Li et al., SC'17, say "varies by more than 10 %" and leave open of what and whether the
   class may change; this is the relative reading, exclusive of SDC-1.
-- *correct*: the prediction is the label's. *lost*: golden right, faulty wrong.
+- *correct*: the prediction is the label's. *lost*: golden right, faulty silently wrong.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Record(NamedTuple):
         masked, non_critical, critical, due, sdc5, sdc10, sdc20: inferences of each class.
         correct: inferences whose prediction is the label; 0 without labels.
         golden_correct: the same of the golden run, on the same samples.
-        lost: inferences that were right in the golden run and are wrong now.
+        lost: inferences that were right in the golden run and are silently wrong now.
         before, after: for an injection of one fault, the word before and after it (as the number view encodes them); else 0.
     """
 

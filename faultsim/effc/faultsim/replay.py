@@ -12,7 +12,7 @@ import numpy as np
 from effc.errors import AlteredArtifactError, ConfigError, Problem
 from effc.faultsim.artifact_sites import StoredSite
 from effc.faultsim.groups import Places
-from effc.faultsim.reports.csv_report import ListedFault, read_faults
+from effc.faultsim.reports.csv_report import ListedFault, parse_faults, read_list
 from effc.faultsim.sites import Site
 from effc.faultsim.store import LIST
 
@@ -35,7 +35,8 @@ class Replay:
     @classmethod
     def read(cls, path: Path) -> Replay:
         """From a file. Raises DataError, LimitError."""
-        return cls(tuple(read_faults(path)), path.read_bytes())
+        content = read_list(path)
+        return cls(tuple(parse_faults(content, str(path))), content)
 
     @classmethod
     def kept(cls, folder: Path, sha256: str) -> Replay:
@@ -66,10 +67,10 @@ class Replay:
         by_name = {site.name: number for number, site in enumerate(sites)}
         by_layer: dict[str, list[int]] = {}
         for number, site in enumerate(sites):
-            if site.kind == "weight":
+            if site.kind == "weight" or site.name == f"{site.layer}.weight":  # a norm's scale is a module's weight, too
                 by_layer.setdefault(site.layer, []).append(number)
         hidden = {name: site.why for site in sites if isinstance(site, StoredSite) for name in site.stands_for}
-        found: dict[int, list[tuple[int, int, int]]] = {number: [] for number in self.numbers}
+        found: dict[int, set[tuple[int, int, int]]] = {number: set() for number in self.numbers}
         problems: list[Problem] = []
         for fault in self.faults:
             if fault.layer in hidden and fault.layer not in by_name:
@@ -99,14 +100,14 @@ class Replay:
             place = (number, element, fault.bit)
             if place in found[fault.injection]:
                 problems.append(Problem(f"line {fault.line}", f"{fault.layer} {fault.index} bit {fault.bit}", "is twice in one injection"))
-            found[fault.injection].append(place)
+            found[fault.injection].add(place)
         if problems:
             more = f" ({len(problems) - _SHOWN} more)" if len(problems) > _SHOWN else ""
             raise ConfigError(f"the list of faults does not fit the model{more}", problems[:_SHOWN])
         return [_arrays(places) for places in found.values()]
 
 
-def _arrays(places: list[tuple[int, int, int]]) -> Places:
+def _arrays(places: set[tuple[int, int, int]]) -> Places:
     sites, elements, bits = np.array(sorted(places), np.int64).reshape(-1, 3).T
     return sites, elements, bits
 

@@ -58,6 +58,18 @@ class Schedule:
         """Whether a later stage depends on the results of an earlier one: such a campaign cannot be cut into shards."""
         return self.spec.precision is not None or (bool(self.spec.stratify) and len(self.groups) > 1)
 
+    @property
+    def is_final(self) -> bool:
+        """Whether an injection's value is all that there is to know of it: tried on all samples, with the one value that it can have."""
+        return self.spec.tried_on is None and self.spec.effect != "random"
+
+    @property
+    def plan(self) -> Plan:
+        """Of a campaign with a precision."""
+        assert self.spec.precision is not None
+        most = self.spec.most_faults
+        return Plan(self.spec.precision, level=self.spec.level, pilot=self.pilot, max_injections=most, finite_population=self.is_final)
+
     @functools.cached_property
     def pilot(self) -> int:
         """Injections of each group that only decide where the others go; 0 where there are none.
@@ -108,11 +120,9 @@ class Schedule:
         return Step(tuple(additional.tolist()))
 
     def _towards_precision(self, before: Step | None, results: Sequence[Sequence[Record]]) -> Step:
-        assert self.spec.precision is not None
-        plan = Plan(self.spec.precision, level=self.spec.level, pilot=self.pilot, max_injections=self.spec.most_faults)
         sizes = [group.population.size for group in self.groups]
         look = before.decision.look if before is not None and before.decision is not None else 0
-        decision = next_stage(plan, sizes, [critical_shares(records) for records in results], look)
+        decision = next_stage(self.plan, sizes, [critical_shares(records) for records in results], look)
         return Step(None if decision.finished else tuple(int(count) for count in decision.additional), decision)
 
     def _at_once(self) -> list[int]:

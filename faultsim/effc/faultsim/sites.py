@@ -2,20 +2,22 @@
 
 A stored tensor is named by what its consumers do with it:
 
-- `weight`: what a convolution or a matrix product multiplies its input with (also through a dequantisation);
+- `weight`: what a convolution or a matrix product multiplies its input with (also through a dequantisation, or a part of it);
 - `bias`: what it adds; `norm`: the four tensors of a batch, layer or group norm;
 - `bound`: what a protection added, as an input of effc's `bound`; `threshold`: of `sparsify`;
 - `other`: any other stored number: scales, zero points, embeddings, constants.
 
-`parameters` stands for all of these. `activation` is the result of any operator that computes something (one that only shows memory under
-another shape has no bits of its own), `input` an input of the program. Their elements are counted for one sample.
+A tensor with several consumers is the first of these that fits: an embedding that is also the last layer's matrix is a `weight`.
+`parameters` stands for all of these. `activation` is the result of any operator that computes something (`only_shows` says which do not:
+they have no bits of their own), `input` an input of the program. Their elements are counted for one sample.
 """
 
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +28,7 @@ from effc.errors import ConfigError, Problem
 from effc.faultsim.formats import NumberView, stored_view, view_for
 from effc.ir import Program, source_of
 
-__all__ = ["KINDS", "PARAMETERS", "Site", "find_sites", "operator_name"]
+__all__ = ["KINDS", "PARAMETERS", "Site", "find_sites", "only_shows", "operator_name"]
 
 PARAMETERS = ("weight", "bias", "norm", "bound", "threshold", "other")
 KINDS = (*PARAMETERS, "activation", "input")
@@ -37,9 +39,11 @@ _PRODUCTS = (
 )
 _MANY = ("einsum", "lstm", "gru", "rnn_tanh", "rnn_relu", "qlinear_conv", "qlinear_matmul")  # their weights stand in lists, or further back
 _NORMS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
-_CARRIERS = ("dequantize_linear", "to", "_to_copy", "t", "transpose", "permute", "reshape", "view", "unsqueeze", "squeeze", "expand")
-_VIEWS = ("reshape", "view", "permute", "transpose", "t", "unsqueeze", "squeeze", "expand", "slice", "select", "flatten", "alias", "detach")
-_CUTS = ("chunk", "split", "split_with_sizes", "tensor_split", "unbind")  # each part is a view
+_CONVERSIONS = ("to", "_to_copy", "type_as")  # their result is the argument where it has the type already
+_DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")  # their result is the argument except in training
+# their result is memory of an argument, and their schemas do not say so
+_UNSAID = ("_unsafe_view", "unsafe_chunk", "unsafe_split", "unsafe_split_with_sizes", "broadcast_tensors", "meshgrid")
+_CARRIERS = ("dequantize_linear", "clone", *_CONVERSIONS)  # besides what only shows
 _SUFFIXES = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -67,10 +71,7 @@ class Site:
     @property
     def elements(self) -> int:
         """Numbers in it."""
-        count = 1
-        for extent in self.shape:
-            count *= extent
-        return count
+        return math.prod(self.shape)
 
     def element(self, index: tuple[int, ...]) -> int:
         """The flat element of an index. A single number is a flat index itself. Raises ValueError, which says why there is none."""
@@ -120,6 +121,33 @@ def operator_name(node: fx.Node) -> str:
     return target._schema.name.split("::")[-1] if isinstance(target, torch._ops.OpOverload) else getattr(target, "__name__", str(target))
 
 
+def only_shows(node: fx.Node) -> bool:
+    """Whether a value is an argument of its operator, or a part of one, under another shape at most: it has no bits of its own.
+
+    The operator's schema says so, or a list here. Some (`reshape`, `contiguous`) copy where they must, and count as the same value.
+    """
+    if node.op != "call_function":
+        return False
+    if operator_name(node) == "getitem":
+        maker, output = node.args
+        return isinstance(maker, fx.Node) and isinstance(output, int) and _is_shown(maker, output)
+    return _is_shown(node, 0)
+
+
+def _is_shown(node: fx.Node, output: int) -> bool:
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    op, schema = operator_name(node), node.target._schema
+    if op in _CONVERSIONS:
+        before, after = (one.meta.get("val") if isinstance(one, fx.Node) else None for one in (node.args[0], node))
+        return before is not None and after is not None and bool(before.dtype == after.dtype)
+    if op in _DROPOUTS:
+        place = [argument.name for argument in schema.arguments].index("train")
+        return not node.kwargs.get("train", node.args[place] if len(node.args) > place else True)
+    alias = schema.returns[output if len(schema.returns) > 1 else 0].alias_info if schema.returns else None
+    return op in _UNSAID or (alias is not None and not alias.is_write)
+
+
 def find_sites(
     program: Program, *, where: Sequence[str] = ("parameters",), layers: Sequence[str] = (), ops: Sequence[str] = (), view: str = "stored"
 ) -> list[Site]:
@@ -146,20 +174,20 @@ def find_sites(
         problems.append(Problem("where", ", ".join(where), "the model has no such site", f"it has: {', '.join(there)}"))
     for pattern in layers:
         if of_kind and not any(_fits(site, pattern) for site in of_kind):
-            known = sorted({site.layer for site in of_kind})
-            shown = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
-            problems.append(Problem("layers", repr(pattern), "fits no layer", f"layers: {shown}"))
+            problems.append(Problem("layers", repr(pattern), "fits no layer", f"layers: {_some({site.layer for site in of_kind})}"))
     for op in ops:
         if of_kind and not any(site.op == op for site in of_kind):
-            problems.append(
-                Problem("ops", repr(op), "no site has this operator", f"there are: {', '.join(sorted({s.op for s in of_kind}))}")
-            )
+            problems.append(Problem("ops", repr(op), "no site has this operator", f"there are: {_some({site.op for site in of_kind})}"))
     sites = [site for site in of_kind if (not layers or any(_fits(site, one) for one in layers)) and (not ops or site.op in ops)]
     if not sites and not problems:
         problems.append(Problem("where, layers, ops", "together", "fit no site"))
     if problems:
         raise ConfigError("there is nowhere to put faults", problems)
     return sites
+
+
+def _some(names: set[str]) -> str:
+    return ", ".join(sorted(names)[:8]) + (", ..." if len(names) > 8 else "")
 
 
 def _fits(site: Site, pattern: str) -> bool:
@@ -169,15 +197,14 @@ def _fits(site: Site, pattern: str) -> bool:
 def _stored(program: Program, view: str) -> list[Site]:
     placeholders = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     readers = {
-        key: _reader(placeholders[key])
+        key: _reader(placeholders[key], program.tensors[key])
         for key in program.tensor_names
         if placeholders[key].users and program.tensors[key].numel() and _has_numbers(program.tensors[key].dtype)
     }
     modules = {reader: _module(program.tensor_names[key]) for key, (reader, _) in readers.items() if _module(program.tensor_names[key])}
     sites = []
-    for key, (reader, slot) in readers.items():
+    for key, (reader, kind) in readers.items():
         name, tensor = program.tensor_names[key], program.tensors[key]
-        kind = _kind(operator_name(reader), slot, tensor)
         # a bias that an exporter gave a name of its own belongs to the module whose weight the same operator reads
         layer = _module(name) or modules.get(reader) or source_of(reader)
         sites.append(Site(name, key, layer, kind, operator_name(reader), tuple(tensor.shape), _view(tensor, view)))
@@ -194,13 +221,22 @@ def _has_numbers(dtype: torch.dtype) -> bool:
     return dtype != torch.bool and not dtype.is_complex
 
 
-def _reader(node: fx.Node) -> tuple[fx.Node, int]:
-    """The first operator that computes with a tensor, and at which argument; what only carries it there is passed over."""
-    reader = next(iter(node.users))
-    while operator_name(reader) in _CARRIERS and reader.args and reader.args[0] is node and reader.users:
-        node, reader = reader, next(iter(reader.users))
-    slot = next((index for index, one in enumerate(reader.args) if one is node), -1)
-    return reader, slot
+def _reader(node: fx.Node, tensor: torch.Tensor) -> tuple[fx.Node, str]:
+    """The operator that decides what a tensor is, and what that is: of all that compute with it, the first of the foremost kind."""
+    found = ((reader, _kind(operator_name(reader), slot, tensor)) for reader, slot in _readers(node))
+    return min(found, key=lambda one: PARAMETERS.index(one[1]))
+
+
+def _readers(node: fx.Node) -> Iterator[tuple[fx.Node, int]]:
+    """Operators that compute with a tensor or a part of it, and at which argument; what only carries it there is passed over."""
+    left = [(node, user) for user in reversed(node.users)]
+    while left:
+        value, reader = left.pop()
+        carries = only_shows(reader) or operator_name(reader) in _CARRIERS
+        if carries and reader.args and reader.args[0] is value and reader.users:
+            left += [(reader, user) for user in reversed(reader.users)]
+        else:
+            yield reader, next((index for index, one in enumerate(reader.args) if one is value), -1)
 
 
 def _kind(op: str, slot: int, tensor: torch.Tensor) -> str:
@@ -212,7 +248,7 @@ def _kind(op: str, slot: int, tensor: torch.Tensor) -> str:
         return "threshold"
     if op in _PRODUCTS:
         if op in ("addmm", "baddbmm"):
-            return "bias" if slot == 0 else "weight"
+            return "bias" if slot == 0 else "weight" if tensor.dim() > 1 else "other"
         if slot in (0, 1):
             return "weight" if tensor.dim() > 1 else "other"
         return "bias" if slot == 2 and tensor.dim() == 1 else "other"
@@ -230,19 +266,15 @@ def _values(program: Program, view: str) -> list[Site]:
     for name, node in program.input_nodes.items():
         site = _value(node, name, name, "input", view, symbolic)
         sites += [site] if site else []
+    names = program.tensor_names
     for node in program.nodes:
-        if not _only_shows(node):
-            site = _value(node, source_of(node), source_of(node), "activation", view, symbolic)
+        if not only_shows(node):
+            # the module whose weight the operator reads says more than what an exporter called the operator
+            modules = [_module(names[one.name]) for one in node.all_input_nodes if one.name in names]
+            layer = next((one for one in modules if one), source_of(node))
+            site = _value(node, source_of(node), layer, "activation", view, symbolic)
             sites += [site] if site else []
     return sites
-
-
-def _only_shows(node: fx.Node) -> bool:
-    """Whether a value is memory of another one: a view, or a part that `chunk` and its kin cut off."""
-    name = operator_name(node)
-    if name == "getitem" and isinstance(node.args[0], fx.Node):
-        return operator_name(node.args[0]) in _CUTS
-    return name in _VIEWS
 
 
 def _told_apart(values: Sequence[Site], stored: Sequence[Site]) -> list[Site]:

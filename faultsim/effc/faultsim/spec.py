@@ -10,6 +10,7 @@ require = ["accuracy@1e-6 >= 0.85"]
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -91,6 +92,11 @@ class CampaignSpec(BaseModel):
     def _one_or_several(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str | int | float) else value
 
+    @field_validator("bits", mode="before")
+    @classmethod
+    def _positions(cls, value: Any) -> Any:
+        return ",".join(map(str, value)) if isinstance(value, list) else str(value) if isinstance(value, int) else value
+
     @model_validator(mode="after")
     def _fits_together(self) -> CampaignSpec:
         chosen = [
@@ -108,8 +114,12 @@ class CampaignSpec(BaseModel):
             raise ValueError(f"{' and '.join(chosen)} are different campaigns: give one of them")
         if self.stratify and chosen and chosen[0] not in ("faults", "precision"):
             raise ValueError(f"stratify is for drawn single faults, not for {chosen[0]}")
+        if self.effect != "burst" and self.burst != CampaignSpec.model_fields["burst"].default:
+            raise ValueError(f"burst is the length of a burst, and the effect is {self.effect}: choose effect burst, or leave it out")
         if self.bits and self.faults_csv is not None:
             raise ValueError("a list says which bits it means: bits cannot be chosen")
+        if self.effect == "random" and self.faults_csv is not None:
+            raise ValueError("a list does not hold the values of random faults: they cannot be replayed")
         if len(set(self.rates)) != len(self.rates):
             raise ValueError("a rate is given twice")
         if self.duration == "transient" and self.images_per_fault not in (None, 1):
@@ -178,5 +188,8 @@ def _problem(entry: Any) -> Problem:
     where = "-".join(str(part).replace("_", "-") for part in entry["loc"][:1]) or "campaign"
     given = repr(entry.get("input"))
     message = str(entry["msg"]).removeprefix("Value error, ")
-    hint = "see `effc faultsim --help`" if entry["type"] == "extra_forbidden" else ""
+    hint = ""
+    if entry["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(where, [name.replace("_", "-") for name in CampaignSpec.model_fields], 1)
+        message, hint = "there is no such option", f"did you mean {near[0]}?" if near else "see `effc faultsim --help`"
     return Problem(where, given[:80] if where != "campaign" else "the options", message, hint)

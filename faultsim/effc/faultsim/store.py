@@ -11,7 +11,6 @@ machines can make different ones, and a merge is a union of files.
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 from effc.errors import AlteredArtifactError, ConfigError, InputRejectedError, OutputError, Problem
 from effc.faultsim.records import Record
+from effc.faultsim.whole_files import remove_leftovers, write_whole
 
 __all__ = [
     "CAMPAIGN",
@@ -27,10 +27,11 @@ __all__ = [
     "SCHEMA_VERSION",
     "Store",
     "canonical",
+    "chunk_bytes",
     "differences",
+    "parse_chunk",
     "read_chunk",
     "read_identity",
-    "write_whole",
 ]
 
 CAMPAIGN = "campaign.json"
@@ -39,6 +40,9 @@ SCHEMA = "effc.faultsim.campaign"
 SCHEMA_VERSION = 1
 _HEADER = ",".join(Record._fields)
 _MOST_SHOWN = 12
+_LARGEST_CHUNK, _LARGEST_IDENTITY = 1 << 22, 1 << 26  # bytes; twenty times what a full chunk takes
+_DEEPEST = 16  # levels of plain JSON; an identity has five
+_MOST = 2**63
 
 
 class Store:
@@ -93,10 +97,9 @@ class Store:
         return read_chunk(self._path(stage, chunk))
 
     def tidy(self) -> None:
-        """Remove what killed processes were writing: only where nothing is missing, so that nobody writes any more."""
-        for pattern in (f".{LIST}.*", f".{CAMPAIGN}.*", "results/stage-*/.chunk-*"):
-            for path in self.folder.glob(pattern):
-                path.unlink(missing_ok=True)
+        """Remove what killed processes were writing."""
+        for folder in (self.folder, *self.folder.glob("results/stage-*")):
+            remove_leftovers(folder)
 
     def _path(self, stage: int, chunk: int) -> Path:
         return self.folder / "results" / f"stage-{stage:02d}" / f"chunk-{chunk:05d}.csv"
@@ -109,24 +112,63 @@ def _is_of_a_beginning(name: str) -> bool:
 
 def read_chunk(path: Path) -> list[Record]:
     """The records of a chunk's file. Raises AlteredArtifactError where it is not what was written."""
+    return parse_chunk(chunk_bytes(path), path)
+
+
+def chunk_bytes(path: Path) -> bytes:
+    """A chunk's file. Raises AlteredArtifactError where it cannot be read, or is larger than any chunk."""
     try:
-        content = path.read_text(encoding="ascii")
-        body, _, check = content.rpartition("crc32,")
+        return _read(path, _LARGEST_CHUNK)
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def parse_chunk(content: bytes, path: Path) -> list[Record]:
+    """The records in a chunk's bytes. `path`: for messages. Raises AlteredArtifactError where no campaign can have written them."""
+    try:
+        body, _, check = content.decode("ascii").rpartition("crc32,")
         if not body or int(check) != zlib.crc32(body.encode()):
             raise ValueError("its checksum does not fit")
         header, *lines = body.splitlines()
         if header != _HEADER:
             raise ValueError("its columns are others")
-        return [Record(*map(int, line.split(","))) for line in lines]
-    except (OSError, ValueError, TypeError) as error:
-        raise AlteredArtifactError(f"{path} is damaged ({error}): remove it, and run the campaign again") from error
+        return [_record(line, number) for number, line in enumerate(lines, 2)]
+    except ValueError as error:
+        raise _damaged(path, error) from error
+
+
+def _record(line: str, number: int) -> Record:
+    """A checksum says that a line is what was written, not that effc wrote it. Raises ValueError."""
+    values = [int(value) for value in line.split(",")]
+    if len(values) != len(Record._fields):
+        raise ValueError(f"line {number} has {len(values)} columns")
+    found = Record(*values)
+    counts = found[:-2]
+    if min(counts) < 0 or max(counts) >= _MOST or not all(-_MOST <= word < _MOST for word in (found.before, found.after)):
+        raise ValueError(f"line {number} has a number that cannot be")
+    if (
+        found.inferences < 1
+        or found.masked + found.non_critical + found.critical != found.inferences
+        or max(found.due, found.sdc5) > found.critical
+        or not found.sdc20 <= found.sdc10 <= found.non_critical
+        or max(found.correct, found.golden_correct, found.lost) > found.inferences
+    ):
+        raise ValueError(f"the counts of line {number} contradict each other")
+    return found
+
+
+def _damaged(path: Path, error: Exception) -> AlteredArtifactError:
+    return AlteredArtifactError(f"{path} is damaged ({error}): remove it, and run the campaign again")
 
 
 def read_identity(folder: Path) -> dict[str, Any]:
-    """The identity in a campaign's folder. Raises InputRejectedError, OutputError."""
+    """The identity in a campaign's folder, as plain JSON whose fields are not checked. Raises ConfigError, InputRejectedError."""
     path = folder / CAMPAIGN
     try:
-        data = json.loads(path.read_bytes())
+        data = json.loads(_read(path, _LARGEST_IDENTITY))
+        if _is_deep(data):
+            raise ValueError("it is nested too deeply")
+        canonical(data)  # infinite numbers, and text that is none
     except OSError as error:
         raise ConfigError(f"{folder} holds no campaign: {CAMPAIGN} cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
@@ -136,6 +178,21 @@ def read_identity(folder: Path) -> dict[str, Any]:
     if data.get("schema_version") != SCHEMA_VERSION:
         raise InputRejectedError(f"{path} has schema version {data.get('schema_version')!r}; this effc reads {SCHEMA_VERSION}")
     return data
+
+
+def _read(path: Path, most: int) -> bytes:
+    with open(path, "rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it is larger than {most:,} bytes")
+    return content
+
+
+def _is_deep(data: Any) -> bool:
+    level = [data]
+    for _ in range(_DEEPEST):
+        level = [child for one in level if isinstance(one, dict | list) for child in (one.values() if isinstance(one, dict) else one)]
+    return bool(level)
 
 
 def canonical(data: Mapping[str, Any]) -> bytes:
@@ -157,21 +214,3 @@ def differences(old: Any, new: Any, path: str = "") -> list[Problem]:
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a power cut."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    handle = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

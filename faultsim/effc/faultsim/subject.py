@@ -70,7 +70,7 @@ class ProgramSubject:
 
     Attributes:
         program: with a symbolic batch, or a fixed one that then is the batch of every pass.
-        name: of the file it came from; a folder would not be the same on another machine.
+        name: of the file it came from, as reports show it.
     """
 
     program: Program
@@ -101,6 +101,8 @@ class ProgramSubject:
 
     def images(self, data: Dataset, spec: CampaignSpec, batch: int) -> BatchGroups:
         names = [value.name for value in self.inputs]
+        if data.unit is not None and spec.batch not in (None, data.unit):
+            raise ConfigError(f"the program takes exactly {data.unit} samples at a time, and batch is {spec.batch}: leave it out")
         return BatchGroups(data, names, images=spec.images, per_fault=spec.tried_on, batch=batch, seed=spec.seed)
 
     def engine(self, spec: CampaignSpec, sites: Sequence[Site], images: BatchGroups) -> Engine:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ import torch
 
 from effc.errors import counted
 from effc.faultsim.campaign import Campaign
+from effc.faultsim.drawing import Group
 from effc.faultsim.places import Tried, cells_of, tried
 from effc.faultsim.records import Record
-from effc.faultsim.statistics import Estimate, Stratum, mean_interval, percentile, ratio_interval, stratified, wilson
+from effc.faultsim.statistics import Estimate, Stratum, mean_interval, percentile, ratio_interval, spending, stratified, wilson
 from effc.faultsim.summary import SHARES, FaultRow, GroupSummary, Summary
 
 __all__ = ["fault_rows", "summarise"]
@@ -26,14 +28,11 @@ def summarise(campaign: Campaign) -> Summary:
     design, identity, spec = campaign.design, campaign.identity, campaign.design.spec
     level = spec.level
     has_labels = bool(identity["data"]["labels"]) and spec.tolerance is None
-    # every injection was tried on all samples, with one value that it can have: its share is no sample of one
-    final = spec.tried_on is None and spec.effect != "random"
+    final = campaign.schedule.is_final
     groups = tuple(
-        _group(
-            group.name, group.rate, group.population.size, records, level, has_labels, final and group.rate is None and group.listed is None
-        )
-        for group, records in zip(design.groups, _beside_pilot(campaign), strict=True)
-        if records
+        _group(group, every, records or every, level, has_labels, final and group.rate is None and group.listed is None)
+        for group, every, records in zip(design.groups, campaign.results, _beside_pilot(campaign), strict=True)
+        if every
     )
     singles = list(tried(campaign))
     layers, bits, cells = cells_of(campaign, singles, level) if singles and not spec.rates else ((), (), ())
@@ -68,24 +67,22 @@ def fault_rows(campaign: Campaign) -> Iterator[FaultRow]:
         yield from _rows(campaign, one)
 
 
-def _group(
-    name: str, rate: float | None, population: int, records: Sequence[Record], level: float, labels: bool, final: bool
-) -> GroupSummary:
-    size = population if final else None
-    shares = {share: mean_interval(_shares(records, share), level, population=size) for share in SHARES}
+def _group(group: Group, every: Sequence[Record], records: Sequence[Record], level: float, labels: bool, final: bool) -> GroupSummary:
+    """Counts are of `every` injection, shares of `records`, those without the pilot."""
+    size = group.population.size if final else None
     accuracies = _shares(records, "correct")
     right = np.array([record.golden_correct for record in records], np.float64)
     lost = np.array([min(record.lost, record.golden_correct) for record in records], np.float64)
     return GroupSummary(
-        name=name,
-        rate=rate,
-        population=population,
-        injections=len(records),
-        empty=sum(record.flips + record.silent == 0 for record in records),
-        flips=sum(record.flips for record in records),
-        silent=sum(record.silent for record in records),
-        inferences=sum(record.inferences for record in records),
-        shares=shares,
+        name=group.name,
+        rate=group.rate,
+        population=group.population.size,
+        injections=len(every),
+        empty=sum(record.flips + record.silent == 0 for record in every),
+        flips=sum(record.flips for record in every),
+        silent=sum(record.silent for record in every),
+        inferences=sum(record.inferences for record in every),
+        shares={share: mean_interval(_shares(records, share), level, population=size) for share in SHARES},
         accuracy=mean_interval(accuracies, level, population=size) if labels else None,
         accuracy_min=float(accuracies.min()) if labels else None,
         accuracy_p5=percentile(accuracies, 5) if labels else None,
@@ -97,15 +94,19 @@ def _overall(campaign: Campaign, level: float, final: bool) -> Mapping[str, Esti
     """Shares over the whole population; not for sweeps over rates, whose groups are different experiments."""
     if campaign.design.spec.rates or not all(campaign.results):
         return {}
-    listed = campaign.design.groups[0].listed is not None
-    found = {}
-    for share in SHARES:
-        strata = _strata(campaign, share)
-        found[share] = stratified(strata, level, finite_population=final and not listed)
+    if campaign.schedule.is_adaptive and not campaign.complete:
+        return {}  # a pilot without what it was for weighs next to nothing
+    finite = final and campaign.design.groups[0].listed is None
+    names = [(share, share) for share in SHARES]
     if campaign.identity["data"]["labels"] and campaign.design.spec.tolerance is None:
-        found["accuracy"] = stratified(_strata(campaign, "correct"), level, finite_population=final and not listed)
-    if campaign.decision is not None and campaign.decision.estimate is not None:
-        found["critical"] = campaign.decision.estimate
+        names.append(("accuracy", "correct"))
+    decision, own = campaign.decision, level
+    if decision is not None and decision.estimate is not None:
+        # what was looked at several times has, at each look, an interval of the look's own level: other shares are bound to the same stop
+        own = 1 - spending(level, campaign.schedule.plan.max_looks)[max(decision.look, 1) - 1]
+    found = {name: replace(stratified(_strata(campaign, column), own, finite_population=finite), level=level) for name, column in names}
+    if decision is not None and decision.estimate is not None:
+        found["critical"] = decision.estimate
     return found
 
 
@@ -138,9 +139,7 @@ def _worst(campaign: Campaign, singles: Sequence[Tried]) -> tuple[FaultRow, ...]
 
 def _rows(campaign: Campaign, one: Tried) -> Iterator[FaultRow]:
     record = one.record
-    for site_index, element, bit in zip(
-        one.injection.sites.tolist(), one.injection.elements.tolist(), one.injection.bits.tolist(), strict=True
-    ):
+    for site_index, element, bit in _starts(campaign, one):
         site = campaign.design.sites[site_index]
         single = one.injection.faults == 1 and site.is_stored
         yield FaultRow(
@@ -156,6 +155,17 @@ def _rows(campaign: Campaign, one: Tried) -> Iterator[FaultRow]:
             before=_value(site.view, record.before) if single else float("nan"),
             after=_value(site.view, record.after) if single else float("nan"),
         )
+
+
+def _starts(campaign: Campaign, one: Tried) -> list[tuple[int, int, int]]:
+    """Where each fault begins: of a burst, and of a random value, the lowest bit."""
+    listed = campaign.design.groups[one.record.group].listed
+    if listed is not None:
+        sites, elements, bits = listed[one.record.draw]
+        return list(zip(sites.tolist(), elements.tolist(), bits.tolist(), strict=True))
+    injection = one.injection
+    reached = list(zip(injection.sites.tolist(), injection.elements.tolist(), injection.bits.tolist(), strict=True))
+    return reached[: injection.faults]
 
 
 def _value(view: Any, word: int) -> float:
@@ -181,11 +191,16 @@ def _notes(campaign: Campaign, singles: Sequence[Tried]) -> Iterator[str]:
     silent = sum(record.silent for records in campaign.results for record in records)
     if silent:
         yield f"{counted(silent, 'bit')} already had the value that the fault gives them; these faults are silent, and they count."
-    if spec.view != "stored":
-        yield f"Floating-point tensors were rounded to {spec.view} first; the fault-free run is the one with these values."
+    if spec.effect in ("burst", "random"):
+        yield "The population counts the positions of faults: a number for each random value, its lowest bit for each burst."
+    if spec.view != "stored" and any(site.is_stored for site in campaign.design.sites):
+        yield (
+            f"Stored floating-point tensors among the sites were rounded to {spec.view} first, and the fault-free run is the one with "
+            "these values; of other values only the faulty element is rounded."
+        )
     if campaign.design.groups[0].listed is not None:
         yield "Intervals take the listed faults as a random sample; of a list that was chosen by its outcomes they say nothing."
     if spec.stratify and singles:
-        yield "A layer's or a bit's share weighs the strata by their sizes; a layer's bits that no injection hit are left out of it."
+        yield "A layer's (or a bit's) share weighs the strata that it runs through by their sizes; its interval is wide where they are few."
     if not campaign.complete:
         yield f"The campaign is not complete: {sum(map(len, campaign.results)):,} of {campaign.planned:,} injections are there."

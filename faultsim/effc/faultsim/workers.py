@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -123,7 +124,7 @@ _FAILED: list[EffcError] = []
 
 def _start(build: Build, work: Path, threads: int, golden: str, parent: int) -> None:
     """Set a worker up. An error is kept for the first chunk: one raised here would only say that the pool is broken."""
-    _die_with(parent)
+    _die_with(parent, work)
     torch.set_num_threads(threads)
     try:
         design, engine, store = build(work)
@@ -141,14 +142,15 @@ def _work(chunk: Chunk) -> None:
     make_chunk(*_MINE[0], chunk)
 
 
-def _die_with(parent: int) -> None:
-    """End when the parent is killed: it cannot say so any more."""
+def _die_with(parent: int, work: Path) -> None:
+    """End when the parent is killed: it cannot say so any more, nor remove the working folder, which has a copy of the data."""
     import threading
     import time
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
+        shutil.rmtree(work, ignore_errors=True)  # the other workers do the same
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

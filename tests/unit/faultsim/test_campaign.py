@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from effc.data import Dataset
-from effc.errors import AlteredArtifactError, ConfigError, DataError, InputRejectedError, OutputError
+from effc.errors import AlteredArtifactError, ConfigError, DataError, InputRejectedError, LimitError, OutputError
 from effc.faultsim.campaign import Campaign, Shard, read_campaign, run_campaign
 from effc.faultsim.merging import merge
 from effc.faultsim.records import Record
@@ -26,6 +27,7 @@ from tests.unit.faultsim.networks import IMAGES, STEM, digits, digits_data, file
 # ---- the same bytes ------------------------------------------------------------------------------------------------------------
 
 
+DEAD = 999_999_999  # above any process id
 CAMPAIGNS: dict[str, dict[str, Any]] = {
     "single": {**STEM, "exhaustive": True, "bits": "29-30"},
     "rates": {"rates": [1e-5, 1e-4], "draws": 70, "where": ["parameters", "activation"]},
@@ -81,7 +83,7 @@ def test_an_interrupted_campaign_goes_on_to_the_same_bytes(tmp_path: Path, root:
             ends += 1
         stage = tmp_path / "results" / "stage-00"
         if stage.exists():
-            (stage / ".chunk-00007.csv.99").write_bytes(b"half of it")
+            (stage / f".chunk-00007.csv.effc-{DEAD}-0123abcd").write_bytes(b"half of it")
     assert ends
     assert files(tmp_path) == alone(name, root / name)
 
@@ -172,6 +174,83 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     identity = tmp_path / CAMPAIGN
     identity.write_text(identity.read_text().replace('"population": ', '"population": 1'))
     with pytest.raises(InputRejectedError, match="malformed"):
+        read_campaign(tmp_path)
+
+
+Change = Callable[[dict[str, Any]], Any]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda identity: identity.pop("golden"),
+        lambda identity: identity.pop("model"),
+        lambda identity: identity["data"].pop("used"),
+        lambda identity: identity["data"].update(used=0),
+        lambda identity: identity["data"].update(used=10**6),
+        lambda identity: identity["data"].update(labels="yes"),
+        lambda identity: identity["golden"].update(correct=-1),
+        lambda identity: identity["golden"].update(correct=17),
+        lambda identity: identity["golden"].update(inferences=10**30),
+        lambda identity: identity["model"].update(name=["digits"]),
+        lambda identity: identity["model"].update(passes=[3]),
+        lambda identity: identity["design"].update(batch_groups=0),
+        lambda identity: identity["design"].update(batch_groups=17),
+        lambda identity: identity["design"].update(sites=[]),
+        lambda identity: identity["design"]["sites"][0].update(shape=[10**30]),
+        lambda identity: identity["design"]["sites"][0].update(shape=[2**20, 2**20, 2**20]),
+        lambda identity: identity["design"]["sites"][0].update(shape=[1] * 1000),
+        lambda identity: identity["design"]["sites"][0].update(shape=[-1]),
+        lambda identity: identity["design"]["sites"][0].update(kind="weights"),
+        lambda identity: identity["design"]["sites"][0]["view"].update(dtype="load"),
+        lambda identity: identity["design"]["sites"][0]["view"].update(dtype="__path__"),
+        lambda identity: identity["design"]["sites"][0]["view"].update(name="int8"),  # without a scale
+        lambda identity: identity["design"]["sites"][0]["view"].update(name="int8", scale=1e300),
+        lambda identity: identity.update(list_sha256="0" * 64),
+        lambda identity: identity.update(more=1),
+        lambda identity: identity.update(spec=[]),
+        lambda identity: identity["spec"].update({"most-faults": 4}),  # of 5
+        lambda identity: identity["spec"].update({"faults": None, "margin": 1e-300}),
+    ],
+)
+def test_an_altered_identity_is_refused_before_anything_is_written(tmp_path: Path, one: Path, change: Change) -> None:
+    identity = json.loads((one / CAMPAIGN).read_bytes())
+    change(identity)
+    (tmp_path / "shard").mkdir()
+    (tmp_path / "shard" / CAMPAIGN).write_text(json.dumps(identity))
+    for attempt in (lambda: read_campaign(tmp_path / "shard"), lambda: merge([tmp_path / "shard"], tmp_path / "out")):
+        with pytest.raises(InputRejectedError):
+            attempt()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small campaign, not to be changed."""
+    folder = tmp_path_factory.mktemp("one")
+    run(folder, {"faults": 5})
+    return folder
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"faults": None, "rates": [1e-9], "draws": 10**8, "most-faults": 10**9},
+        {"faults": None, "rates": [1e-9], "draws": 10**30, "most-faults": 10**30},
+        {"faults": None, "precision": 0.1, "most-faults": 10**30},
+    ],
+)
+def test_more_injections_than_can_be_listed_are_refused(tmp_path: Path, one: Path, spec: dict[str, Any]) -> None:
+    identity = json.loads((one / CAMPAIGN).read_bytes())
+    identity["spec"].update(spec)
+    site = identity["design"]["sites"][0]
+    identity["design"]["sites"] = [{**site, "shape": [2**30]}]
+    rate = (spec.get("rates") or [None])[0]
+    identity["design"].update(
+        population=2**35, groups=[{"name": "all" if rate is None else "BER 1e-09", "rate": rate, "population": 2**35}]
+    )
+    (tmp_path / CAMPAIGN).write_text(json.dumps(identity))
+    with pytest.raises(LimitError, match="run the campaign's own command"):
         read_campaign(tmp_path)
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from effc.errors import DataError, LimitError
 from effc.faultsim.reports import ListedFault, csv_chunks, read_faults
+from effc.faultsim.reports.csv_report import parse_faults
 from effc.faultsim.summary import FaultRow
 
 PUBLISHED = """Injection,Layer,TensorIndex,Bit,n_injections,masked,non_critical,critical
@@ -129,3 +130,8 @@ class TestRead:
         (tmp_path / "faults.csv").write_text(PUBLISHED)
         with pytest.raises(LimitError, match="larger than 50 bytes"):
             read_faults(tmp_path / "faults.csv", max_bytes=50)
+
+    def test_bytes_are_a_list_too(self) -> None:
+        assert parse_faults(PUBLISHED.encode(), "x.csv")[1] == ListedFault(1, "conv1", (7, 0, 2, 0), 5)
+        with pytest.raises(DataError, match=r"'x\ufffd\.csv' has no rows"):
+            parse_faults(PUBLISHED.splitlines(keepends=True)[0].encode(), "x\x1b.csv")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,7 @@ import pytest
 from effc.errors import ConfigError, InputRejectedError
 from effc.faultsim.campaign import Campaign, read_campaign, run_campaign
 from effc.faultsim.replay import Replay
-from effc.faultsim.reports.csv_report import csv_chunks
+from effc.faultsim.reports.csv_report import ListedFault, csv_chunks
 from effc.faultsim.sites import find_sites
 from effc.faultsim.spec import spec_of
 from effc.faultsim.store import LIST
@@ -118,3 +122,31 @@ def test_bursts_of_a_list_stay_in_their_numbers(tmp_path: Path) -> None:
     campaign = run(tmp_path / "out", {"effect": "burst", "burst": 3}, replay=path)
     assert campaign.design.draw(0, 0).bits.tolist() == [29, 30, 31]
     assert flat(campaign)[0].flips == 3
+
+
+def test_a_list_comes_through_a_pipe(tmp_path: Path) -> None:
+    """`--faults-csv <(...)` can be read once."""
+    pipe, content = tmp_path / "pipe", b"Injection,Layer,TensorIndex,Bit\n" + b"".join(b"%d,stem,5,30\n" % one for one in range(20_000))
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(content,), daemon=True)
+    writer.start()
+    replay = Replay.read(pipe)
+    writer.join()
+    assert replay.content == content
+    assert len(replay.faults) == 20_000
+
+
+def test_many_faults_of_one_injection_take_no_quadratic_time() -> None:
+    faults = tuple(ListedFault(0, "stem", (one // 32,), one % 32) for one in range(72 * 32))
+    sites = find_sites(program("residual"), where=("weight",))
+    begun = time.perf_counter()
+    once = Replay(faults, b"").places(sites)
+    single = time.perf_counter() - begun
+    assert [len(column) for column in once[0]] == [72 * 32] * 3
+    with pytest.raises(ConfigError, match="twice in one injection"):
+        Replay(faults + faults[:1], b"").places(sites)
+    wide = [replace(sites[0], shape=(sites[0].elements * 1000,)), *sites[1:]]
+    many = tuple(ListedFault(0, sites[0].name, (one,), 3) for one in range(20 * 72 * 32))
+    begun = time.perf_counter()
+    Replay(many, b"").places(wide)
+    assert time.perf_counter() - begun < 200 * max(single, 0.005)  # quadratic: 400 times

@@ -64,6 +64,55 @@ def test_values_have_bits_for_each_sample() -> None:
     assert [(site.name, site.shape) for site in find_sites(parts, where=("input",))] == [("x", (2, 4, 4))]
 
 
+class Shows(nn.Module):
+    """One ReLU, one doubling and one conversion, and much that gives the same memory back."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(x)  # (N, 2, 4, 4)
+        x = nn.functional.dropout(x, 0.5, training=False).to(torch.float32).type_as(x).contiguous()
+        x = torch.unflatten(x.swapaxes(2, 3).movedim(1, 3).narrow(1, 0, 2), 1, (1, 2)).squeeze(1)  # (N, 2, 4, 2)
+        first, second = x.unbind(1)
+        left, right = torch.split(first, 2, dim=1)
+        return (left.diagonal(0, 1, 2) * 2).to(torch.float64), right, second  # type: ignore[return-value]
+
+
+def test_what_only_shows_another_value_is_no_site() -> None:
+    """Its bits would be counted twice."""
+    shows = load_program(Shows(), example_inputs=(torch.randn(3, 2, 4, 4),))
+    assert {"dropout", "type_as", "swapaxes", "unbind", "split", "diagonal"} <= {operator_name(node) for node in shows.nodes}
+    found = [(site.op, site.shape, site.view.name) for site in find_sites(shows, where=("activation",))]
+    assert found == [("relu", (2, 4, 4), "f32"), ("mul", (2,), "f32"), ("to", (2,), "f64")]
+
+
+class Tied(nn.Module):
+    """An embedding that is also the head, one matrix for three projections, and a table of which rows are weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(7, 6), nn.Linear(6, 7, bias=False)
+        self.head.weight = self.embedding.weight
+        self.places = nn.Parameter(torch.randn(9, 6))
+        self.inner = nn.Parameter(torch.randn(18, 6))
+        self.shifts = nn.Parameter(torch.randn(18))
+        self.pair = nn.Parameter(torch.randn(2, 6, 6))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embedding(tokens) + self.places[: tokens.shape[1]]
+        weights, shifts = self.inner.chunk(3), torch.split(self.shifts, 6)
+        q, k, v = (nn.functional.linear(x, weights[one], shifts[one]) for one in range(3))
+        first, second = self.pair.unbind()
+        x = torch.softmax(q @ k.transpose(1, 2), -1) @ v @ first + x @ second.narrow(0, 0, 6)
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+def test_a_weight_that_is_tied_or_cut_is_a_weight() -> None:
+    tied = load_program(Tied(), example_inputs=(torch.randint(0, 7, (3, 4)),))
+    found = {site.name: (site.kind, site.op) for site in find_sites(tied)}
+    table = found.pop("embedding.weight", None) or found.pop("head.weight")
+    assert table == ("weight", "linear")
+    assert found == {"inner": ("weight", "linear"), "shifts": ("bias", "linear"), "pair": ("weight", "matmul"), "places": ("other", "add")}
+
+
 @pytest.mark.parametrize("name", ["residual", "views", "constants"])
 def test_names_mean_one_site(name: str) -> None:
     """`twice` makes two values and has a weight: a list of faults must be able to say which it means."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import hypergeom
 
 from effc.errors import ConfigError, DataError
 from effc.faultsim.statistics import (
@@ -31,6 +32,7 @@ from effc.faultsim.statistics import (
     upper_bound,
     variance_parts,
     wilson,
+    without_replacement,
 )
 
 BITS = 8_668_992  # of ResNet-20's weights in f32
@@ -280,3 +282,15 @@ def test_stages_refuse_what_cannot_be():
         next_stage(Plan(0.1, pilot=50, max_injections=60), [1000, 1000], [np.zeros(0), np.zeros(0)])
     with pytest.raises(DataError, match="look 1 is due"):
         next_stage(Plan(0.1), [1000], [np.zeros(0)], 1)
+
+
+@pytest.mark.parametrize(("population", "n"), [(20, 10), (50, 7), (100, 99), (200, 180)])
+def test_without_replacement_covers_every_truth(population: int, n: int) -> None:
+    """By the distribution itself: at no true count is the interval wrong more often than in 5 %."""
+    ends = [without_replacement(seen, n, population) for seen in range(n + 1)]
+    for hits in range(population + 1):
+        chances = hypergeom.pmf(range(n + 1), population, hits, n)
+        held = [end.low - 1e-12 <= hits / population <= end.high + 1e-12 for end in ends]
+        assert chances[held].sum() >= 0.95 - 1e-9
+    whole = without_replacement(3, population, population)
+    assert (whole.low, whole.value, whole.high) == (3 / population,) * 3

@@ -24,7 +24,7 @@ from effc.errors import DataError, LimitError, Problem, counted
 from effc.faultsim.reports.texts import visible
 from effc.faultsim.summary import FaultRow
 
-__all__ = ["COLUMNS", "MAX_BYTES", "ListedFault", "csv_chunks", "read_faults"]
+__all__ = ["COLUMNS", "MAX_BYTES", "ListedFault", "csv_chunks", "parse_faults", "read_faults", "read_list"]
 
 COLUMNS = ("Injection", "Layer", "TensorIndex", "Bit", "n_injections", "masked", "non_critical", "critical")
 MAX_BYTES = 1 << 26  # 64 MiB, above a million rows; the published lists have about one
@@ -77,13 +77,16 @@ def csv_chunks(rows: Iterable[FaultRow]) -> Iterator[bytes]:
 
 
 def read_faults(path: Path, max_bytes: int = MAX_BYTES) -> list[ListedFault]:
-    """A list in the file's order; columns besides the four that say what a fault is are not looked at, and may be missing.
+    """`read_list` and `parse_faults`: their errors."""
+    return parse_faults(read_list(path, max_bytes), str(path))
 
-    Positions are written `(3, 0, 2, 1)`, `[3,0,2,1]` or `3`; `()` is the one element of a scalar.
+
+def read_list(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
+    """A list's bytes. They are read once and in order: a pipe (`<(...)` of a shell) is a file, too.
 
     Raises:
-        DataError: it cannot be read, has no such columns, has no rows, or some rows are wrong; lists them with their lines.
-        LimitError: the file is larger than `max_bytes`.
+        DataError: it cannot be read.
+        LimitError: it is larger than `max_bytes`.
     """
     where = repr(visible(str(path)))
     try:
@@ -93,6 +96,21 @@ def read_faults(path: Path, max_bytes: int = MAX_BYTES) -> list[ListedFault]:
         raise DataError(f"there is no readable list of faults {where}: {error.strerror}") from error
     if len(content) > max_bytes:
         raise LimitError(f"the list of faults {where} is larger than {max_bytes:,} bytes; split it into several campaigns")
+    return content
+
+
+def parse_faults(content: bytes, where: str) -> list[ListedFault]:
+    """A list in the file's order; columns besides the four that say what a fault is are not looked at, and may be missing.
+
+    Positions are written `(3, 0, 2, 1)`, `[3,0,2,1]` or `3`; `()` is the one element of a scalar.
+
+    Args:
+        content: the file. `where`: its name, for messages.
+
+    Raises:
+        DataError: it has no such columns, has no rows, or some rows are wrong; lists them with their lines.
+    """
+    where = repr(visible(where))
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -16,7 +16,7 @@ LABELS = {
 }
 
 _OF_CLASSES = {
-    "masked": "All outputs equal the fault-free run's, bit for bit.",
+    "masked": "All outputs equal the fault-free run's.",
     "non_critical": "An output differs; the prediction is the fault-free one.",
     "critical": "The prediction differs from the fault-free one (not: from the label), or an output became NaN or infinite.",
     "sdc1": "Critical and silent: the prediction differs, and no output is NaN or infinite where the fault-free one was not.",

@@ -50,7 +50,7 @@ def html_report(summary: Summary, verdicts: Sequence[Verdict]) -> bytes:
         verdicts=sorted(verdicts, key=lambda verdict: _ORDER.index(verdict.outcome)),
         outcome=overall_outcome(verdicts),
         style=Markup(style),
-        campaign=flattened(summary.campaign),
+        campaign=flattened({name: part for name, part in summary.campaign.items() if name != "design"}),
         definitions=definitions(summary.classes),
         labels=LABELS,
         sweep=sweep,

@@ -1,10 +1,16 @@
-"""The worst case beside the average: `worst.json`, `worst.csv` (a list that replays all flips together) and `worst.html`."""
+"""The worst case beside the average: `worst.json`, `worst.csv` and `worst.html`.
+
+The list has the bits that differ in the end, as one injection, and each weight's full name. A campaign in the search's number view on the
+search's weights replays it: `effc faultsim MODEL --faults-csv worst.csv --view int8 --where weight`.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
@@ -16,11 +22,12 @@ from effc.faultsim.random_flips import QUANTILES, RandomFlips, RandomLevel
 from effc.faultsim.reports.csv_report import csv_chunks
 from effc.faultsim.reports.scales import linear, nice_ticks
 from effc.faultsim.reports.texts import hover, percent, visible
-from effc.faultsim.store import canonical, write_whole
+from effc.faultsim.store import canonical
 from effc.faultsim.summary import FaultRow
+from effc.faultsim.whole_files import remove_leftovers, write_all
 from effc.report.svg import document, text
 
-__all__ = ["draw_worst", "worst_document", "write_worst"]
+__all__ = ["draw_worst", "make_folder", "worst_document", "write_worst"]
 
 _WIDTH, _HEIGHT = 640.0, 320.0
 _LEFT, _RIGHT, _TOP, _BASE = 56.0, 622.0, 34.0, 262.0
@@ -48,22 +55,35 @@ def worst_document(model: str, spec: SearchSpec, found: SearchResult, beside: Ra
     }
 
 
+def make_folder(folder: Path) -> None:
+    """Make the folder of the files and try to write there, before hours are spent on what goes into them. Raises OutputError."""
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
+
 def write_worst(folder: Path, model: str, spec: SearchSpec, found: SearchResult, beside: RandomFlips) -> tuple[dict[str, Any], list[str]]:
     """Write the three files, each whole or not at all; the document and their names. Raises OutputError."""
     told = worst_document(model, spec, found, beside)
-    rows = [_row(step) for step in found.steps]
     files = {
         "worst.json": canonical(told),
         "worst.html": _page(model, spec, found, beside),
-        "worst.csv": b"".join(csv_chunks(rows)),
+        "worst.csv": b"".join(csv_chunks(_rows(found.steps))),
     }
-    try:
+    with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            write_whole(folder / name, content)
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be written: {error.strerror or error}") from error
+        write_all({folder / name: [content] for name, content in files.items()})
+        remove_leftovers(folder)
     return json.loads(files["worst.json"]), list(files)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror or error}; choose another -o") from error
 
 
 def draw_worst(found: SearchResult, levels: Sequence[RandomLevel]) -> str:
@@ -124,9 +144,15 @@ def _page(model: str, spec: SearchSpec, found: SearchResult, beside: RandomFlips
     return page.encode(errors="replace")
 
 
-def _row(step: SearchStep) -> FaultRow:
-    """All flips are one injection: that is what the list replays."""
-    return FaultRow(0, step.layer, step.tensor, step.index, step.bit, 0, 0, 0, 0, step.before, step.after)
+def _rows(steps: Sequence[SearchStep]) -> list[FaultRow]:
+    """One injection of the bits that differ in the end: one that was flipped back is none of them."""
+    flipped: dict[tuple[str, tuple[int, ...], int], SearchStep] = {}
+    for step in steps:
+        place = (step.tensor, step.index, step.bit)
+        if flipped.pop(place, None) is None:
+            flipped[place] = step
+    # a layer's name could mean several weights
+    return [FaultRow(0, one.tensor, one.tensor, one.index, one.bit, 0, 0, 0, 0, one.before, one.after) for one in flipped.values()]
 
 
 def _plain(value: Any) -> Any:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
@@ -18,6 +15,7 @@ from effc.faultsim.reports.markdown import markdown_report
 from effc.faultsim.reports.page import html_report
 from effc.faultsim.reports.sarif import sarif_report
 from effc.faultsim.summary import FaultRow, Summary
+from effc.faultsim.whole_files import remove_leftovers, write_all
 
 __all__ = ["write_reports"]
 
@@ -47,36 +45,10 @@ def write_reports(folder: Path, summary: Summary, verdicts: Sequence[Verdict], f
     first = next(rows, None)
     if first is not None:
         files["faults.csv"] = csv_chunks(chain([first], rows))
-    staged: dict[Path, Path] = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, chunks in files.items():
-            fresh = folder / f".{name}.effc-{os.getpid()}-{secrets.token_hex(4)}"
-            staged[fresh] = folder / name
-            _write(fresh, chunks)
-        for fresh, destination in staged.items():
-            os.replace(fresh, destination)
-        _sync(folder)
+        write_all({folder / name: chunks for name, chunks in files.items()})
     except OSError as error:
         raise OutputError(f"the reports cannot be written to {folder}: {error.strerror}; choose another -o, or make room") from error
-    finally:
-        for fresh in staged:
-            with suppress(OSError):
-                fresh.unlink(missing_ok=True)
+    remove_leftovers(folder)
     return list(files)
-
-
-def _write(path: Path, chunks: Iterable[bytes]) -> None:
-    with open(path, "xb") as file:
-        for chunk in chunks:
-            file.write(chunk)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -13,6 +13,7 @@ from effc.faultsim.statistics.intervals import (
     student_interval,
     upper_bound,
     wilson,
+    without_replacement,
 )
 from effc.faultsim.statistics.sample_size import sample_size, uniform_needed
 from effc.faultsim.statistics.sequential import Decision, Plan, next_stage, run_stages, spending
@@ -48,4 +49,5 @@ __all__ = [
     "upper_bound",
     "variance_parts",
     "wilson",
+    "without_replacement",
 ]

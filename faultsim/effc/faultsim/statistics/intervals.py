@@ -1,6 +1,8 @@
 """Intervals of one share or one mean. The unit is the injection: inferences under one fault are not independent trials.
 
 - `clopper_pearson`: C. J. Clopper, E. S. Pearson, Biometrika 26 (1934) 404-413; never misses more often than it says.
+- `without_replacement`: the same for a finite population, by the hypergeometric distribution (G. Buonaccorsi, The American Statistician 41
+  (1987) 215-218); of a population that was tried whole it is a point.
 - `wilson`: E. B. Wilson, JASA 22 (1927) 209-212; shorter, right on average.
 - `mean_interval`: of shares or accuracies, one per injection: Clopper-Pearson where all are 0 or 1, else Gaffke's bound (`bounds`).
 - `student_interval`: Student's t, for comparison with published numbers. With one catastrophe in a hundred injections and a hundred
@@ -11,16 +13,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from scipy.special import betaincinv, ndtri, stdtrit
+from scipy.stats import hypergeom
 
 from effc.errors import DataError, Problem
 from effc.faultsim.statistics.bounds import Floats, Moments, gaps, upper_gap
 from effc.faultsim.statistics.checks import check_level, check_values
 from effc.faultsim.statistics.estimate import Estimate
 
-__all__ = ["clopper_pearson", "mean_interval", "percentile", "ratio_interval", "student_interval", "upper_bound", "wilson"]
+__all__ = [
+    "clopper_pearson",
+    "mean_interval",
+    "percentile",
+    "ratio_interval",
+    "student_interval",
+    "upper_bound",
+    "wilson",
+    "without_replacement",
+]
 
 _ONE = np.ones(1)
 
@@ -34,6 +47,38 @@ def clopper_pearson(successes: int, n: int, level: float = 0.95) -> Estimate:
     _check_counts(successes, n, level)
     tail = (1 - level) / 2
     return Estimate(successes / n, 1 - _upper(n - successes, n, tail), _upper(successes, n, tail), level, n, "Clopper-Pearson")
+
+
+def without_replacement(successes: int, n: int, population: int, level: float = 0.95) -> Estimate:
+    """The exact interval of a share of a finite population, of which `n` different units were tried.
+
+    The ends are the least and the largest share of the population that leave at least (1 - level)/2 for what was seen, on either side.
+
+    Raises:
+        DataError: counts or level out of range, or more units than the population has.
+    """
+    _check_counts(successes, n, level)
+    if n > population:
+        raise DataError(f"{n} units were tried, and the population has {population}")
+    tail = (1 - level) / 2
+    least, most = successes, population - (n - successes)  # what was seen rules out all others
+
+    def smallest(possible: Callable[[int], bool], low: int, high: int) -> int:
+        """The first count from which `possible` holds; it holds at `high`."""
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if possible(middle) else (middle + 1, high)
+        return low
+
+    def at_least_seen(count: int) -> float:
+        return float(hypergeom.sf(successes - 1, population, count, n))
+
+    def at_most_seen(count: int) -> float:
+        return float(hypergeom.cdf(successes, population, count, n))
+
+    low = smallest(lambda count: at_least_seen(count) > tail, least, most)
+    beyond = smallest(lambda count: at_most_seen(count) <= tail, least, most + 1) if at_most_seen(most) <= tail else most + 1
+    return Estimate(successes / n, low / population, (beyond - 1) / population, level, n, "exact hypergeometric")
 
 
 def upper_bound(successes: int, n: int, level: float = 0.95) -> float:
@@ -68,7 +113,8 @@ def mean_interval(values: Floats, level: float = 0.95, *, population: int | None
         values: (n,) float64 in [0, 1]: shares of an injection's inferences, or accuracies of draws at a bit error rate.
         level: 0.95 for 95 %.
         population: how many different injections there are, where they were drawn without replacement **and each value is final** (all
-            images); the interval then shrinks by sqrt(1 - n/N). None for no correction, also right where images were sampled.
+            images): exact where all values are 0 or 1, else the interval shrinks by sqrt(1 - n/N). None for no correction, also right
+            where images were sampled.
 
     Raises:
         DataError: no values, one outside [0, 1], more of them than the population has, or a level out of range.
@@ -77,15 +123,13 @@ def mean_interval(values: Floats, level: float = 0.95, *, population: int | None
     check_values([values], [population])
     values = np.asarray(values, dtype=np.float64)
     n, mean = len(values), float(values.mean())
-    shrink = 1.0 if population is None else math.sqrt(1 - n / population)
     if bool(np.isin(values, (0, 1)).all()):
-        exact = clopper_pearson(int(values.sum()), n, level)
-        low, high, method = shrink * (mean - exact.low), shrink * (exact.high - mean), exact.method
-    else:
-        low, high = gaps(_ONE, Moments.of([values]), level, np.array([shrink]))
-        method = "Gaffke's bound over injections"
+        hits = int(values.sum())
+        return clopper_pearson(hits, n, level) if population is None else without_replacement(hits, n, population, level)
+    shrink = 1.0 if population is None else math.sqrt(1 - n / population)
+    low, high = gaps(_ONE, Moments.of([values]), level, np.array([shrink]))
     suffix = "" if population is None else ", finite population"
-    return Estimate(mean, max(mean - low, 0.0), min(mean + high, 1.0), level, n, method + suffix)
+    return Estimate(mean, max(mean - low, 0.0), min(mean + high, 1.0), level, n, f"Gaffke's bound over injections{suffix}")
 
 
 def student_interval(values: Floats, level: float = 0.95) -> Estimate:

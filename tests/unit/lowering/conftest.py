@@ -1,0 +1,28 @@
+"""Which of the kernel tests are slow: they compile hundreds of small networks.
+
+`make test` tries every kernel on this machine's own vectors. The same tests for the narrower ones (AVX2), and the longest of the random and
+exhaustive ones, run in `make test-all`.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+_NARROW = "x86-64-v3"
+_BOTH_WIDTHS = tuple(
+    f"test_{one}" for one in ("winograd", "products", "attention_kernels", "pool_kernels", "depthwise_kernels", "integer_kernels")
+)
+_LONGEST = (
+    "test_winograd.py::test_random_convolutions",
+    "test_integer_kernels.py::test_sums_are_exact[words, 256 bits]",
+    "test_integer_kernels.py::test_sums_are_exact[bytes, 256 bits]",
+    "test_integer_kernels.py::test_sums_are_exact[plain, one lane]",
+)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is marked
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        narrow = _NARROW in item.name and item.path.stem in _BOTH_WIDTHS
+        if narrow or item.nodeid.endswith(_LONGEST):
+            item.add_marker(pytest.mark.slow)
