@@ -45,6 +45,7 @@ def show(campaign: Campaign, requirements: Sequence[Requirement], folder: Path, 
     else:
         _show(summary, verdicts)
         took = "" if seconds is None else f" in {seconds:.1f} s"
+        took += f" ({campaign.found:,} were there already)" if campaign.found and seconds is not None else ""
         note(f"{summary.done:,} injections{took}; {folder}: {', '.join(written)}")
     outcomes = {verdict.outcome for verdict in verdicts}
     return _FAILED if "FAIL" in outcomes else _INCONCLUSIVE if "INCONCLUSIVE" in outcomes else 0

@@ -54,6 +54,7 @@ class Campaign:
         complete: nothing is missing. `planned`: injections of the stages that are known.
         stages: how many were begun.
         numbers: the list's own numbers of its injections, for a replayed list.
+        found: injections that were there before this run.
         decision: of a campaign with a precision: whether it was reached, and the interval over all looks.
     """
 
@@ -66,6 +67,7 @@ class Campaign:
     stages: int
     numbers: tuple[int, ...] = ()
     decision: Decision | None = None
+    found: int = 0
 
 
 def run_campaign(
@@ -172,7 +174,7 @@ def _make_stages(
 ) -> Campaign:
     """Go through the stages: make what is missing where there is a crew, and read what is there."""
     results: list[list[Record]] = [[] for _ in design.groups]
-    complete, stage, planned = True, 0, 0
+    complete, stage, planned, found = True, 0, 0, 0
     step: Step | None = None
     while complete:
         step = schedule.next(stage, step, results)
@@ -181,6 +183,7 @@ def _make_stages(
             break
         chunks = list(design.chunks(stage, [len(records) for records in results], additional))
         planned += sum(additional)
+        found += sum(len(chunk.keys) for chunk in chunks if store.has(stage, chunk.number))
         missing = [chunk for chunk in chunks if not store.has(stage, chunk.number) and (shard is None or shard.takes(chunk.number))]
         if crew is not None and missing:
             count = sum(len(chunk.keys) for chunk in missing)
@@ -207,7 +210,7 @@ def _make_stages(
             records.sort(key=lambda record: record.draw)
         stage += 1
     return Campaign(
-        identity, design, schedule, tuple(map(tuple, results)), complete, planned, stage, numbers, step.decision if step else None
+        identity, design, schedule, tuple(map(tuple, results)), complete, planned, stage, numbers, step.decision if step else None, found
     )
 
 

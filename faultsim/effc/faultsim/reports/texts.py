@@ -40,8 +40,8 @@ def with_interval(estimate: Estimate | None) -> str:
 
 
 def bare(estimate: Estimate | None) -> str:
-    """`0.01276`: beside a bound, in the unit of the bound."""
-    return "–" if estimate is None else f"{estimate.value:.4g}"
+    """The value alone, in percent; a dash where nothing was measured."""
+    return "–" if estimate is None else percent(estimate.value)
 
 
 def number(value: float) -> str:
