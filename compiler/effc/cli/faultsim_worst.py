@@ -74,7 +74,7 @@ def command(
     from effc.faultsim.random_flips import random_flips
     from effc.faultsim.reports.worst import make_folder, write_worst
     from effc.faultsim.spec import parse_bits
-    from effc.faultsim.workers import one_thread_count
+    from effc.faultsim.workers import torch_threads
 
     bounds = parse_limits(limits)
     spec = SearchSpec(view="f32" if view == "stored" else view, flips=flips, candidates=candidates, bits=parse_bits(bits), layers=layers)
@@ -84,7 +84,7 @@ def command(
     attack = load_dataset(data, program.interface.inputs, preprocess=images, max_bytes=most).take(samples)
     judged = load_dataset(held_out, program.interface.inputs, preprocess=images, max_bytes=most)
     make_folder(output)
-    with one_thread_count(threads), progress_bars() as progress:
+    with torch_threads(threads), progress_bars() as progress:
         with progress("searching", flips) as advance:
             found = search(program, attack, judged, spec, seed=seed, progress=lambda step: advance(1))
         with progress("random flips", random_draws) as advance:

@@ -11,7 +11,7 @@ print(summarise(campaign).groups[0].accuracy)
 """
 
 from effc.faultsim.campaign import Campaign, Shard, read_campaign, run_campaign
-from effc.faultsim.gates import Requirement, Verdict, judge, parse_requirements
+from effc.faultsim.gates import Requirement, Verdict, judge, parse_requirements, raise_for
 from effc.faultsim.replay import Replay
 from effc.faultsim.spec import CampaignSpec, load_spec, spec_of
 from effc.faultsim.subject import ProgramSubject
@@ -31,6 +31,7 @@ __all__ = [
     "judge",
     "load_spec",
     "parse_requirements",
+    "raise_for",
     "read_campaign",
     "run_campaign",
     "spec_of",

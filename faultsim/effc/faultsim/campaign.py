@@ -22,7 +22,7 @@ from effc.faultsim.spec import CampaignSpec, spec_of
 from effc.faultsim.statistics.sequential import Decision
 from effc.faultsim.store import SCHEMA, SCHEMA_VERSION, Store, canonical
 from effc.faultsim.subject import ProgramSubject, Subject
-from effc.faultsim.workers import Crew, golden_digest, one_thread_count
+from effc.faultsim.workers import Crew, golden_digest, torch_threads
 from effc.runtime.tensors import pack_npz, unpack_npz
 
 __all__ = ["Campaign", "Shard", "read_campaign", "run_campaign"]
@@ -95,7 +95,7 @@ def run_campaign(
         VerificationError: a worker's fault-free run has other bits than this process's.
         AlteredArtifactError: a file of the campaign is damaged.
     """
-    with one_thread_count(spec.threads):
+    with torch_threads(spec.threads):
         setting = _assemble(subject, data, spec, replay)
         schedule = Schedule(spec, setting.design.groups)
         schedule.planned()

@@ -15,6 +15,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO
 
+from effc.runtime.exchange import is_alive, sync_folder
+
 __all__ = ["remove_leftovers", "write_all", "write_whole"]
 
 _LEFTOVER = re.compile(r"\..+\.effc-([1-9][0-9]{0,8})-[0-9a-f]{8}")
@@ -56,7 +58,7 @@ def write_all(files: Mapping[Path, Iterable[bytes]]) -> None:
                 if not _holds(path, file):
                     raise
     for folder in {path.parent for path in files}:
-        _sync(folder)
+        sync_folder(folder)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -67,7 +69,9 @@ def remove_leftovers(folder: Path) -> None:
     with suppress(OSError):
         for entry in list(os.scandir(folder)):
             match = _LEFTOVER.fullmatch(entry.name)
-            if match and entry.is_file(follow_symlinks=False) and not _is_alive(int(match[1])):
+            # this process left nothing, but a killed one may have had its id
+            gone = match and (int(match[1]) == os.getpid() or not is_alive(int(match[1])))
+            if gone and entry.is_file(follow_symlinks=False):
                 _remove_unlocked(Path(entry.path))
 
 
@@ -80,19 +84,6 @@ def _remove_unlocked(path: Path) -> None:
         except OSError:
             pass  # no locks here: the process id alone must do
         path.unlink()
-
-
-def _is_alive(process: int) -> bool:
-    """Whether a process of this machine has that id. This one's own counts as dead: it left nothing, but another may have had it."""
-    if process == os.getpid():
-        return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True  # somebody else's
-    return True
 
 
 def _holds(path: Path, file: IO[bytes]) -> bool:
@@ -111,11 +102,3 @@ def _holds(path: Path, file: IO[bytes]) -> bool:
 def _remove(path: Path) -> None:
     with suppress(OSError):
         path.unlink(missing_ok=True)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -24,7 +24,7 @@ from effc.faultsim.engine import Engine
 from effc.faultsim.outcomes import Outcome
 from effc.faultsim.store import Store
 
-__all__ = ["Crew", "golden_digest", "make_chunk", "one_thread_count"]
+__all__ = ["Crew", "golden_digest", "make_chunk", "torch_threads"]
 
 Build = Callable[[Path], "tuple[Design, Engine, Store]"]
 
@@ -41,7 +41,7 @@ def golden_digest(engine: Engine) -> tuple[str, Outcome]:
 
 
 @contextmanager
-def one_thread_count(threads: int) -> Iterator[None]:
+def torch_threads(threads: int) -> Iterator[None]:
     """torch's threads inside an operator, for a while."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -82,7 +82,7 @@ class Crew:
     def make(self, chunks: Sequence[Chunk], advance: Callable[[int], None]) -> None:
         """Make all chunks. `advance` is told of injections as they are done."""
         if self.jobs == 1:
-            with one_thread_count(self.threads):
+            with torch_threads(self.threads):
                 for chunk in chunks:
                     make_chunk(self.design, self.engine, self.store, chunk, advance)
             return

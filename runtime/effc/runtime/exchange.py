@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["former", "probe", "recover", "remove_leftovers", "replace_directory"]
+__all__ = ["former", "is_alive", "probe", "recover", "remove_leftovers", "replace_directory", "sync_folder"]
 
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
@@ -52,9 +52,9 @@ def replace_directory(destination: Path, files: Mapping[str, bytes]) -> None:
                 file.flush()
                 os.fsync(file.fileno())
         for folder, _, _ in os.walk(fresh):
-            _sync_folder(Path(folder))
+            sync_folder(Path(folder))
         _put_in_place(fresh, destination)
-        _sync_folder(destination.parent)
+        sync_folder(destination.parent)
 
 
 def recover(destination: Path) -> None:
@@ -75,7 +75,7 @@ def remove_leftovers(destination: Path, is_ours: Callable[[Path], bool]) -> None
     with suppress(FileNotFoundError, NotADirectoryError):
         for entry in list(os.scandir(destination.parent)):
             match = pattern.fullmatch(entry.name)
-            if match and entry.is_dir(follow_symlinks=False) and not _is_alive(int(match[1])) and _is_unlocked(entry.path):
+            if match and entry.is_dir(follow_symlinks=False) and not is_alive(int(match[1])) and _is_unlocked(entry.path):
                 shutil.rmtree(entry.path)
 
 
@@ -152,7 +152,8 @@ def _exchange(one: Path, other: Path) -> bool:
     raise OSError(code, os.strerror(code), str(other))
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """Make renames inside a folder last through a power cut. Raises OSError."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -160,7 +161,8 @@ def _sync_folder(path: Path) -> None:
         os.close(handle)
 
 
-def _is_alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """Whether a process of this machine has that id."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

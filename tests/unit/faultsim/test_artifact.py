@@ -30,7 +30,7 @@ from effc.faultsim.replay import Replay
 from effc.faultsim.sites import Site
 from effc.faultsim.spec import CampaignSpec
 from effc.faultsim.stored_map import StoredMap
-from effc.faultsim.workers import one_thread_count
+from effc.faultsim.workers import torch_threads
 from effc.ir.arrays import to_numpy
 from effc.lowering.kernels.packing import Packed
 from effc.lowering.parameters import ParameterSource
@@ -199,7 +199,7 @@ def test_faults_in_compiled_code_do_what_they_do_in_the_program(digits: Artifact
         element = int(generator.integers(mapped[site].site.elements))
         injections.append(Injection(0, number, 1, np.array([site]), np.array([element]), np.array([BIT_30])))
     found = compiled.run(injections)
-    with one_thread_count(1):
+    with torch_threads(1):
         expected = in_torch.run(injections)
     pairs = 60 * len(injections)
     assert sum(record.inferences for record in found) == pairs
@@ -222,7 +222,7 @@ def test_faults_in_compiled_code_do_what_they_do_in_the_program(digits: Artifact
         words[place] ^= np.uint32(1 << BIT_30)
         tensor[injection.elements] ^= np.uint32(1 << BIT_30)
         here = session.run({"image": x})["logits"]
-        with one_thread_count(1):
+        with torch_threads(1):
             there = in_torch.program.call(torch.from_numpy(x))[0].detach().numpy()
         words[place] ^= np.uint32(1 << BIT_30)
         tensor[injection.elements] ^= np.uint32(1 << BIT_30)

@@ -23,7 +23,7 @@ from effc.faultsim.images import BatchGroups
 from effc.faultsim.outcomes import Outcome, Reference
 from effc.faultsim.records import Record
 from effc.faultsim.sites import Site, find_sites
-from effc.faultsim.workers import one_thread_count
+from effc.faultsim.workers import torch_threads
 from effc.frontends import load_program
 from tests.unit.faultsim.networks import NETWORKS, PlainLoop, all_sites, digits, digits_data, engine_of, injection, program, samples
 
@@ -35,7 +35,7 @@ SWITCHES = list(itertools.product((True, False), repeat=2))  # early stop, late 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
     """As a campaign does, and small operators are quicker so."""
-    with one_thread_count(1):
+    with torch_threads(1):
         yield
 
 
