@@ -10,9 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from effc.data import Dataset
 from effc.errors import AlteredArtifactError, ConfigError, InputRejectedError, InternalError
 from effc.faultsim.design import Design
+from effc.faultsim.drawing import DRAWING
 from effc.faultsim.engine import Engine
 from effc.faultsim.outcomes import Outcome
 from effc.faultsim.records import Record
@@ -157,6 +161,7 @@ def _identity(subject: Subject, data: Dataset, setting: _Setting, replay: Replay
         "data": {"sha256": data.sha256, "samples": len(data), "used": setting.used, "labels": data.labels is not None},
         "spec": setting.spec.identity(),
         "design": setting.design.as_json(),
+        "versions": {"drawing": DRAWING, "numpy": np.__version__, "torch": torch.__version__},
         "list_sha256": None if replay is None else replay.sha256,
         "golden": {"sha256": golden, "correct": outcome.correct, "inferences": outcome.inferences},
     }

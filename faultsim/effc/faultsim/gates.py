@@ -209,7 +209,7 @@ def _same(one: float, other: float) -> bool:
 
 
 def _shown(estimate: Estimate | None) -> str:
-    return "" if estimate is None else f"{estimate.value:.4g} from {counted(estimate.units, 'injection')}; "
+    return "" if estimate is None else f"{100 * estimate.value:.4g} % from {counted(estimate.units, 'injection')}; "
 
 
 def _listed(rates: Sequence[float]) -> str:

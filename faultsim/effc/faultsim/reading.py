@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from effc.errors import EffcError, InputRejectedError, LimitError, Problem, counted
 from effc.faultsim.design import Design
+from effc.faultsim.drawing import DRAWING
 from effc.faultsim.replay import Replay
 from effc.faultsim.schedule import Schedule
 from effc.faultsim.sites import KINDS, Site
@@ -98,6 +99,7 @@ class _Identity(_Part):
     spec: dict[str, Any]
     design: _Design
     list_sha256: str | None
+    versions: dict[str, str]
     golden: _Golden
 
     @model_validator(mode="after")
@@ -116,6 +118,8 @@ def read_design(folder: Path) -> tuple[dict[str, Any], Design, Store, tuple[int,
     identity = read_identity(folder)
     try:
         _Identity.model_validate(identity)
+        if identity["versions"].get("drawing") != DRAWING:
+            raise ValueError("its faults were drawn by another version of effc, and would not be the same here")
         sites = [_site(entry) for entry in identity["design"]["sites"]]
         if sum(site.elements for site in sites) >= _MOST_ELEMENTS:
             raise ValueError("its sites have more numbers than any model")

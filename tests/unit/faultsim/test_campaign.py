@@ -207,6 +207,7 @@ Change = Callable[[dict[str, Any]], Any]
         lambda identity: identity["design"]["sites"][0]["view"].update(name="int8"),  # without a scale
         lambda identity: identity["design"]["sites"][0]["view"].update(name="int8", scale=1e300),
         lambda identity: identity.update(list_sha256="0" * 64),
+        lambda identity: identity["versions"].update(drawing="0"),
         lambda identity: identity.update(more=1),
         lambda identity: identity.update(spec=[]),
         lambda identity: identity["spec"].update({"most-faults": 4}),  # of 5
