@@ -181,9 +181,10 @@ def _answer(outcome: Outcome, options: Options, work: Path, plain: float) -> Non
             "interval": f"standard deviation between faults {variance**0.5:.4f}, of {count} faults",
         }
     )
-    outcome.claims.append(
-        Claim("time to the same precision: uniform faults on all images / effc", needed * plain / seconds, 100.0, "at least")
-    )
+    if not options.quick:  # the bar is for 1,000 images a fault, and a quick run has a tenth of them
+        outcome.claims.append(
+            Claim("time to the same precision: uniform faults on all images / effc", needed * plain / seconds, 100.0, "at least")
+        )
     half = (critical.high - critical.low) / 2 / critical.value
     outcome.claims.append(Claim("relative half-width of the critical rate", half, precision, "at most"))
 
@@ -203,9 +204,10 @@ def _answer(outcome: Outcome, options: Options, work: Path, plain: float) -> Non
             "faults on average": coverage.injections,
         }
     )
-    outcome.claims.append(
-        Claim("simulated campaigns whose interval covers the truth", coverage.covered / coverage.campaigns, 0.94, "at least")
-    )
+    if not options.quick:  # of 60 campaigns that cover in 95 %, every second lot is under 94 % by chance
+        outcome.claims.append(
+            Claim("simulated campaigns whose interval covers the truth", coverage.covered / coverage.campaigns, 0.94, "at least")
+        )
 
 
 def _memory(outcome: Outcome, work: Path) -> None:
