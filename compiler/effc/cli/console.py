@@ -15,7 +15,7 @@ from effc.cli.text import printable
 
 __all__ = ["Progress", "common_options", "emit_json", "heading", "is_debugging", "note", "progress_bars", "table"]
 
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+Progress = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
 _DEBUG = "effc.debug"
 _WIDTH = 160  # columns of a table that goes into a file or a pipe
 
@@ -78,10 +78,14 @@ def progress_bars() -> Iterator[Progress]:
         bars = stack.enter_context(Bars(*columns, console=Console(file=stream), transient=True, disable=not stream.isatty()))
 
         @contextmanager
-        def one(label: str, total: int) -> Iterator[Callable[[int], None]]:
+        def one(label: str, total: int) -> Iterator[Callable[..., None]]:
             task = bars.add_task(printable(label), total=total)
+
+            def advance(count: int, note: str = "") -> None:
+                bars.update(task, advance=count, description=printable(f"{label}: {note}" if note else label))
+
             try:
-                yield lambda count: bars.advance(task, count)
+                yield advance
             finally:
                 bars.remove_task(task)
 

@@ -9,12 +9,13 @@ considered what it did or why not: `effc compile --explain` prints that.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, final
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, final
 
-from torch import fx
+from torch import Tensor, fx
 
 from effc.data import Dataset
 from effc.errors import DataError
@@ -22,15 +23,26 @@ from effc.ir import Program, source_of, verify
 from effc.passes.curve import Curve
 from effc.targets import Target
 
-__all__ = ["Context", "Decision", "Pass", "Progress"]
+__all__ = ["Advance", "Context", "Decision", "Pass", "Progress"]
 
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+class Advance(Protocol):
+    """Says that some of the work is done; `note` is shown beside the bar until the next one: `layer3.2, bound 4.1, top1 0.912`."""
+
+    def __call__(self, count: int, note: str = "") -> None: ...
+
+
+Progress = Callable[[str, int], AbstractContextManager[Advance]]
 """`with progress("ranger: profiling", total) as advance: advance(1)`; the caller decides what is shown, and where."""
 
 
-def silent(label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+def silent(label: str, total: int) -> AbstractContextManager[Advance]:
     """A Progress that shows nothing."""
-    return nullcontext(lambda count: None)
+
+    def unseen(count: int, note: str = "") -> None:
+        pass
+
+    return nullcontext(unseen)
 
 
 @dataclass(frozen=True)
@@ -68,6 +80,8 @@ class Context:
         decisions: the log behind `--explain`.
         metric: what a search under `max_drop` judges by, one of `effc.evaluate.METRICS`; None takes the data's own (`effc.passes.quality`).
         curves: what such searches have measured, for the report.
+        initial: parameters by the source's names from before training, for passes that rewind to them; None where none were given.
+        checkpoints: a folder where training passes keep what they need to go on after an interruption; None keeps nothing.
     """
 
     fit: Dataset | None = None
@@ -78,6 +92,8 @@ class Context:
     decisions: list[Decision] = field(default_factory=list)
     metric: str | None = None
     curves: list[Curve] = field(default_factory=list)
+    initial: Mapping[str, Tensor] | None = None
+    checkpoints: Path | None = None
 
     def log(self, by: Pass, node: fx.Node | str, done: bool, why: str) -> None:
         """Record a decision about a node."""
