@@ -13,16 +13,16 @@ from effc.data import Dataset
 from effc.errors import DataError
 from effc.ir import Program
 
-__all__ = ["images", "is_there", "network", "program"]
+__all__ = ["FILES", "images", "is_there", "network", "program"]
 
 _CHECKPOINT = "cifar10/resnet20-12fca82f.th"
 _DEFINITION = "cifar10/resnet_cifar.py"
-_FILES = {"test": "cifar10/cifar10_test1017.npz", "train": "cifar10/cifar10_train8068.npz"}
+FILES = {"test": "cifar10/cifar10_test1017.npz", "train": "cifar10/cifar10_train8068.npz"}
 
 
 def is_there() -> bool:
     """Whether the data folder has all of it."""
-    return all(data_file(name) is not None for name in (_CHECKPOINT, _DEFINITION, *_FILES.values()))
+    return all(data_file(name) is not None for name in (_CHECKPOINT, _DEFINITION, *FILES.values()))
 
 
 def network() -> Any:
@@ -45,9 +45,9 @@ def program() -> Program:
 
 def images(count: int | None = None, part: str = "test") -> Dataset:
     """Normalised images `x` (N, 3, 32, 32) float32 with labels. `part`: `test` or `train`. Raises DataError."""
-    definition, file = module_from(_DEFINITION), data_file(_FILES[part])
+    definition, file = module_from(_DEFINITION), data_file(FILES[part])
     if definition is None or file is None:
-        raise DataError(f"{_FILES[part]} is missing in $EFFC_DATA")
+        raise DataError(f"{FILES[part]} is missing in $EFFC_DATA")
     with np.load(file) as arrays:
         pixels, labels = arrays["x"][:count], arrays["y"][:count]
     return Dataset({"x": definition.prep(pixels).contiguous().numpy()}, labels.astype(np.int64))

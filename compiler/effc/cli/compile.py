@@ -31,6 +31,17 @@ __all__ = ["command"]
     help="Held-out data in the same form: for the gate at the end and the report, never for a pass.",
 )
 @click.option(
+    "--init",
+    type=click.Path(path_type=Path),
+    help="Parameters from before training (.safetensors, the source's names), for passes that rewind to them, such as prune.",
+)
+@click.option(
+    "--checkpoints",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where passes that train keep how far they are after each epoch; the same compile goes on from there.",
+)
+@click.option(
     "--metric",
     type=click.Choice(["top1", "agreement", "kl", "perplexity", "max-error"]),
     help="How quality is judged.  [default: top1 with labels, else agreement]",

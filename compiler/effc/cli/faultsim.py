@@ -11,6 +11,7 @@ __all__ = ["command"]
 
 _DEFAULT = "campaign"
 _OTHERS = {
+    "compare": "the difference between two campaigns of the same faults, draw by draw",
     "merge": "put the shards of a campaign together, judge it, and write its reports",
     "worst": "search the bit flips that hurt most (BFA), beside random ones",
 }

@@ -31,6 +31,7 @@ Examples:
 \b
 Also:
   effc faultsim merge SHARD... -o DIR    put the shards of a campaign together, and judge it
+  effc faultsim compare DIR1 DIR2        the difference between two campaigns of the same faults
   effc faultsim worst SOURCE ...         search the bit flips that hurt most
 
 Exit codes: 1 a requirement failed, 7 one could not be decided with so few injections.

@@ -80,6 +80,8 @@ def compile_model(
     passes: str | Sequence[str] = "",
     data: DataSource | None = None,
     eval: DataSource | None = None,
+    init: str | Path | None = None,
+    checkpoints: str | Path | None = None,
     metric: Literal["top1", "agreement", "kl", "perplexity", "max-error"] | None = None,
     max_drop: float | None = None,
     preprocess: str | None = None,
@@ -109,6 +111,8 @@ def compile_model(
         data: calibration and training data: the path of an `.npz`, a `.npy` or a folder of images; or arrays in memory, by input name
             with labels under `y` (as in an `.npz`), or one array for a model with one input. The leading axis counts samples.
         eval: held-out data in the same forms, for the gate and the report; no pass sees them.
+        init: a safetensors file with the parameters from before training, by the source's names, for passes that rewind to them (`prune`).
+        checkpoints: a folder where passes that train keep how far they are after each epoch; the same compile goes on from there.
         metric: `top1`, `agreement`, `kl`, `perplexity` or `max-error`; top1 with labels, else agreement with the source.
         max_drop: largest accepted loss of the metric, absolute (0.01 is one point of top1); None only reports it.
         preprocess: how images become inputs: `size=32,channels=3,mean=...,std=...,layout=nchw,range=0..1`.
@@ -142,6 +146,8 @@ def compile_model(
             "passes": passes,
             "data": ARRAYS if "data" in held else data,
             "eval": ARRAYS if "eval" in held else eval,
+            "init": init,
+            "checkpoints": checkpoints,
             "metric": metric,
             "max_drop": max_drop,
             "preprocess": preprocess,
@@ -263,7 +269,16 @@ def _rewrite(
     progress: Progress,
 ) -> _Rewritten:
     """Run the passes; after each, run the golden inputs and compare."""
-    context = Context(given.fit, given.selection, target, settings.seed, progress, metric=settings.metric)
+    context = Context(
+        given.fit,
+        given.selection,
+        target,
+        settings.seed,
+        progress,
+        metric=settings.metric,
+        initial=given.initial,
+        checkpoints=settings.checkpoints,
+    )
     dump = dumping.Dump(dump_ir)
     dump.write(0, "source", original)
     checks.start(original)

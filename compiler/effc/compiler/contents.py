@@ -60,7 +60,10 @@ def manifest_fields(program: Program, lowered: Lowered, target: Target, given: I
         "passes": list(origin.passes),
         "versions": {name: importlib.metadata.version(package) for name, package in _VERSIONS.items()},
         "source": {"name": origin.source, "format": origin.format, "sha256": origin.sha256},
-        "data": {name: dataset.sha256 for name, dataset in data.items() if dataset is not None},
+        "data": {
+            **{name: dataset.sha256 for name, dataset in data.items() if dataset is not None},
+            **({} if given.initial_sha256 is None else {"init": given.initial_sha256}),
+        },
         "parameters": {name: _source(lowered, name) for name in lowered.parameters},
         "plan": None if lowered.plan is None else lowered.plan.as_json(),
         "vm": None if lowered.vm is None else dict(lowered.vm),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import Parameter
 
 from effc.compiler.settings import Settings
 from effc.data import DATA_BYTES, Dataset, HeldArrays, Preprocess, load_dataset
-from effc.errors import DataError, EffcWarning, Problem
+from effc.errors import DataError, EffcWarning, InputRejectedError, LimitError, Problem
 from effc.ir import Program
 from effc.passes import Pass
 
@@ -34,6 +38,7 @@ class Inputs:
         fit, selection: its two parts; `fit` is all of it, and `selection` None, where no pass needs a selection part.
         held_out: `--eval`.
         preprocess: how images became inputs.
+        initial: parameters from before training, by name; `initial_sha256` is that of their file.
     """
 
     data: Dataset | None
@@ -41,6 +46,8 @@ class Inputs:
     selection: Dataset | None
     held_out: Dataset | None
     preprocess: Preprocess | None
+    initial: Mapping[str, Tensor] | None = None
+    initial_sha256: str | None = None
 
 
 def held_arrays(given: Mapping[str, object]) -> dict[str, HeldArrays]:
@@ -50,11 +57,11 @@ def held_arrays(given: Mapping[str, object]) -> dict[str, HeldArrays]:
 
 def check_files(settings: Settings, held: Mapping[str, HeldArrays] = _NONE) -> None:
     """Raises DataError with the data files that are not there: that is said before minutes of work."""
-    named = {"data": settings.data, "eval": settings.eval}
+    named = {"data": settings.data, "eval": settings.eval, "init": settings.init}
     files = {f"--{name}": path for name, path in named.items() if path is not None and name not in held}
     problems = [Problem(flag, str(path), "does not exist") for flag, path in files.items() if not path.exists()]
     if problems:
-        raise DataError("there is no such data: give a .npz, a .npy or a folder of images", problems)
+        raise DataError("there is no such data: give a .npz, a .npy or a folder of images; for --init a .safetensors file", problems)
 
 
 def read_inputs(settings: Settings, program: Program, passes: Sequence[Pass], held: Mapping[str, HeldArrays] = _NONE) -> Inputs:
@@ -74,4 +81,49 @@ def read_inputs(settings: Settings, program: Program, passes: Sequence[Pass], he
         held_out = load_dataset(held.get("eval", settings.eval), values, preprocess=preprocess, need_labels=need_labels, max_bytes=limit)
     if data is not None and held_out is not None and data.sha256 == held_out.sha256:
         warnings.warn("--data and --eval hold the same samples: what the gate measures says little about others", EffcWarning, stacklevel=2)
-    return Inputs(data, fit, selection, held_out, preprocess)
+    if settings.init is None:
+        return Inputs(data, fit, selection, held_out, preprocess)
+    content = _content(settings.init, limit)
+    initial = _initial(settings.init, content, program)
+    return Inputs(data, fit, selection, held_out, preprocess, initial, hashlib.sha256(content).hexdigest())
+
+
+def _content(path: Path, limit: int) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > limit:
+            raise LimitError(f"--init {path} has {size:,} bytes, over the limit of {limit:,}: raise it with --limit data-bytes={size}")
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"--init {path}: {error.strerror}") from error
+
+
+def _initial(path: Path, content: bytes, program: Program) -> dict[str, Tensor]:
+    """Parameters of a safetensors file that the program has, with its shapes and dtypes.
+
+    Raises:
+        InputRejectedError: it is no such file.
+        DataError: a parameter of the program is missing there, has another shape or dtype, or is not finite; all of them at once.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        found = load(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise InputRejectedError(f"--init {path} is no safetensors file: {error}") from error
+    problems = []
+    for key, name in program.tensor_names.items():
+        wanted = program.tensors[key]
+        if not isinstance(wanted, Parameter) and name not in found:
+            continue
+        if name not in found:
+            problems.append(Problem(name, f"{list(wanted.shape)}", "is missing in the file"))
+        elif found[name].shape != wanted.shape or found[name].dtype != wanted.dtype:
+            have = f"{found[name].dtype} {list(found[name].shape)}"
+            problems.append(Problem(name, have, f"the program has {wanted.dtype} {list(wanted.shape)}"))
+        elif wanted.is_floating_point() and not bool(torch.isfinite(found[name]).all()):
+            problems.append(Problem(name, "values", "are NaN or infinite"))
+    if problems:
+        raise DataError(f"--init {path} does not fit the program", problems)
+    return {name: found[name] for name in program.tensor_names.values() if name in found}

@@ -26,12 +26,12 @@ from effc.errors import ConfigError, DataError, Problem
 __all__ = ["Settings", "load_settings", "settings_of"]
 
 _MOST_SAMPLES = 1 << 16  # of one call
-_PATHS = ("data", "eval", "tuning", "rates")
-_NAMED = ("data", "eval")  # files that an artifact does not hold itself
+_PATHS = ("data", "eval", "init", "tuning", "rates")
+_NAMED = ("data", "eval", "init")  # files that an artifact does not hold itself
 _LONGEST = 200  # characters of a wrong value that a message repeats
 _SHARES = (None, "top1", "agreement")  # metrics that are a share of the samples; None becomes one of the two
 _NAMES_ONLY = """\
-# Of data files only the names are kept. A config's names are relative to its folder: put the files there, or give --data and --eval.
+# Of data files only the names are kept. A config's names are relative to its folder: put the files there, or give --data, --eval, --init.
 """
 _WANTED = {  # what each of pydantic's error types means, in words; {} from its context
     "literal_error": "must be {expected}",
@@ -56,6 +56,8 @@ class Settings(BaseModel):
         passes: `fold-batch-norm,ranger{option=value}`; empty for none.
         data: calibration and training data.
         eval: held-out data for the gate and the report; no pass sees them.
+        init: a safetensors file of parameters from before training, for passes that rewind to them.
+        checkpoints: a folder where passes that train keep how far they are, so that an interrupted compile goes on; no part of the result.
         metric: how quality is judged; None takes top1 with labels, else agreement with the source.
         max_drop: largest loss of the metric that is accepted; None only reports it.
         preprocess: how images become inputs.
@@ -81,6 +83,8 @@ class Settings(BaseModel):
     passes: str = ""
     data: Path | None = None
     eval: Path | None = None
+    init: Path | None = None
+    checkpoints: Path | None = None
     metric: Literal["top1", "agreement", "kl", "perplexity", "max-error"] | None = None
     max_drop: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     preprocess: str | None = None
@@ -111,7 +115,7 @@ class Settings(BaseModel):
         """A config file with every value that is set. Data files appear by their names only: a folder would leak into the artifact."""
         import tomli_w
 
-        values = self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"tune"})
+        values = self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"tune", "checkpoints"})
         for name in _PATHS:
             if name in values:
                 values[name] = Path(values[name]).name

@@ -180,12 +180,14 @@ def _ranges(program: Program) -> tuple[Range, ...]:
 
 
 def _bounds(program: Program, node: Any) -> tuple[float, float] | None:
-    """The loosest bounds of an `effc::bound` node; None for any other."""
+    """The loosest bounds of an `effc::bound` node, whose lower one is 0 where it has none; None for any other."""
     if not str(node.target).startswith("effc.bound"):
         return None
-    tensors = [program.tensors.get(getattr(argument, "name", "")) for argument in node.args[1:3]]
-    low, high = (None if tensor is None else tensor.detach().flatten() for tensor in tensors)
-    if low is None or high is None or not low.numel() or not high.numel():
+    low, high = (
+        torch.zeros(1) if argument is None else program.tensors.get(argument.name, torch.empty(0)).detach().flatten()
+        for argument in node.args[1:3]
+    )
+    if not low.numel() or not high.numel():
         return None
     values = (float(low.min()), float(high.max()))
     return values if all(map(math.isfinite, values)) else None

@@ -75,6 +75,7 @@ class Edit:
         self._state_dict: dict[str, Any] = dict(exported.state_dict)
         self._constants: dict[str, Any] = dict(exported.constants)
         self._interface = program.interface
+        self._resized: set[str] = set()
 
     def _copy_submodules(self, source: fx.GraphModule) -> None:
         for name, child in source.named_children():
@@ -197,10 +198,35 @@ class Edit:
         old = self.tensor(node)
         if old is None or old.shape != value.shape or old.dtype != value.dtype:
             raise InternalError(f"set_tensor({node.name}): shape or dtype differ from the present tensor's")
+        self._store(node, value, old)
+
+    def resize_tensor(self, node: fx.Node, value: Tensor) -> None:
+        """Give a parameter, buffer or constant new data of another shape, under its name; `refresh` when all are changed."""
+        old = self.tensor(node)
+        if old is None or old.dtype != value.dtype:
+            raise InternalError(f"resize_tensor({node.name}): is no stored tensor, or of another dtype")
+        held = self._store(node, value, old)
+        node.meta["val"] = self._fake_mode().from_tensor(held, static_shapes=True)
+        node.meta.pop("tensor_meta", None)  # torch.export's second note of the shape, which TVM reads first
+        self._resized.add(node.name)
+
+    def _store(self, node: fx.Node, value: Tensor, old: Tensor) -> Tensor:
         target = str(self._spec(node).target)
         held = value.detach().contiguous().clone()
         store = self._constants if target in self._constants else self._state_dict
         store[target] = torch.nn.Parameter(held) if isinstance(old, torch.nn.Parameter) else held
+        return held
+
+    def refresh(self) -> None:
+        """Compute the fake values behind tensors that were resized; `done` drops the facts of values that get another shape."""
+        for node in self.nodes:
+            if self._resized.isdisjoint(one.name for one in node.all_input_nodes):
+                continue
+            before, now = node.meta["val"], self.fake_value(node)
+            if _sizes(before) != _sizes(now):
+                node.meta["val"] = now
+                node.meta.pop("tensor_meta", None)
+                self._resized.add(node.name)
 
     def _spec(self, node: fx.Node) -> InputSpec:
         return next(spec for spec in self._inputs if spec.arg.name == node.name)
@@ -262,7 +288,7 @@ class Edit:
             rebuilt = self._rebuild(state_dict, constants)
         except SpecViolationError as error:
             raise InternalError(f"the edited graph is not a valid exported program: {error}") from error
-        names = {node.name for node in self.graph.nodes}
+        names = {node.name for node in self.graph.nodes} - self._resized
         return Program(
             exported=rebuilt,
             interface=self._interface,
@@ -309,3 +335,9 @@ class Edit:
             root.outputs = [spec.arg for spec in self._outputs]
             root.forward_arg_names = None
         return call_graph
+
+
+def _sizes(value: Any) -> list[str]:
+    """The shapes in a fake value as text: to compare symbolic sizes as numbers may assume something about them."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return [str(tuple(one.shape)) if isinstance(one, Tensor) else str(one) for one in values]

@@ -213,11 +213,11 @@ class Program:
 
     # ---- training ------------------------------------------------------------------------------------------------------------
 
-    def trainable(self, batch_norm: Literal["frozen", "train"] = "frozen") -> TrainableProgram:
+    def trainable(self, batch_norm: Literal["frozen", "train"] = "frozen", dropout: bool = True) -> TrainableProgram:
         """An nn.Module that trains; see `effc.ir.training`."""
         from effc.ir.training import trainable
 
-        return trainable(self, batch_norm)
+        return trainable(self, batch_norm, dropout)
 
     def with_parameters(self, state: Mapping[str, Tensor]) -> Program:
         """This program with other values for its stored tensors, by source name; see `effc.ir.training`."""

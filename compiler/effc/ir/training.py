@@ -1,7 +1,8 @@
 """The only way to train a program: `trainable` makes an nn.Module of it, `with_parameters` writes the result back.
 
-A module of torch.export refuses `.train()`: its batch norms and dropouts carry `training=False` as an argument. Here those arguments are
-switched by `train()` and `eval()`.
+A module of torch.export refuses `.train()`: its batch norms and dropouts carry `training=False` as an argument. Here those arguments follow
+the module's own flag, `training`, at every call: Lightning restores the flag after validation without calling `train()`. Bounds follow it
+too: where one trains, the smooth form stands in for the hard one (`effc.ir.ops.bound.bound_in_training`).
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import torch
 from torch import Tensor, fx, nn
 
 from effc.errors import ConfigError, InternalError, Problem
-from effc.ir.edit import Edit
+from effc.ir.edit import Edit, keyword_arguments
+from effc.ir.ops.bound import BOUND, bound_in_training
 from effc.ir.program import Program
 
 __all__ = ["TrainableProgram", "trainable", "with_parameters"]
 
 _aten = torch.ops.aten
 _TRAINING_ARGUMENT = {_aten.batch_norm.default: 5, _aten.dropout.default: 2}
+_MOMENTUM_ARGUMENT, _MOMENTUM = 6, 0.1
 BatchNorm = Literal["frozen", "train"]
 
 
@@ -29,19 +32,19 @@ class TrainableProgram(nn.Module):
     Args:
         program: the program; it is not changed.
         batch_norm: `frozen` keeps the stored mean and variance and uses them also while training; `train` uses the batch's own and updates
-            the stored ones.
+            the stored ones. A batch norm whose momentum is 0, as exporters of inference graphs write it, gets torch's usual 0.1: with 0 the
+            stored ones would stay those of other weights.
+        dropout: False keeps dropout off in training mode.
+
+    In training mode a bound (`effc::bound`) that requires a gradient computes its smooth form; in evaluation mode, and where its bounds are
+    frozen (`requires_grad_(False)`), the op that is deployed. The module starts in evaluation mode.
 
     Parameters and buffers keep their source names with dots as `__`, as a flat module cannot have dots; `source_state` gives them back.
     """
 
-    def __init__(self, program: Program, batch_norm: BatchNorm) -> None:
+    def __init__(self, program: Program, batch_norm: BatchNorm, dropout: bool) -> None:
         super().__init__()
-        self._graph_module = _switchable(program)
-        self._switches = [
-            (node, _TRAINING_ARGUMENT[node.target])
-            for node in self._graph_module.graph.nodes
-            if node.target in _TRAINING_ARGUMENT and (batch_norm == "train" or node.target != _aten.batch_norm.default)
-        ]
+        self._graph_module = _switchable(program, batch_norm, dropout)
         self._order: list[str] = []
         self._sources: dict[str, str] = {}
         for placeholder, name in program.tensor_names.items():
@@ -57,27 +60,19 @@ class TrainableProgram(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Inputs in the interface's order; one tensor for a program with one output, else a tuple."""
-        results = self._graph_module(*(getattr(self, name) for name in self._order), *inputs)
+        results = self._graph_module(*(getattr(self, name) for name in self._order), *inputs, self.training)
         return results[0] if len(results) == 1 else tuple(results)
-
-    def train(self, mode: bool = True) -> TrainableProgram:
-        """Switch dropout, and batch norm where it trains."""
-        super().train(mode)
-        for node, position in self._switches:
-            node.args = (*node.args[:position], mode, *node.args[position + 1 :])
-        self._graph_module.recompile()
-        return self
 
     def source_state(self) -> dict[str, Tensor]:
         """Parameters and buffers by the source's names, for `with_parameters`."""
         return {self._sources[flat]: getattr(self, flat).detach().clone() for flat in self._order}
 
 
-def trainable(program: Program, batch_norm: BatchNorm = "frozen") -> TrainableProgram:
+def trainable(program: Program, batch_norm: BatchNorm = "frozen", dropout: bool = True) -> TrainableProgram:
     """An nn.Module that computes the program and supports `train()` and `eval()`. Raises ConfigError for another `batch_norm`."""
     if batch_norm not in ("frozen", "train"):
         raise ConfigError(f"batch_norm is {batch_norm!r}; known: frozen, train")
-    return TrainableProgram(program, batch_norm)
+    return TrainableProgram(program, batch_norm, dropout)
 
 
 def with_parameters(program: Program, state: Mapping[str, Tensor]) -> Program:
@@ -104,12 +99,26 @@ def with_parameters(program: Program, state: Mapping[str, Tensor]) -> Program:
     return edit.done()
 
 
-def _switchable(program: Program) -> Any:
-    """A private copy of the graph whose training arguments all stand at their positions."""
+def _switchable(program: Program, batch_norm: BatchNorm, dropout: bool) -> Any:
+    """A private copy of the graph with one more input, the last: whether it trains."""
     source = program.exported.graph_module
     graph = fx.Graph()
     graph.output(graph.graph_copy(program.graph, {}))
+    last = [node for node in graph.nodes if node.op == "placeholder"][-1]
+    with graph.inserting_after(last):
+        training = graph.placeholder("training")
+    flags: dict[Any, Any] = {_aten.dropout.default: training if dropout else False}
+    if batch_norm == "train":
+        flags[_aten.batch_norm.default] = training
     for node in graph.nodes:
-        if node.target in _TRAINING_ARGUMENT and len(node.args) <= _TRAINING_ARGUMENT[node.target]:
+        position = _TRAINING_ARGUMENT.get(node.target)
+        if position is not None and len(node.args) <= position:
             raise InternalError(f"{node.name}: its training argument is not positional")
+        if position is not None and node.target in flags:
+            node.args = (*node.args[:position], flags[node.target], *node.args[position + 1 :])
+        if node.target == _aten.batch_norm.default and batch_norm == "train" and node.args[_MOMENTUM_ARGUMENT] == 0:
+            node.args = (*node.args[:_MOMENTUM_ARGUMENT], _MOMENTUM, *node.args[_MOMENTUM_ARGUMENT + 1 :])
+        if node.target == BOUND.overload:
+            node.kwargs = {**keyword_arguments(node), "training": training}
+            node.target, node.args = bound_in_training, ()
     return fx.GraphModule(source, graph)

@@ -140,9 +140,12 @@ def _sunk(emit: Emit, bound: Callable[[Any], Any], stored: Mapping[str, Any]) ->
                 return operand
             if own == shape and moved is None and str(operand.name) not in stored:
                 raise _StaysError
-            full = [1] * (len(shape) - len(own)) + own
-            aligned = operand if full == own else emit(relax.op.reshape(operand, full))
             back = [axes.index(axis) for axis in range(len(axes))]
+            missing = len(shape) - len(own)
+            if str(operand.name) in stored and back[:missing] == list(range(missing)):  # its own axes move, now: one value a neuron
+                return emit(_moved(operand, [axis - missing for axis in back[missing:]]))
+            full = [1] * missing + own
+            aligned = operand if full == own else emit(relax.op.reshape(operand, full))
             return emit(_moved(aligned, back))
 
         try:

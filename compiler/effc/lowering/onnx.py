@@ -1,8 +1,9 @@
 """A program as an ONNX model that onnxruntime runs (`--emit onnx`).
 
 Standard operators are translated by torch's own exporter. An effc op becomes a call of a model-local function of the domain `effc`,
-one function for each set of constant arguments (`bound_clamp`, `bound_zero`), whose body is the op's `onnx` translation: viewers show
-the op as one box, and every runtime that inlines functions runs it. Names of inputs, outputs and states are the user's.
+one function for each set of constant arguments and of tensors that are left out (`bound_clamp`, `bound_no_lower_zero`), whose body is the
+op's `onnx` translation: viewers show the op as one box, and every runtime that inlines functions runs it. Names of inputs, outputs and
+states are the user's.
 """
 
 from __future__ import annotations
@@ -114,8 +115,9 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _function_name(op: OpDef, constants: Mapping[str, Any]) -> str:
-    text = "_".join(str(value) for value in constants.values() if value is not None)
-    return re.sub(r"\W+", "_", f"{op.name}_{text}").strip("_")
+    optional = {argument.name for argument in op.overload._schema.arguments if str(argument.type) == "Optional[Tensor]"}
+    words = [f"no_{name}" if name in optional else str(value) for name, value in constants.items() if value is not None or name in optional]
+    return re.sub(r"\W+", "_", "_".join([op.name, *words])).strip("_")
 
 
 def _emitter(name: str, inputs: int, outputs: int) -> Callable[..., Any]:

@@ -11,7 +11,9 @@ print(summarise(campaign).groups[0].accuracy)
 """
 
 from effc.faultsim.campaign import Campaign, Shard, read_campaign, run_campaign
+from effc.faultsim.comparing import Comparison, PairedDifference, compare, paired
 from effc.faultsim.gates import Requirement, Verdict, judge, parse_requirements, raise_for
+from effc.faultsim.rate_accuracy import rate_accuracy
 from effc.faultsim.replay import Replay
 from effc.faultsim.spec import CampaignSpec, load_spec, spec_of
 from effc.faultsim.subject import ProgramSubject
@@ -21,17 +23,22 @@ from effc.faultsim.summary import Summary
 __all__ = [
     "Campaign",
     "CampaignSpec",
+    "Comparison",
+    "PairedDifference",
     "ProgramSubject",
     "Replay",
     "Requirement",
     "Shard",
     "Summary",
     "Verdict",
+    "compare",
     "fault_rows",
     "judge",
     "load_spec",
+    "paired",
     "parse_requirements",
     "raise_for",
+    "rate_accuracy",
     "read_campaign",
     "run_campaign",
     "spec_of",

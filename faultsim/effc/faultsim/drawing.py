@@ -1,9 +1,19 @@
 """From (seed, group, draw) to an injection, by counter-based generators: any draw can be made first, alone, or again.
 
-Each draw has its own Philox stream (J. K. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC'11), keyed by seed, group and
-draw. Faults of a group of single faults are different from each other: their numbers are the images of 0, 1, 2, ... under a keyed
-permutation of the population, a Feistel network with cycle walking (J. Black and P. Rogaway, "Ciphers with arbitrary finite domains",
-CT-RSA 2002), so that no list of what was drawn is needed to avoid drawing it again.
+Each draw has its own Philox streams (J. K. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC'11).
+
+**Single faults.** Those of a group are all different: their numbers are the images of 0, 1, 2, ... under a keyed permutation of
+the population, a Feistel network with cycle walking (J. Black and P. Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002). No
+list of what was drawn is needed to avoid drawing it again.
+
+**A bit error rate p.** Every bit of the population is faulty with probability p, independently of all others; so the count is
+Binomial(N, p) over the N bits of the whole population, and, given the count, the places are drawn evenly without replacement. Each site is
+drawn by itself: a count from Binomial(N_i, p), and so many different ones of its N_i bits, which is the same law restricted to that site.
+Sites are independent, so all together is exactly the law above: the sum of the counts is Binomial(sum of N_i, p), nothing is rounded per
+tensor, and a tensor of one number is hit as often as its bits say. A site's stream is keyed by (seed, rate, draw, the site's `stream`) and
+by nothing else of the campaign. Hence two campaigns with the same seed on a network and on a protected version of it fault the same bits of
+the tensors that both have, and the faults in what the protection added come on top: their results can be compared draw by draw
+(`effc.faultsim.comparing`).
 """
 
 from __future__ import annotations
@@ -20,7 +30,7 @@ from effc.faultsim.sites import Site
 
 __all__ = ["DRAWING", "Group", "draw", "permuted"]
 
-DRAWING = "1"  # raised with any change of what a seed gives: campaigns and their reports draw the same faults again, perhaps years apart
+DRAWING = "2"  # raised with any change of what a seed gives: campaigns and their reports draw the same faults again, perhaps years apart
 
 _ROUNDS = 8
 
@@ -62,35 +72,50 @@ def draw(
         effect: a burst reaches `reach` adjacent bits, a random value all bits of its element.
         batch_groups: how many groups of images there are; one is drawn evenly.
     """
-    generator = np.random.Generator(np.random.Philox(key=_key("draw", seed, index, number)))
+    stream: tuple[int | str, ...] = (
+        (index,) if group.rate is None else (_text(group.rate),)
+    )  # a rate means the same in campaigns with other rates beside it
+    generator = _generator("draw", seed, *stream, number)
     batch_group = int(generator.integers(batch_groups)) if batch_groups > 1 else 0
     if group.listed is not None:
         places = group.listed[number]
+    elif group.rate is not None:
+        places = _at_rate(group.population, group.rate, number, seed, sites)
     else:
-        places = group.population.locate(_numbers(group, index, number, seed, generator))
+        first = number if group.in_order else permuted(number, group.population.size, seed, index)
+        places = group.population.locate(np.array([first], np.int64))
     found, elements, bits = places
     faults, values = len(bits), None
     if effect == "burst":
         found, elements, bits = (np.repeat(found, reach), np.repeat(elements, reach), (bits[:, None] + np.arange(reach)).reshape(-1))
     elif effect == "random":
-        first = np.unique(np.stack([found, elements]), axis=1)  # two bits of one element are one random value
-        widths = np.array([sites[site].view.bits for site in first[0]], np.int64)
-        found, elements = np.repeat(first[0], widths), np.repeat(first[1], widths)
+        once = np.unique(np.stack([found, elements]), axis=1)  # two bits of one element are one random value
+        widths = np.array([sites[site].view.bits for site in once[0]], np.int64)
+        found, elements = np.repeat(once[0], widths), np.repeat(once[1], widths)
         bits = np.concatenate([np.arange(width) for width in widths]) if len(widths) else np.empty(0, np.int64)
-        faults, values = len(widths), generator.integers(0, 2, len(bits)).astype(bool)
+        faults, values = len(widths), np.empty(len(bits), bool)
+        for site in np.unique(found):
+            here = found == site
+            drawn = generator if group.rate is None else _generator("values", seed, *stream, number, sites[site].stream)
+            values[here] = drawn.integers(0, 2, int(here.sum())).astype(bool)
     if values is None and len(bits) > 1:
         found, elements, bits = np.unique(np.stack([found, elements, bits]), axis=1)  # a bit that two bursts reach is flipped once
     return Injection(index, number, faults, found, elements, bits, batch_group, values)
 
 
-def _numbers(group: Group, index: int, number: int, seed: int, generator: np.random.Generator) -> Indices:
-    size = group.population.size
-    if group.rate is not None:
-        count = int(generator.binomial(size, group.rate))
-        return np.sort(generator.choice(size, count, replace=False, shuffle=False)).astype(np.int64)
-    if group.in_order:
-        return np.array([number], np.int64)
-    return np.array([permuted(number, size, seed, index)], np.int64)
+def _at_rate(population: Population, rate: float, number: int, seed: int, sites: tuple[Site, ...]) -> tuple[Indices, Indices, Indices]:
+    """The faulty places of one draw, site by site (see the module). Parts of one site follow each other in its stream."""
+    streams: dict[int, np.random.Generator] = {}
+    chosen = [np.empty(0, np.int64)]
+    start = 0
+    for part in population.parts:
+        if part.site not in streams:
+            streams[part.site] = _generator("rate", seed, _text(rate), number, sites[part.site].stream)
+        count = int(streams[part.site].binomial(part.size, rate))
+        if count:
+            chosen.append(start + np.sort(streams[part.site].choice(part.size, count, replace=False, shuffle=False)).astype(np.int64))
+        start += part.size
+    return population.locate(np.concatenate(chosen))
 
 
 def permuted(number: int, size: int, seed: int, stream: int = 0) -> int:
@@ -113,7 +138,16 @@ def _mixed(value: int, turn: int, key: Any) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8, key=key.tobytes()).digest(), "little")
 
 
-def _key(purpose: str, *numbers: int) -> Any:
+def _text(rate: float) -> str:
+    """All digits of it, and nothing else: `1e-06`."""
+    return repr(float(rate))
+
+
+def _generator(purpose: str, *names: int | str) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=_key(purpose, *names)))
+
+
+def _key(purpose: str, *names: int | str) -> Any:
     """128 bits that name a stream: a hash, because a key of plain numbers would limit each of them to a few bits."""
-    text = "\0".join([purpose, *map(str, numbers)])
+    text = "\0".join([purpose, *map(str, names)])
     return np.frombuffer(hashlib.blake2b(text.encode(), digest_size=16).digest(), np.uint64)

@@ -73,6 +73,15 @@ class Site:
         """Numbers in it."""
         return math.prod(self.shape)
 
+    @property
+    def stream(self) -> str:
+        """What names its random numbers at a bit error rate: the same for a network and for what a pass made of it.
+
+        The source's name of a stored tensor. Of a value the graph's: its name here says more where other values share it, and a protection
+        adds such values.
+        """
+        return f"stored {self.name}" if self.is_stored else f"value {self.key}"
+
     def element(self, index: tuple[int, ...]) -> int:
         """The flat element of an index. A single number is a flat index itself. Raises ValueError, which says why there is none."""
         if len(index) == 1 and len(self.shape) != 1:

@@ -15,18 +15,42 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from effc.nn.activating_while_pruning import ActivatingWhilePruning
+    from effc.nn.bound import Bound
     from effc.nn.callbacks import ActivationSparsity
+    from effc.nn.dead_neurons import DeadNeurons
     from effc.nn.fatrelu import FATReLU
+    from effc.nn.iterative_pruning import IterativePruning
+    from effc.nn.progressive_bounds import ProgressiveBounds
     from effc.nn.regularisers import hoyer_square, l1
     from effc.nn.spark import SparkAttention, SparkFFN
     from effc.nn.statistical_top_k import StatisticalTopK
     from effc.nn.top_k import TopK
 
-__all__ = ["ActivationSparsity", "FATReLU", "SparkAttention", "SparkFFN", "StatisticalTopK", "TopK", "hoyer_square", "l1"]
+__all__ = [
+    "ActivatingWhilePruning",
+    "ActivationSparsity",
+    "Bound",
+    "DeadNeurons",
+    "FATReLU",
+    "IterativePruning",
+    "ProgressiveBounds",
+    "SparkAttention",
+    "SparkFFN",
+    "StatisticalTopK",
+    "TopK",
+    "hoyer_square",
+    "l1",
+]
 
 _HOMES = {
+    "ActivatingWhilePruning": "effc.nn.activating_while_pruning",
     "ActivationSparsity": "effc.nn.callbacks",
+    "Bound": "effc.nn.bound",
+    "DeadNeurons": "effc.nn.dead_neurons",
     "FATReLU": "effc.nn.fatrelu",
+    "IterativePruning": "effc.nn.iterative_pruning",
+    "ProgressiveBounds": "effc.nn.progressive_bounds",
     "SparkAttention": "effc.nn.spark",
     "SparkFFN": "effc.nn.spark",
     "StatisticalTopK": "effc.nn.statistical_top_k",

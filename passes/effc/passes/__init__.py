@@ -6,11 +6,15 @@ from effc.passes.base import Context, Decision, Pass, Progress
 from effc.passes.curve import Curve, CurvePoint
 from effc.passes.eliminate_dead import EliminateDead
 from effc.passes.fatrelu import Fatrelu
+from effc.passes.fitact import Fitact
 from effc.passes.fold_batch_norm import FoldBatchNorm
 from effc.passes.fold_constants import FoldConstants
+from effc.passes.ft_clipact import FtClipact
 from effc.passes.half_weights import HalfWeights
 from effc.passes.pipeline import Pipeline
+from effc.passes.proact import Proact
 from effc.passes.profile import Profile
+from effc.passes.prune import Prune
 from effc.passes.ranger import Ranger
 from effc.passes.rotate import Rotate
 from effc.passes.spec import format_pass, parse_passes
@@ -24,6 +28,7 @@ __all__ = ["PASSES", "Context", "Curve", "CurvePoint", "Decision", "Pass", "Pipe
 PASSES: tuple[type[Pass], ...] = (
     EliminateDead,
     FoldConstants,
+    Prune,
     FoldBatchNorm,
     Profile,
     Rotate,
@@ -34,4 +39,7 @@ PASSES: tuple[type[Pass], ...] = (
     Fatrelu,
     HalfWeights,
     Ranger,
+    FtClipact,
+    Fitact,
+    Proact,
 )

@@ -23,6 +23,7 @@ from torch import Tensor, fx
 
 from effc.ir import Edit, Program, keyword_arguments, source_of
 from effc.passes.base import Context, Pass
+from effc.passes.prune import Prune
 
 __all__ = ["FoldBatchNorm"]
 
@@ -49,6 +50,7 @@ class FoldBatchNorm(Pass):
     name: ClassVar[str] = "fold-batch-norm"
     exact: ClassVar[bool] = True
     tolerance: ClassVar[float] = 1e-4
+    after: ClassVar[tuple[type[Pass], ...]] = (Prune,)  # which trains batch norms
 
     def run(self, program: Program, context: Context) -> Program:
         edit = Edit(program)

@@ -30,6 +30,7 @@ from effc.passes.fold_batch_norm import FoldBatchNorm
 from effc.passes.fold_constants import FoldConstants
 from effc.passes.linear_sites import TRANSPOSES, LinearSite, check_layers, chosen, linear_sites
 from effc.passes.profile import Profile
+from effc.passes.prune import Prune
 from effc.passes.rotate import Rotate
 from effc.passes.statistical_topk import StatisticalTopk
 from effc.passes.teal import Teal
@@ -58,6 +59,7 @@ class HalfWeights(Pass):
     after: ClassVar[tuple[type[Pass], ...]] = (
         EliminateDead,
         FoldConstants,
+        Prune,
         FoldBatchNorm,
         Profile,
         Rotate,

@@ -6,15 +6,16 @@ program before the pass where there are no labels.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
 from effc.data import Dataset
 from effc.evaluate import Score, evaluate
 from effc.ir import Program
-from effc.ir.arrays import to_numpy
+from effc.ir.arrays import to_numpy, to_torch
 from effc.passes.profiling import Seen, Watch
 
 __all__ = ["Judge"]
@@ -37,7 +38,7 @@ class Judge:
     def __init__(self, program: Program, data: Dataset, metric: str | None, values: Collection[str] = ()) -> None:
         own = "agreement" if data.labels is None else "perplexity" if data.labels.ndim == 2 else "top1"
         self.metric = metric or own
-        self._data, self._reference = data, Watch(program, {})
+        self._data, self._reference, self._interface = data, Watch(program, {}), program.interface
         self.before, self.densities = self.judge(program, values)
 
     def judge(self, program: Program, values: Collection[str] = ()) -> tuple[float, dict[str, float]]:
@@ -47,9 +48,25 @@ class Judge:
         score = evaluate(lambda given: _run(watch, given), self._data, self.metric, reference=lambda given: _run(self._reference, given))
         return score.value, {name: one.density for name, one in seen.items()}
 
+    def value(self, module: Callable[..., Any]) -> float:
+        """The metric of something that takes the program's inputs as tensors, in order, and returns its outputs."""
+
+        def run(given: Mapping[str, Array]) -> dict[str, Array]:
+            with torch.no_grad():
+                results = module(*(to_torch(given[one.name]) for one in self._interface.inputs))
+            parts = results if isinstance(results, tuple) else (results,)
+            return {one.name: to_numpy(part) for one, part in zip(self._interface.outputs, parts, strict=True)}
+
+        return evaluate(run, self._data, self.metric, reference=lambda given: _run(self._reference, given)).value
+
+    @property
+    def larger_is_better(self) -> bool:
+        """Whether more of the metric is better."""
+        return Score(self.metric, np.zeros(1)).larger_is_better
+
     def loss(self, value: float) -> float:
         """How much worse a value is than before the pass: a fall of top1, a rise of perplexity."""
-        return self.before - value if Score(self.metric, np.zeros(1)).larger_is_better else value - self.before
+        return self.before - value if self.larger_is_better else value - self.before
 
 
 def _run(watch: Watch, given: Mapping[str, Array]) -> dict[str, Array]:

@@ -14,6 +14,9 @@ Not bounded: logits and other values that follow no activation; a concatenation 
 bounded already; what lies behind an operator that is neither a follower nor a layer that computes, which the log names. Data that the
 profile has not seen may exceed its bounds and are clamped: the pass is not exact, and the gate judges it.
 
+With `above=zero` what is out of range becomes 0 instead of the nearer bound, below it as well as above. This is no rule of the paper's: the
+reliable-relu toolbox of ProAct's authors calls it Ranger, and comparisons with its figures need it.
+
 Paper: Z. Chen, G. Li, K. Pattabiraman, "A Low-cost Fault Corrector for Deep Neural Networks through Range Restriction", DSN 2021,
 arXiv 2003.13874, section IV and algorithm 1. Extension: NaN becomes the lower bound (see `effc.ir.ops.bound`), where the paper's
 min/max leaves it open.
@@ -25,7 +28,7 @@ import operator
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, fx
@@ -89,7 +92,13 @@ _COMPUTE = re.compile(
 
 @dataclass(frozen=True)
 class Ranger(Pass):
-    """Clamp every activation, and the pools, reshapes and concatenations behind it, to its range on calibration data."""
+    """Clamp every activation, and the pools, reshapes and concatenations behind it, to its range on calibration data.
+
+    Attributes:
+        above: what becomes of values out of range: `clamp` to the nearer bound (the paper's rule), or `zero`.
+    """
+
+    above: Literal["clamp", "zero"] = "clamp"
 
     name: ClassVar[str] = "ranger"
     exact: ClassVar[bool] = False
@@ -117,9 +126,9 @@ class Ranger(Pass):
                 ranges[bounded] = found
                 context.log(self, node, False, "is bounded already")
                 continue
-            new = _insert(edit, node, found)
+            new = self._insert(edit, node, found)
             ranges[new] = found
-            context.log(self, node, True, _reason(node, found, seen, composed))
+            context.log(self, node, True, self._reason(node, found, seen, composed))
         result = edit.done()
         kept = {node.name for node in result.nodes}
         return result.with_facts(result.facts.with_values({name: fact for name, fact in seen.items() if name in kept}))
@@ -157,6 +166,23 @@ class Ranger(Pass):
         if bounded and node.op == "call_function" and not _COMPUTE.match(str(node.target)) and _gives_reals(node):
             names = ", ".join(dict.fromkeys(source_of(_unbounded(other)) for other in bounded))
             context.log(self, node, False, f"takes the bounded value of {names}, but how it changes a range is not known: not bounded")
+
+    def _insert(self, edit: Edit, node: fx.Node, bounds: Range) -> fx.Node:
+        kind = node.meta["val"].dtype
+        name = source_of(node)
+        lower = edit.add_tensor(f"{name}.ranger_lower", torch.tensor(bounds[0], dtype=kind))
+        upper = edit.add_tensor(f"{name}.ranger_upper", torch.tensor(bounds[1], dtype=kind))
+        new = edit.call(BOUND.overload, (node, lower, upper, self.above), like=node)
+        edit.replace(node, new, but_not={new})
+        return new
+
+    def _reason(self, node: fx.Node, bounds: Range, seen: Mapping[str, ValueFacts], composed: Mapping[str, str]) -> str:
+        low, high = bounds
+        kind = f" ({composed[node.name]} in several operators)" if node.name in composed else ""
+        done = "clamped to" if self.above == "clamp" else "zeroed out of"
+        if node.name in seen:
+            return f"{done} [{low:.4g}, {high:.4g}], its range on {counted(seen[node.name].samples, 'sample')}{kind}"
+        return f"{done} [{low:.4g}, {high:.4g}], carried over from what it follows"
 
 
 def _carries(node: fx.Node) -> bool:
@@ -197,21 +223,3 @@ def _bound_behind(node: fx.Node) -> fx.Node | None:
     """The bound that is this node's only user, where there is one."""
     users = list(node.users)
     return users[0] if len(users) == 1 and users[0].target == BOUND.overload and users[0].args[0] is node else None
-
-
-def _insert(edit: Edit, node: fx.Node, bounds: Range) -> fx.Node:
-    kind = node.meta["val"].dtype
-    name = source_of(node)
-    lower = edit.add_tensor(f"{name}.ranger_lower", torch.tensor(bounds[0], dtype=kind))
-    upper = edit.add_tensor(f"{name}.ranger_upper", torch.tensor(bounds[1], dtype=kind))
-    new = edit.call(BOUND.overload, (node, lower, upper, "clamp"), like=node)
-    edit.replace(node, new, but_not={new})
-    return new
-
-
-def _reason(node: fx.Node, bounds: Range, seen: Mapping[str, ValueFacts], composed: Mapping[str, str]) -> str:
-    low, high = bounds
-    kind = f" ({composed[node.name]} in several operators)" if node.name in composed else ""
-    if node.name in seen:
-        return f"clamped to [{low:.4g}, {high:.4g}], its range on {counted(seen[node.name].samples, 'sample')}{kind}"
-    return f"clamped to [{low:.4g}, {high:.4g}], carried over from what it follows"

@@ -15,7 +15,7 @@ from torch import nn
 from effc.compiler.dumping import Dump
 from effc.compiler.inputs import Inputs, check_files, read_inputs
 from effc.compiler.settings import Settings
-from effc.errors import DataError, EffcWarning
+from effc.errors import DataError, EffcWarning, InputRejectedError, LimitError
 from effc.frontends import load_program
 from effc.ir import Program
 from effc.passes import Context, Pass, parse_passes
@@ -80,3 +80,38 @@ def test_a_dump_replaces_its_own_texts_and_no_others(program: Program, tmp_path:
     dump.write(0, "source", program)
     dump.write(1, "ranger", program)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00-source.txt", "01-ranger.txt", "03-notes.txt", "ranger.txt"]
+
+
+@pytest.fixture(scope="module")
+def linear() -> Program:
+    torch.manual_seed(0)
+    return load_program(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), example_inputs=(torch.randn(2, 3),))
+
+
+def test_initial_parameters_are_read_by_the_names_of_the_source(linear: Program, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    given = {"0.weight": torch.randn(2, 3), "0.bias": torch.randn(2), "of.another": torch.randn(1)}
+    save_file(given, tmp_path / "init.safetensors")
+    found = read(linear, [], init=tmp_path / "init.safetensors")
+    assert found.initial is not None and found.initial_sha256 is not None
+    assert {name: torch.equal(value, given[name]) for name, value in found.initial.items()} == {"0.weight": True, "0.bias": True}
+
+
+def test_initial_parameters_that_do_not_fit_are_refused_all_at_once(linear: Program, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"0.weight": torch.randn(3, 3)}, tmp_path / "shape.safetensors")
+    with pytest.raises(DataError) as error:
+        read(linear, [], init=tmp_path / "shape.safetensors")
+    assert {problem.where for problem in error.value.problems} == {"0.weight", "0.bias"}
+    save_file({"0.weight": torch.full((2, 3), torch.nan), "0.bias": torch.zeros(2)}, tmp_path / "nan.safetensors")
+    with pytest.raises(DataError, match=r"0\.weight.*NaN"):
+        read(linear, [], init=tmp_path / "nan.safetensors")
+    (tmp_path / "hostile.safetensors").write_bytes(b"\xff" * 64)
+    with pytest.raises(InputRejectedError, match="no safetensors file"):
+        read(linear, [], init=tmp_path / "hostile.safetensors")
+    with pytest.raises(LimitError, match="data-bytes"):
+        read_inputs(Settings(init=tmp_path / "nan.safetensors", limits={"data_bytes": 10}), linear, [])
+    with pytest.raises(DataError, match="--init"):
+        check_files(Settings(init=tmp_path / "none.safetensors"))

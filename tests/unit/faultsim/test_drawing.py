@@ -9,10 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from effc.errors import ConfigError
 from effc.faultsim.design import Design
-from effc.faultsim.drawing import Group, draw, permuted
+from effc.faultsim.drawing import DRAWING, Group, draw, permuted
 from effc.faultsim.faults import Effect, Injection
 from effc.faultsim.formats import stored_view
 from effc.faultsim.population import Part, Population, whole
@@ -30,6 +31,15 @@ BITS = 21 * 32 + 5 * 8 + 4 * 16
 
 def places(injection: Injection) -> list[tuple[int, int, int]]:
     return list(zip(injection.sites.tolist(), injection.elements.tolist(), injection.bits.tolist(), strict=True))
+
+
+def by_name(injection: Injection, sites: tuple[Site, ...]) -> dict[str, list[tuple[int, ...]]]:
+    """Element, bit and value (random faults) of every reached bit, by the site's name."""
+    found: dict[str, list[tuple[int, ...]]] = {}
+    values = [()] * len(injection.bits) if injection.values is None else [(int(value),) for value in injection.values]
+    for (number, *place), value in zip(places(injection), values, strict=True):
+        found.setdefault(sites[number].name, []).append((*place, *value))
+    return found
 
 
 def rate_group(rate: float, sites: tuple[Site, ...] = SITES, reach: int = 1) -> Group:
@@ -115,6 +125,57 @@ def test_faults_of_a_rate_are_different_bits_all_over_the_population() -> None:
             hits[place] += 1
     real = [hits[place] for place in zip(*(column.tolist() for column in whole(SITES).locate(np.arange(BITS))), strict=True)]
     assert min(real) > 80 - 5.5 * 8 and max(real) < 80 + 5.5 * 8  # 80 expected, deviation 8
+
+
+def test_small_tensors_are_hit_as_often_as_their_bits_say() -> None:
+    """A scalar bound, a bias and a weight: none is left out, and no count is rounded down to zero, draw after draw, tensor by tensor."""
+    sites, rate, draws = (site("bound"), site("bias", 6), site("weight", 40, 10)), 2e-4, 6000
+    group, hits = rate_group(rate, sites), np.zeros(3, np.int64)
+    for number in range(draws):
+        hits += np.bincount(draw(group, 0, number, 11, sites, "flip").sites, minlength=3)
+    for found, one in zip(hits, sites, strict=True):
+        low, high = binom.interval(1 - 1e-6, draws * one.elements * 32, rate)  # exact; the bound's 32 bits: 38 expected, 16 to 69
+        assert low <= found <= high, one.name
+    assert int(np.floor(32 * rate)) == int(np.floor(6 * 32 * rate)) == 0  # what truncation would always give
+
+
+def test_a_network_and_its_protected_version_get_the_same_faults() -> None:
+    """Another order, other rates beside, and tensors on top: those that both have are hit at the same bits."""
+    protected = (site("extra", 9), SITES[2], site("a_bound"), SITES[0], SITES[1])
+    values = {"draws": 50, "images_per_fault": 2, "seed": 8}
+    for effect, more in (("flip", {"bits": "0-29"}), ("burst", {}), ("random", {})):
+        plain = Design.of(spec_of({**values, **more, "rates": [0.02], "effect": effect}), SITES, 20)
+        other = Design.of(spec_of({**values, **more, "rates": [0.01, 0.02, 0.1], "effect": effect}), protected, 20)
+        added = 0
+        for number in range(50):
+            one, two = plain.draw(0, number), other.draw(1, number)
+            assert one.batch_group == two.batch_group
+            found, expected = by_name(two, protected), by_name(one, SITES)
+            assert {name: found.pop(name, None) for name in expected} == expected
+            assert not found.keys() & {each.name for each in SITES}
+            added += len(found)
+        assert added  # the bound is faulty, too
+
+
+def test_parts_of_one_site_are_drawn_apart() -> None:
+    """Two parts of a site are no copies of each other, and together they have as many faults as their bits say."""
+    split = Population([Part(0, 21, tuple(range(16))), Part(1, 5, tuple(range(8))), Part(0, 21, tuple(range(16, 32)))])
+    halves = np.zeros((2, 21 * 16), np.int64)
+    for number in range(300):
+        one = draw(Group("BER", split, 0.1), 0, number, 2, SITES, "flip")
+        assert places(one) == sorted(set(places(one)))
+        for _, element, bit in (place for place in places(one) if place[0] == 0):
+            halves[bit // 16, element * 16 + bit % 16] += 1
+    low, high = binom.interval(1 - 1e-6, 300 * 21 * 16, 0.1)
+    assert all(low <= half.sum() <= high for half in halves)
+    assert abs(np.corrcoef(halves[0], halves[1]).flat[1]) < 0.25  # 336 pairs; copies would give 1
+
+
+def test_what_a_seed_gives_is_kept() -> None:
+    """Raise DRAWING when this changes: reports draw old campaigns again, and must not draw other faults."""
+    assert DRAWING == "2"
+    assert places(draw(rate_group(0.005), 0, 3, 7, SITES, "flip")) == [(0, 1, 11), (0, 2, 15), (0, 4, 27), (0, 13, 30), (0, 17, 22)]
+    assert places(draw(Group("all", whole(SITES)), 0, 3, 7, SITES, "flip")) == [(0, 0, 20)]
 
 
 def test_a_rate_of_zero_draws_nothing() -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from effc.errors import InternalError
+from effc.frontends import load_program
 from effc.ir import Batch, Edit, Program, Provenance
 from effc.ir.ops.bound import BOUND
 
@@ -77,6 +78,16 @@ def test_batch_norm_moves_only_where_it_trains(program: Program, mode: str) -> N
     module(torch.randn(32, 3) * 5 + 2)
     moved = not torch.equal(module.source_state()["norm.running_mean"], state["norm.running_mean"])
     assert moved == (mode == "train")
+
+
+def test_batch_norm_trains_where_an_exporter_wrote_momentum_0() -> None:
+    """With 0 the statistics stay those of the imported weights, and what was trained is lost in evaluation mode."""
+    program = load_program("examples/digits.onnx")
+    assert [node.args[6] for node in program.nodes if node.target == torch.ops.aten.batch_norm.default] == [0.0, 0.0, 0.0]
+    module = program.trainable("train").train()
+    before = module.source_state()["norm1.running_mean"]
+    module(torch.rand(32, 1, 8, 8))
+    assert not torch.equal(module.source_state()["norm1.running_mean"], before)
 
 
 def test_parameters_that_do_not_fit_are_all_named(program: Program) -> None:

@@ -15,13 +15,14 @@ __all__ = ["KERNEL"]
 def _convert(node: fx.Node, importer: Any) -> Any:
     from tvm import relax
 
-    x, lower, upper = (importer.env[argument] for argument in node.args[:3])
     emit, op = importer.block_builder.emit, relax.op
+    x, upper = importer.env[node.args[0]], importer.env[node.args[2]]
+    zero = relax.const(0, x.ty.dtype)
+    lower = zero if node.args[1] is None else importer.env[node.args[1]]
     below, above = emit(op.less(x, lower)), emit(op.greater(x, upper))
     if node.args[3] == "clamp":
         kept = emit(op.where(below, lower, emit(op.where(above, upper, x))))
     else:
-        zero = relax.const(0, x.ty.dtype)
         kept = emit(op.where(emit(op.logical_or(below, above)), zero, x))
     return emit(op.where(emit(op.isnan(x)), lower, kept))
 

@@ -1,0 +1,245 @@
+"""What FitAct and ProAct share: bounds that start over the profiled range and are trained downwards. See `fitact` and `proact`.
+
+    start:  upper = (1 + margin) * the largest value that the fit data give        lower likewise, for two-sided activations
+    loss:   cross-entropy (with labels) + distillation from the program before the pass + pull * mean((bound / its start)^2)
+    keep:   the smallest bounds that cost no more of the metric than `max_drop` on the selection data, judged in the deployed, hard form
+
+While bounds train they have the smooth form (`effc.ir.ops.bound.smooth_bound`); weights and batch norm are frozen. The stages, the going
+back and the pull are `effc.nn.ProgressiveBounds`, the loop is `effc.passes.training`.
+
+Steps are relative: Adam's step of one bound is `learning_rate` times that bound's own start, so layers and neurons of all scales move
+alike. In each stage it falls to 0 by a cosine: a stage begins coarsely and ends finely. A bound that would cross 0 stops there. A neuron
+that (nearly) never fires on the fit data has no scale of its own: bounds per neuron start at no less than FLOOR of the layer's largest
+value. A layer that never fires gets no bound.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from effc.errors import DataError, counted
+from effc.ir import Program, ValueFacts
+from effc.ir.training import TrainableProgram
+from effc.passes.base import Context, Pass
+from effc.passes.bound_sites import BoundNames, Bounds, BoundSite, Extremes, bound_sites, insert_bounds
+from effc.passes.profiling import profile, remeasured
+
+__all__ = ["FLOOR", "BoundTraining", "Grain"]
+
+Grain = Literal["layer", "channel", "neuron"]
+
+FLOOR = 0.01
+"""The smallest share of its layer's largest value at which a neuron's bound starts, before the margin."""
+
+
+@dataclass(frozen=True)
+class BoundTraining(Pass):
+    """Learn bounds behind activations.
+
+    Attributes:
+        epochs: of each stage of the training.
+        max_drop: the most that the bounds may cost of the metric on the selection data, in the metric's own units.
+        margin: how far bounds start over the profiled maximum, as a share of it. The smooth form then passes sigmoid(20 * margin /
+            (1 + margin)) of a value at that maximum: 0.966 at 0.2, 0.5 without a margin.
+        pull: weight of the term that makes bounds small, at the start of each stage; divided by 10 whenever the budget is missed.
+        samples: of the fit data in each epoch, drawn anew.
+        batch: samples of one step.
+        learning_rate: of Adam at the start of each stage, as a share of each bound's start.
+    """
+
+    epochs: int = 8
+    max_drop: float = 0.002
+    margin: float = 0.2
+    pull: float = 1.0
+    samples: int = 1024
+    batch: int = 64
+    learning_rate: float = 0.02
+
+    exact: ClassVar[bool] = False
+    needs_data: ClassVar[bool] = True
+    needs_selection: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "samples", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
+        for name in ("max_drop", "margin"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name.replace('_', '-')} must not be negative")
+        for name in ("pull", "learning_rate"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name.replace('_', '-')} must be over 0")
+
+    @abstractmethod
+    def grain(self, site: BoundSite) -> Grain:
+        """What of a site shall have a bound of its own."""
+
+    @abstractmethod
+    def stages(self, bounds: Sequence[Sequence[str]]) -> list[list[str]]:
+        """What trains together, in order of training; given are the names of each site's bounds, in execution order."""
+
+    def run(self, program: Program, context: Context) -> Program:
+        if context.fit is None:
+            raise DataError(f"pass {self.name} needs training data: give --data train.npz")
+        sites = bound_sites(program, self, context)
+        starts, seen = self._starts(program, sites, context)
+        sites = [site for site in sites if site.label in starts]
+        if not sites:
+            context.log(self, program.provenance.source, False, "has no activation to bound")
+            return program
+        bounded, names = insert_bounds(program, sites, starts, self.name)
+        result, told = self._trained(program, bounded, [names[site.label] for site in sites], context)
+        if result.facts.values:
+            result = remeasured(result, (), context.fit, context.progress, f"{self.name}: measuring")
+        stored = {name: result.tensors[place].detach() for place, name in result.tensor_names.items()}
+        for site in sites:
+            context.log(self, site.node, True, self._reason(site, starts[site.label], names[site.label], stored, seen[site.node.name]))
+        context.log(self, program.provenance.source, True, f"{_cost(names.values(), stored)}; {told}")
+        return result
+
+    # ---- where bounds start --------------------------------------------------------------------------------------------------
+
+    def _starts(self, program: Program, sites: Sequence[BoundSite], context: Context) -> tuple[dict[str, Bounds], dict[str, ValueFacts]]:
+        """The bounds that training starts from, by label, and what was seen of the sites, by node."""
+        assert context.fit is not None
+        extremes = {site.node.name: Extremes() for site in sites if self._grain(site) != "layer"}
+        seen = profile(
+            program,
+            [site.node for site in sites],
+            context.fit,
+            context.progress,
+            f"{self.name}: profiling",
+            more={name: (one,) for name, one in extremes.items()},
+        )
+        starts = {}
+        for site in sites:
+            facts, one = seen[site.node.name], extremes.get(site.node.name)
+            if max(abs(facts.minimum), abs(facts.maximum)) == 0:
+                context.log(
+                    self, site.node, False, f"gives nothing but 0 on {counted(facts.samples, 'sample')}: there is no range to learn"
+                )
+                continue
+            high = torch.tensor(facts.maximum) if one is None or one.maximum is None else one.maximum
+            low = torch.tensor(facts.minimum) if one is None or one.minimum is None else one.minimum
+            if self._grain(site) == "channel":
+                high, low = _by_channel(high), -_by_channel(-low)
+            upper, lower = self._start(high), self._start(-low)
+            starts[site.label] = Bounds(-lower if site.two_sided and bool(lower.any()) else None, upper)
+        return starts, seen
+
+    def _grain(self, site: BoundSite) -> Grain:
+        return self.grain(site) if site.neurons else "layer"
+
+    def _start(self, largest: Tensor) -> Tensor:
+        """From the largest values in one direction; 0 where all are on the other side of 0."""
+        largest = largest.clamp_min(0)
+        return torch.maximum(largest, FLOOR * largest.max()) * (1 + self.margin)
+
+    # ---- training ------------------------------------------------------------------------------------------------------------
+
+    def _trained(self, program: Program, bounded: Program, names: Sequence[BoundNames], context: Context) -> tuple[Program, str]:
+        """The program with trained bounds, and what became of the metric."""
+        from effc.nn.progressive_bounds import ProgressiveBounds  # needs Lightning, as `training` does
+        from effc.passes.training import MONITOR, Course, judge_for, train
+
+        judge = judge_for(program, context)
+        module = bounded.trainable(batch_norm="frozen", dropout=False)
+        state = module.source_state()
+        # A bound at 0 (an activation without positive values) has no scale to train on.
+        trained = [[name for name in (one.upper, one.lower) if name is not None and bool(state[name].any())] for one in names]
+        stages = self.stages([each for each in trained if each])
+        callback = ProgressiveBounds(
+            [[f"student.{_flat(name)}" for name in stage] for stage in stages],
+            epochs=self.epochs,
+            monitor=MONITOR,
+            reference=judge.before,
+            budget=self.max_drop,
+            pull=self.pull,
+            larger_is_better=judge.larger_is_better,
+        )
+        starts = {_flat(name): state[name] for stage in stages for name in stage}
+        course = Course(
+            epochs=self.epochs * len(stages),
+            optimiser=lambda module: relative_adam(module, starts, self.learning_rate),
+            scheduler=lambda optimiser, steps: _cosine(optimiser, steps // len(stages)),
+            batch=self.batch,
+            samples=self.samples,
+        )
+        train(self, program, module, context, course, judge, callbacks=[callback], note=callback.note)
+        state = module.source_state()
+        result = bounded.with_parameters({name: state[name] for stage in stages for name in stage})
+        after, _ = judge.judge(result)
+        kept = sum(trial.accepted for trial in callback.history)
+        epochs = counted(len(callback.history), "epoch")
+        return result, f"{judge.metric} {judge.before:.4g} -> {after:.4g} on the selection data; {kept} of {epochs} kept"
+
+    # ---- words ---------------------------------------------------------------------------------------------------------------
+
+    def _reason(self, site: BoundSite, start: Bounds, names: BoundNames, stored: Mapping[str, Tensor], seen: ValueFacts) -> str:
+        parts = [f"upper bound {_moved(start.upper, stored[names.upper])}"]
+        if start.lower is not None and names.lower is not None:
+            parts.append(f"lower bound {_moved(start.lower, stored[names.lower])}")
+        sizes = " x ".join(str(size) for size in start.upper.shape)
+        many = f"means over {counted(start.upper.numel(), self._grain(site))} ({sizes})" if start.upper.ndim else "one number"
+        fallback = "; one for the layer: its size is not fixed" if self.grain(site) != self._grain(site) else ""
+        return f"{site.prefix}{', '.join(parts)}, {many}; largest {seen.maximum:.4g} on {counted(seen.samples, 'sample')}{fallback}"
+
+
+def relative_adam(module: TrainableProgram, starts: Mapping[str, Tensor], learning_rate: float) -> torch.optim.Optimizer:
+    """Adam on the ratio of each parameter to its start, whose elements are not 0. A parameter that would cross 0 stops there.
+
+    Args:
+        module: holds the parameters.
+        starts: by the module's names.
+        learning_rate: of the ratio.
+    """
+    parameters = dict(module.named_parameters())
+    held = [(parameters[name], start) for name, start in starts.items()]
+
+    class RelativeAdam(torch.optim.Adam):
+        def step(self, closure: Callable[[], Any] | None = None) -> Any:
+            before = [parameter.detach().clone() for parameter, _ in held]
+            loss = super().step(closure)
+            with torch.no_grad():
+                for (parameter, start), old in zip(held, before, strict=True):
+                    new = old + (parameter - old) * start.abs()
+                    parameter.copy_(torch.where(new * start > 0, new, 0))
+            return loss
+
+    return RelativeAdam([parameter for parameter, _ in held], lr=learning_rate)
+
+
+def _cosine(optimiser: torch.optim.Optimizer, period: int) -> Any:
+    """A learning rate that falls from its start to 0 in every `period` steps."""
+    return torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 0.5 + 0.5 * math.cos(math.pi * (step % period + 0.5) / period))
+
+
+def _by_channel(largest: Tensor) -> Tensor:
+    """Of each channel: the first axis of an image's (C, H, W), the last one of (T, C) and (C,)."""
+    if largest.ndim < 3:
+        return largest.reshape(-1, largest.shape[-1]).amax(0)
+    return largest.amax(tuple(range(1, largest.ndim)), keepdim=True)
+
+
+def _flat(name: str) -> str:
+    """What a trainable program calls a tensor."""
+    return name.replace(".", "__")
+
+
+def _moved(start: Tensor, end: Tensor) -> str:
+    return f"{float(start.mean()):.4g} -> {float(end.mean()):.4g}"
+
+
+def _cost(names: Any, stored: Mapping[str, Tensor]) -> str:
+    bounds = [stored[name] for one in names for name in (one.upper, one.lower) if name is not None]
+    size = sum(one.numel() * one.element_size() for one in bounds)
+    others = sum(one.numel() * one.element_size() for one in stored.values()) - size
+    share = f", {size / others:.2%} of the other parameters" if others else ""
+    return f"{counted(sum(one.numel() for one in bounds), 'bound')} in {size:,} bytes{share}"
