@@ -47,7 +47,7 @@ METHODS = {
     "unprotected": "",
     "Ranger (clamp)": "ranger",
     "Ranger (zero)": "ranger{above=zero}",
-    "FT-ClipAct": "ft-clipact",
+    "FT-ClipAct": "ft-clipact{view=q15.16}",
     "FitAct": "fitact",
     "ProAct": "proact",
     "ProAct, per channel": "proact{elsewhere=channel}",

@@ -69,6 +69,57 @@ def test_ranger_keeps_what_it_saw_and_bounds_what_it_did_not(sample: Sample) -> 
     assert watch.checked > 0
 
 
+LEARNED = (
+    "ft-clipact{rates=[0.001],draws=1,images=4,iterations=1}",
+    "fitact{epochs=1,samples=4,batch=4}",
+    "proact{epochs=1,samples=4,batch=4}",
+    "proact{epochs=1,samples=4,batch=4,elsewhere=channel}",
+)
+
+
+@pytest.mark.parametrize("spec", LEARNED, ids=lambda spec: spec.split("{")[0] + ("-channel" if "channel" in spec else ""))
+@BUDGET
+@given(sample=networks())
+def test_learned_bounds_hold_and_nothing_else_changes(spec: str, sample: Sample) -> None:
+    assume(sample.net.head.out_features > 1)  # type: ignore[union-attr]  # one class is no prediction
+    program = program_of(sample)
+    data = data_for(program)
+    result = Pipeline(parse_passes(spec))(program, Context(fit=data, selection=data))
+    bounds = [node for node in result.nodes if node.target == BOUND.overload]
+    assert [node.target for node in result.nodes if node not in bounds] == [node.target for node in program.nodes]
+    before, after = program.trainable().source_state(), result.trainable().source_state()
+    kept = [name for name in before if name in after]  # what nothing reads is dropped
+    assert all(torch.equal(after[name], before[name]) for name in kept)  # weights and statistics keep their bits
+    watch = _Bounds(result)
+    (name,) = data.inputs
+    watch.run(*result.tensors.values(), torch.from_numpy(data.inputs[name]) * 1e6)
+    assert watch.checked == len(bounds)
+    again = Pipeline(parse_passes(spec))(result, Context(fit=data, selection=data))
+    assert [node.target for node in again.nodes] == [node.target for node in result.nodes]
+
+
+@BUDGET
+@given(sample=networks(), sparsity=st.sampled_from([0.01, 0.5, 0.9]), per=st.sampled_from(["weight", "channel"]))
+def test_prune_removes_what_it_says(sample: Sample, sparsity: float, per: str) -> None:
+    program = program_of(sample)
+    data = data_for(program)
+    result = Pipeline(parse_passes(f"prune{{sparsity={sparsity},per={per}}}"))(program, Context())
+    assert torch.isfinite(run(result, data)).all() and run(result, data).shape == run(program, data).shape
+    if per == "weight":
+        weights = [name for name in program.tensor_names.values() if name.endswith("weight") and _of(program, name).ndim > 1]
+        zeros = sum(int((_of(result, name) == 0).sum()) for name in weights)
+        total = sum(_of(program, name).numel() for name in weights)
+        kept_for_classes = _of(program, "head.weight").shape[0]  # each class keeps a weight
+        assert zeros == min(round(sparsity * total), total - kept_for_classes)
+    else:
+        sizes = [sum(tensor.numel() for tensor in one.tensors.values()) for one in (result, program)]
+        assert sizes[0] <= sizes[1]
+
+
+def _of(program: Program, name: str) -> Tensor:
+    return next(program.tensors[key] for key, one in program.tensor_names.items() if one == name)
+
+
 def made_by(spec: str) -> Pass:
     (made,) = parse_passes(spec.replace("S", "0.8"))
     return made
@@ -121,7 +172,8 @@ class _Bounds(torch.fx.Interpreter):
     def call_function(self, target: object, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         result = super().call_function(target, args, kwargs)
         if target == BOUND.overload:
-            _, lower, upper = args[:3]
-            assert bool(((result >= lower) & (result <= upper)).all())
+            _, lower, upper, mode = args
+            inside = (result >= (0 if lower is None else lower)) & (result <= upper)
+            assert bool((inside | (result == 0)).all() if mode == "zero" else inside.all())
             self.checked += 1
         return result
