@@ -15,6 +15,7 @@ from effc.faultsim.artifact_subject import ArtifactSubject
 from effc.faultsim.engine import ProgramEngine
 from effc.faultsim.faults import Injection
 from effc.faultsim.images import BatchGroups
+from effc.faultsim.population import whole
 from effc.faultsim.sites import find_sites
 from effc.faultsim.spec import CampaignSpec
 from effc.faultsim.workers import torch_threads
@@ -87,3 +88,25 @@ def test_a_fault_in_a_bound_does_in_compiled_code_what_it_does_in_the_program(co
     assert [record.masked for record in found] == [record.masked for record in expected]
     hit = {held[int(injection.sites[0])].site.name for injection, record in zip(injections, found, strict=True) if record.masked < BATCH}
     assert {"layer", "channel", "both_upper"} <= hit  # a sign that flips is felt: 0.9 becomes -0.9
+
+
+def test_a_bias_is_hit_in_each_of_its_elements_and_nowhere_else() -> None:
+    """A toolbox takes a bias's indices from its weight's shape: some elements are never hit, others are none."""
+    program = load_program(nn.Sequential(nn.Linear(7, 3), nn.ReLU(), nn.Linear(3, 5)).eval(), example_inputs=(torch.randn(2, 7),))
+    sites = find_sites(program, where=("bias",))
+    everything = whole(sites)
+    found, elements, bits = everything.locate(np.arange(everything.size))
+    for index, (name, size) in enumerate((("0.bias", 3), ("2.bias", 5))):
+        here = found == index
+        assert sites[index].name == name
+        assert sorted(set(zip(elements[here].tolist(), bits[here].tolist(), strict=True))) == [
+            (e, b) for e in range(size) for b in range(32)
+        ]
+    images = BatchGroups(
+        Dataset({"input": np.ones((2, 7), np.float32)}, np.zeros(2, np.int64)), ["input"], images=None, per_fault=None, batch=2, seed=0
+    )
+    engine = ProgramEngine(program, sites, images)
+    before = {name: value.clone() for name, value in engine.program.trainable().source_state().items()}
+    (record,) = engine.run([Injection(0, 0, 1, np.array([1]), np.array([4]), np.array([31]))])
+    assert record.flips == 1 and (record.before ^ record.after) & 0xFFFFFFFF == 1 << 31
+    assert all(torch.equal(value, before[name]) for name, value in engine.program.trainable().source_state().items())
