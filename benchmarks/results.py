@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import dense_cpu, lm_sparsity, relu_sparsity, resilience
+from benchmarks import ap, dense_cpu, lm_sparsity, proact, relu_sparsity, resilience
 from benchmarks.harness import DATA_HELP, REPOSITORY, TIMES_EFFC, markdown
 
 __all__ = ["BENCHMARKS", "main", "replaced", "section", "text"]
@@ -29,6 +29,8 @@ BENCHMARKS = {
     "relu_sparsity": "Zeros in networks with ReLUs",
     "faultsim": "Speed of fault simulation, and time to an answer",
     "resilience": "What bit flips do to a trained network",
+    "proact": "Bounded activations under bit flips",
+    "ap": "Pruning with Activating-while-Pruning",
     "accuracy": "Nearness to the source model",
     "onnx_nodes": "ONNX's own node tests",
 }
@@ -37,6 +39,8 @@ SHORT = {
     "lm_sparsity": lm_sparsity.SHORT,
     "relu_sparsity": relu_sparsity.SHORT,
     "resilience": resilience.SHORT,
+    "proact": proact.SHORT,
+    "ap": ap.SHORT,
 }  # the tables of a benchmark that the README shows, where it does not show all
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 

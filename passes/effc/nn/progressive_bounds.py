@@ -3,13 +3,14 @@
     loss = training_step's loss + pull * mean((bound / its start)^2)        over the bounds of the stage under training
 
     after each epoch's validation, with drop = reference - metric (signed: a better metric is no drop):
-        drop <= budget    the bounds are accepted; the accepted ones with the smallest mean are the best
-        else              back to the best, and pull = pull / 10
+        drop <= budget * stage / stages    the bounds are accepted; the accepted ones with the smallest mean are the best
+        else                               back to the best, and pull = pull / 10
     after `epochs` epochs the best stay, and the next stage trains
 
 This is ProAct's progressive training (arXiv 2406.06313): the stages are layers, the last one first. FitAct (arXiv 2112.13544) is one stage
 that holds all bounds. The pull stands for their weight decay on the bounds and the division for its sweep over powers of ten; measured
-against the start, the pull is the same for layers of every scale.
+against the start, the pull is the same for layers of every scale. Ours, too, is that the budget opens stage by stage: the first of ten may
+spend a tenth of it. With all of it in reach from the start, the first stages spend it, and the others keep the bounds that they began with.
 
 Everything but the bounds of the stage is frozen: parameters by `requires_grad`, batch norm and dropout by evaluation mode, so weights and
 running statistics keep their bits.
@@ -72,7 +73,7 @@ class ProgressiveBounds(_Callback):  # type: ignore[misc, valid-type]
         epochs: of each stage, at least 1.
         monitor: name of the quality metric among `trainer.callback_metrics`.
         reference: the metric that a drop is measured from, usually that of the network without bounds.
-        budget: the largest drop that is accepted, in the metric's own units.
+        budget: the largest drop that is accepted in the last stage, in the metric's own units.
         pull: factor of the pull, over 0, at the start of each stage.
         larger_is_better: False for a metric that grows as quality falls.
 

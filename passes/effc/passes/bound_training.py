@@ -45,7 +45,8 @@ class BoundTraining(Pass):
 
     Attributes:
         epochs: of each stage of the training.
-        max_drop: the most that the bounds may cost of the metric on the selection data, in the metric's own units.
+        max_drop: the most that the bounds may cost of the metric on the selection data, in the metric's own units. It opens stage by stage,
+            in equal shares.
         margin: how far bounds start over the profiled maximum, as a share of it. The smooth form then passes sigmoid(20 * margin /
             (1 + margin)) of a value at that maximum: 0.966 at 0.2, 0.5 without a margin.
         pull: weight of the term that makes bounds small, at the start of each stage; divided by 10 whenever the budget is missed.
@@ -54,8 +55,8 @@ class BoundTraining(Pass):
         learning_rate: of Adam at the start of each stage, as a share of each bound's start.
     """
 
-    epochs: int = 8
-    max_drop: float = 0.002
+    epochs: int = 6
+    max_drop: float = 0.004
     margin: float = 0.2
     pull: float = 1.0
     samples: int = 1024

@@ -70,7 +70,7 @@ class FtClipact(Pass):
     iterations: int = 4
     points: int = 4
     least_gain: float = 0.001
-    max_drop: float = 0.002
+    max_drop: float = 0.004
     view: str = "stored"
 
     name: ClassVar[str] = "ft-clipact"

@@ -20,6 +20,7 @@ Ours on purpose, where the toolbox does otherwise:
 - the slope of the smooth form is 20 / bound, not 20: the same at every scale (`effc.ir.ops.bound`); the deployed form is the hard one;
 - bounds start above the profiled maximum, as the smooth form halves a value at its bound; steps and pull are relative to that start;
 - the pull is a term of the loss over squares, not weight decay over eleven powers of ten: it falls by 10 whenever the budget is missed;
+- the budget opens stage by stage, so that the layers that train first do not spend all of it;
 - the budget counts a loss of quality only, not a gain, on data that are neither trained on nor the test data; batch norm stays frozen;
 - per-neuron maxima never mix channels, and every activation of the graph is seen, functional and shared ones, too.
 """
