@@ -214,6 +214,13 @@ def test_a_drop_of_just_the_budget_is_accepted() -> None:
     assert callback.history[0].accepted
 
 
+def test_the_budget_opens_stage_by_stage() -> None:
+    """Or the stages that train first would spend all of it."""
+    callback = progressive(epochs=2)
+    fit(Net(script(0.896, 0.893, 0.893, 0.889)), [callback])
+    assert [trial.accepted for trial in callback.history] == [True, False, True, False]  # 0.005 in the first of two, then 0.01
+
+
 def test_bounds_that_grow_within_the_budget_are_not_kept() -> None:
     net, grown = Net(), []
 
