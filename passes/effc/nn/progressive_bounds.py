@@ -223,7 +223,8 @@ class ProgressiveBounds(_Callback):  # type: ignore[misc, valid-type]
         rounding = torch.finfo(torch.float32).eps * max(abs(metric), abs(self.reference))  # Lightning keeps metrics in float32
         present = self._present()
         mean = float(torch.cat([bound.flatten() for bound in present.values()]).abs().mean())
-        accepted = drop <= self.budget + rounding and math.isfinite(mean)  # False for a NaN metric, too
+        allowed = self.budget * (self._stage + 1) / len(self.stages)
+        accepted = drop <= allowed + rounding and math.isfinite(mean)  # False for a NaN metric, too
         self.history.append(Trial(self._stage, self._epoch, mean, metric, self._pull, accepted))
         if accepted and mean < self._best_mean:
             self._best, self._best_mean = present, mean
