@@ -71,7 +71,7 @@ def progress_bars() -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
     with ExitStack() as stack:
         # a descriptor of its own: the bars go on while stderr itself is filtered (`native_warnings`)
         stream = stack.enter_context(os.fdopen(os.dup(2), "w")) if sys.stderr.isatty() else sys.stderr

@@ -173,7 +173,7 @@ class BoundTraining(Pass):
             batch=self.batch,
             samples=self.samples,
         )
-        train(self, program, module, context, course, judge, callbacks=[callback], note=callback.note)
+        train(self, program, module, context, course, judge, callbacks=[callback], note=lambda: _note(callback.history, stages))
         state = module.source_state()
         result = bounded.with_parameters({name: state[name] for stage in stages for name in stage})
         after, _ = judge.judge(result)
@@ -236,6 +236,17 @@ def _flat(name: str) -> str:
 
 def _moved(start: Tensor, end: Tensor) -> str:
     return f"{float(start.mean()):.4g} -> {float(end.mean()):.4g}"
+
+
+def _note(history: Sequence[Any], stages: Sequence[Sequence[str]]) -> str:
+    """The last verdict, to show beside the progress."""
+    if not history:
+        return ""
+    last = history[-1]
+    names = stages[last.stage]
+    what = names[0].rpartition(".")[0] if len(names) < 3 else f"{len(names)} bounds"  # a site has one or two
+    where = f" ({last.stage + 1}/{len(stages)})" if len(stages) > 1 else ""
+    return f"{what}{where}, bound {last.mean:.3g}{'' if last.accepted else ' taken back'}"
 
 
 def _cost(names: Any, stored: Mapping[str, Tensor]) -> str:
