@@ -14,7 +14,7 @@ from effc.compiler.golden import runner
 from effc.compiler.settings import Settings
 from effc.data import Dataset
 from effc.errors import EffcWarning, GateFailed, InconclusiveError, counted
-from effc.evaluate import Score, compare, evaluate, samples_needed
+from effc.evaluate import Score, compare, evaluate, own_metric, samples_needed
 from effc.ir import Program
 from effc.passes.base import Progress
 from effc.report import Quality
@@ -42,7 +42,8 @@ def judge(
     """
     if held_out is None:
         return None
-    metric = settings.metric or ("top1" if held_out.labels is not None else "agreement")
+    own = "top1" if held_out.labels is not None else own_metric(original.interface.outputs[0].shape, None)
+    metric = settings.metric or own
     with progress(f"evaluating {metric}", 2) as advance:
         source = runner(original)
         before = evaluate(source, held_out, metric, reference=source)

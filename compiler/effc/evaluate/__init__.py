@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from effc.evaluate.compare import Difference, compare, samples_needed
-from effc.evaluate.metrics import METRICS, Score, evaluate
+from effc.evaluate.metrics import METRICS, Score, evaluate, has_classes, own_metric
 
-__all__ = ["METRICS", "Difference", "Score", "compare", "evaluate", "samples_needed"]
+__all__ = ["METRICS", "Difference", "Score", "compare", "evaluate", "has_classes", "own_metric", "samples_needed"]

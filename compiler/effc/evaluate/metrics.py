@@ -15,7 +15,7 @@ positions. A position whose label is -100 is not counted, by no metric but `max-
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from scipy.special import log_softmax
 from effc.data import Dataset
 from effc.errors import ConfigError, DataError, Problem, counted
 
-__all__ = ["METRICS", "UNCOUNTED", "Score", "evaluate"]
+__all__ = ["METRICS", "UNCOUNTED", "Score", "evaluate", "has_classes", "own_metric"]
 
 Array = np.ndarray[Any, Any]
 Runner = Callable[[dict[str, Array]], Mapping[str, Array]]
@@ -34,6 +34,22 @@ METRICS = ("top1", "agreement", "kl", "perplexity", "max-error")
 UNCOUNTED = -100  # the label of a position that is not counted; torch's cross_entropy calls it ignore_index
 _LARGER_IS_BETTER = ("top1", "agreement")
 _WITH_LABELS = ("top1", "perplexity")
+
+
+def has_classes(shape: Sequence[object]) -> bool:
+    """Whether an output of this shape (the batch first) holds scores of classes: (N, C) or (N, T, C) with two classes or more."""
+    return len(shape) in (2, 3) and shape[-1] != 1
+
+
+def own_metric(shape: Sequence[object], labels: Array | None) -> str:
+    """The metric of data where nobody asks for another one, for a first output of this shape (the batch first).
+
+    top1 with one label a sample, perplexity with labels by position; without labels agreement where the output has classes to agree on,
+    else max-error: of a single number, or of an image, the largest element says nothing.
+    """
+    if labels is not None:
+        return "perplexity" if labels.ndim == 2 else "top1"
+    return "agreement" if has_classes(shape) else "max-error"
 
 
 @dataclass(frozen=True)

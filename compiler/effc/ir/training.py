@@ -39,33 +39,37 @@ class TrainableProgram(nn.Module):
     In training mode a bound (`effc::bound`) that requires a gradient computes its smooth form; in evaluation mode, and where its bounds are
     frozen (`requires_grad_(False)`), the op that is deployed. The module starts in evaluation mode.
 
-    Parameters and buffers keep their source names with dots as `__`, as a flat module cannot have dots; `source_state` gives them back.
+    Parameters and buffers keep their source names with dots as `__`, as a flat module cannot have dots (and underscores at the end where
+    that name is taken); `own_names` has them by source name, and `source_state` gives the values back.
+
+    Attributes:
+        own_names: source name -> the module's own.
     """
 
     def __init__(self, program: Program, batch_norm: BatchNorm, dropout: bool) -> None:
         super().__init__()
         self._graph_module = _switchable(program, batch_norm, dropout)
-        self._order: list[str] = []
-        self._sources: dict[str, str] = {}
+        self.own_names: dict[str, str] = {}
         for placeholder, name in program.tensor_names.items():
             flat = name.replace(".", "__")
+            while hasattr(self, flat) or not flat:  # `a.b` beside `a__b`, or a tensor called `training`
+                flat += "_"
             value = program.tensors[placeholder].detach().clone()
             if isinstance(program.tensors[placeholder], nn.Parameter):
                 self.register_parameter(flat, nn.Parameter(value, requires_grad=value.is_floating_point()))
             else:
                 self.register_buffer(flat, value)
-            self._order.append(flat)
-            self._sources[flat] = name
+            self.own_names[name] = flat
         self.eval()
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Inputs in the interface's order; one tensor for a program with one output, else a tuple."""
-        results = self._graph_module(*(getattr(self, name) for name in self._order), *inputs, self.training)
+        results = self._graph_module(*(getattr(self, name) for name in self.own_names.values()), *inputs, self.training)
         return results[0] if len(results) == 1 else tuple(results)
 
     def source_state(self) -> dict[str, Tensor]:
         """Parameters and buffers by the source's names, for `with_parameters`."""
-        return {self._sources[flat]: getattr(self, flat).detach().clone() for flat in self._order}
+        return {name: getattr(self, flat).detach().clone() for name, flat in self.own_names.items()}
 
 
 def trainable(program: Program, batch_norm: BatchNorm = "frozen", dropout: bool = True) -> TrainableProgram:

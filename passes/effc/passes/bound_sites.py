@@ -8,8 +8,8 @@
   (`activations`; the bound then stands behind the whole). They need a lower bound, too.
 
 Left alone, with a word in the log: sigmoids, tanh and clamps with two ends, which bound themselves; pieces of a composed activation;
-integers; what is bounded already. No bound stands behind logits or any other value that is no activation's result; behind a residual sum
-it stands where the sum's activation is.
+integers; what is computed from parameters alone; what is bounded already. No bound stands behind logits or any other value that is no
+activation's result; behind a residual sum it stands where the sum's activation is.
 
 A site is `last` where no other one is computed from its result: the activation in front of the classifier, one for every head. It is
 found by a walk over the graph from its end, so that functional calls, shared modules and fused operators count like any other.
@@ -120,10 +120,11 @@ def bound_sites(program: Program, by: Pass, context: Context) -> list[BoundSite]
     composed = composed_activations(program)
     pieces = _pieces(program, composed)
     found: dict[fx.Node, bool] = {}
+    of_inputs = _from_inputs(program)
     for node in program.nodes:
         if node.target not in ACTIVATIONS and node.name not in composed:
             continue
-        why_not = _obstacle(node, pieces)
+        why_not = _obstacle(node, pieces) if node in of_inputs else "does not depend on an input: it is the same for all samples"
         if why_not:
             context.log(by, node, False, why_not)
         else:
@@ -222,6 +223,15 @@ def _pieces(program: Program, composed: Mapping[str, str]) -> dict[fx.Node, str]
         if len(front) == 1:
             inside |= {node: f"{composed[result.name]} at {source_of(result)}" for node in passed[1:]}
     return inside
+
+
+def _from_inputs(program: Program) -> set[fx.Node]:
+    """The nodes whose values depend on the program's inputs."""
+    found = set(program.input_nodes.values())
+    for node in program.nodes:
+        if any(one in found for one in node.all_input_nodes):
+            found.add(node)
+    return found
 
 
 def _before_others(program: Program, sites: Mapping[fx.Node, bool]) -> set[fx.Node]:

@@ -1,6 +1,7 @@
 """What FitAct and ProAct share: bounds that start over the profiled range and are trained downwards. See `fitact` and `proact`.
 
     start:  upper = (1 + margin) * the largest value that the fit data give        lower likewise, for two-sided activations
+            higher, where that costs some of the metric on the selection data; a warning where no start is within `max_drop`
     loss:   cross-entropy (with labels) + distillation from the program before the pass + pull * mean((bound / its start)^2)
     keep:   the smallest bounds that cost no more of the metric than `max_drop` on the selection data, judged in the deployed, hard form
 
@@ -16,6 +17,7 @@ value. A layer that never fires gets no bound.
 from __future__ import annotations
 
 import math
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,16 +26,21 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from effc.errors import DataError, counted
+from effc.errors import DataError, EffcWarning, counted
 from effc.ir import Program, ValueFacts
 from effc.ir.training import TrainableProgram
 from effc.passes.base import Context, Pass
 from effc.passes.bound_sites import BoundNames, Bounds, BoundSite, Extremes, bound_sites, insert_bounds
+from effc.passes.channel_axis import channel_axis
+from effc.passes.linear_sites import linear_sites
 from effc.passes.profiling import profile, remeasured
+from effc.passes.quality import Judge
 
 __all__ = ["FLOOR", "BoundTraining", "Grain"]
 
 Grain = Literal["layer", "channel", "neuron"]
+
+_WIDER = (1.0, 1.5, 2.5, 5.0)  # how far over the profiled range bounds may begin
 
 FLOOR = 0.01
 """The smallest share of its layer's largest value at which a neuron's bound starts, before the margin."""
@@ -95,8 +102,11 @@ class BoundTraining(Pass):
         if not sites:
             context.log(self, program.provenance.source, False, "has no activation to bound")
             return program
-        bounded, names = insert_bounds(program, sites, starts, self.name)
-        result, told = self._trained(program, bounded, [names[site.label] for site in sites], context)
+        from effc.passes.training import judge_for  # needs Lightning
+
+        judge = judge_for(program, context)
+        bounded, names, starts = self._bounded(program, sites, starts, judge, context)
+        result, told = self._trained(program, bounded, [names[site.label] for site in sites], judge, context)
         if result.facts.values:
             result = remeasured(result, (), context.fit, context.progress, f"{self.name}: measuring")
         stored = {name: result.tensors[place].detach() for place, name in result.tensor_names.items()}
@@ -120,6 +130,7 @@ class BoundTraining(Pass):
             more={name: (one,) for name, one in extremes.items()},
         )
         starts = {}
+        linear = {one.name for one in linear_sites(program)}
         for site in sites:
             facts, one = seen[site.node.name], extremes.get(site.node.name)
             if max(abs(facts.minimum), abs(facts.maximum)) == 0:
@@ -129,8 +140,11 @@ class BoundTraining(Pass):
                 continue
             high = torch.tensor(facts.maximum) if one is None or one.maximum is None else one.maximum
             low = torch.tensor(facts.minimum) if one is None or one.minimum is None else one.minimum
-            if self._grain(site) == "channel":
-                high, low = _by_channel(high), -_by_channel(-low)
+            axis = channel_axis(site.node, linear)
+            if self._grain(site) == "channel" and axis is not None:
+                high, low = _by_channel(high, axis - 1), -_by_channel(-low, axis - 1)
+            elif self._grain(site) == "channel":
+                high, low = high.max(), low.min()
             upper, lower = self._start(high), self._start(-low)
             starts[site.label] = Bounds(-lower if site.two_sided and bool(lower.any()) else None, upper)
         return starts, seen
@@ -143,21 +157,46 @@ class BoundTraining(Pass):
         largest = largest.clamp_min(0)
         return torch.maximum(largest, FLOOR * largest.max()) * (1 + self.margin)
 
+    def _bounded(
+        self, program: Program, sites: Sequence[BoundSite], starts: Mapping[str, Bounds], judge: Judge, context: Context
+    ) -> tuple[Program, dict[str, BoundNames], dict[str, Bounds]]:
+        """The program with its first bounds, which must cost nothing: few samples show less than an activation's range."""
+        loss = math.inf
+        for factor in _WIDER:
+            wider = {label: Bounds(None if one.lower is None else one.lower * factor, one.upper * factor) for label, one in starts.items()}
+            bounded, names = insert_bounds(program, sites, wider, self.name)
+            loss = judge.loss(judge.judge(bounded)[0])
+            if loss <= 0:
+                break
+        source = program.provenance.source
+        if factor > 1:
+            context.log(self, source, loss <= self.max_drop, f"bounds begin {factor:g} times higher: as profiled they cost {judge.metric}")
+        if loss > self.max_drop:
+            warnings.warn(
+                f"{self.name}: before any training bounds at {factor * (1 + self.margin):g} times the profiled range cost {loss:.4g} of "
+                f"{judge.metric} on the selection data, over max-drop={self.max_drop:g}: --data has too few samples "
+                f"({counted(len(context.fit or ()), 'sample')} to fit) to know the range; give more, or judge the result by --eval",
+                EffcWarning,
+                stacklevel=2,
+            )
+        return bounded, names, wider
+
     # ---- training ------------------------------------------------------------------------------------------------------------
 
-    def _trained(self, program: Program, bounded: Program, names: Sequence[BoundNames], context: Context) -> tuple[Program, str]:
+    def _trained(
+        self, program: Program, bounded: Program, names: Sequence[BoundNames], judge: Judge, context: Context
+    ) -> tuple[Program, str]:
         """The program with trained bounds, and what became of the metric."""
         from effc.nn.progressive_bounds import ProgressiveBounds  # needs Lightning, as `training` does
-        from effc.passes.training import MONITOR, Course, judge_for, train
+        from effc.passes.training import MONITOR, Course, train
 
-        judge = judge_for(program, context)
         module = bounded.trainable(batch_norm="frozen", dropout=False)
         state = module.source_state()
         # A bound at 0 (an activation without positive values) has no scale to train on.
         trained = [[name for name in (one.upper, one.lower) if name is not None and bool(state[name].any())] for one in names]
         stages = self.stages([each for each in trained if each])
         callback = ProgressiveBounds(
-            [[f"student.{_flat(name)}" for name in stage] for stage in stages],
+            [[f"student.{module.own_names[name]}" for name in stage] for stage in stages],
             epochs=self.epochs,
             monitor=MONITOR,
             reference=judge.before,
@@ -165,7 +204,7 @@ class BoundTraining(Pass):
             pull=self.pull,
             larger_is_better=judge.larger_is_better,
         )
-        starts = {_flat(name): state[name] for stage in stages for name in stage}
+        starts = {module.own_names[name]: state[name] for stage in stages for name in stage}
         course = Course(
             epochs=self.epochs * len(stages),
             optimiser=lambda module: relative_adam(module, starts, self.learning_rate),
@@ -189,7 +228,8 @@ class BoundTraining(Pass):
             parts.append(f"lower bound {_moved(start.lower, stored[names.lower])}")
         sizes = " x ".join(str(size) for size in start.upper.shape)
         many = f"means over {counted(start.upper.numel(), self._grain(site))} ({sizes})" if start.upper.ndim else "one number"
-        fallback = "; one for the layer: its size is not fixed" if self.grain(site) != self._grain(site) else ""
+        unknown = self.grain(site) != "layer" and not start.upper.ndim
+        fallback = f"; one for the layer: its {self.grain(site)}s are not known or not of a fixed number" if unknown else ""
         return f"{site.prefix}{', '.join(parts)}, {many}; largest {seen.maximum:.4g} on {counted(seen.samples, 'sample')}{fallback}"
 
 
@@ -222,16 +262,11 @@ def _cosine(optimiser: torch.optim.Optimizer, period: int) -> Any:
     return torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 0.5 + 0.5 * math.cos(math.pi * (step % period + 0.5) / period))
 
 
-def _by_channel(largest: Tensor) -> Tensor:
-    """Of each channel: the first axis of an image's (C, H, W), the last one of (T, C) and (C,)."""
-    if largest.ndim < 3:
-        return largest.reshape(-1, largest.shape[-1]).amax(0)
-    return largest.amax(tuple(range(1, largest.ndim)), keepdim=True)
-
-
-def _flat(name: str) -> str:
-    """What a trainable program calls a tensor."""
-    return name.replace(".", "__")
+def _by_channel(largest: Tensor, axis: int) -> Tensor:
+    """The largest of each channel, of a shape that broadcasts: (C, 1, 1) of (C, H, W), (C,) of (T, C)."""
+    others = tuple(one for one in range(largest.ndim) if one != axis)
+    kept = largest.amax(others, keepdim=True) if others else largest
+    return kept.reshape(kept.shape[axis:])
 
 
 def _moved(start: Tensor, end: Tensor) -> str:

@@ -20,7 +20,6 @@ Paper: M. Kurtz et al., "Inducing and Exploiting Activation Sparsity for Fast In
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -32,6 +31,7 @@ from effc.errors import DataError, counted
 from effc.ir import Edit, Program, ValueFacts, source_of
 from effc.ir.ops.sparsify import SPARSIFY
 from effc.passes.base import Context, Pass
+from effc.passes.channel_axis import channel_axis
 from effc.passes.level_search import within_budget
 from effc.passes.linear_sites import chosen, leads_to_layers, linear_sites
 from effc.passes.mlp_patterns import through
@@ -44,10 +44,8 @@ __all__ = ["Fatrelu"]
 
 _aten = torch.ops.aten
 _RELUS = frozenset({_aten.relu.default, _aten.relu_.default, _aten.relu6.default})
-_CONVOLUTION = re.compile(r"aten\.conv")
 _CHANNEL_MANTISSA = 4  # bits: 16 bins an octave keep a layer of 2,048 channels under 21 MB
 _STEP = 0.05
-_DEPTH = 12  # nodes that are looked at in front of a ReLU for its layer
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +156,7 @@ class Fatrelu(Pass):
             elif _has_threshold(node):
                 context.log(self, node, False, "has a threshold already")
             else:
-                axis = _channel_axis(node, linear) if self.per == "channel" else None
+                axis = channel_axis(node, linear) if self.per == "channel" else None
                 channels = 1 if axis is None else int(value.shape[axis])
                 found.append(_Relu(node, axis, Quantiles(channels, mantissa=7 if axis is None else _CHANNEL_MANTISSA)))
         if not any(node.target in _RELUS for node in program.nodes):
@@ -201,25 +199,6 @@ def _has_threshold(node: fx.Node) -> bool:
     return bool(node.users) and all(
         user.target == SPARSIFY.overload or (through(user) is node and user is not node and _has_threshold(user)) for user in node.users
     )
-
-
-def _channel_axis(node: fx.Node, linear: set[str]) -> int | None:
-    """Axis 1 behind a convolution, the last one behind a linear layer; None where that is not known or its size is not fixed."""
-    value = node.meta["val"]
-    pending, seen = [node], {node}
-    for _ in range(_DEPTH):
-        if not pending:
-            break
-        current = pending.pop(0)
-        axis = 1 if _CONVOLUTION.match(str(current.target)) else value.ndim - 1 if current.name in linear else None
-        if axis is not None:
-            return axis if 0 < axis < value.ndim and isinstance(value.shape[axis], int) else None
-        for argument in current.all_input_nodes:
-            same = isinstance(argument.meta.get("val"), Tensor) and argument.meta["val"].ndim == value.ndim
-            if argument.op == "call_function" and same and argument not in seen:
-                seen.add(argument)
-                pending.append(argument)
-    return None
 
 
 def _elements(node: fx.Node) -> float:

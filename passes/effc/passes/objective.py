@@ -1,10 +1,13 @@
 """What a pass that trains minimises: cross-entropy with labels, and distillation from the program before the pass.
 
-Scores are read from outputs as `effc.evaluate` reads them: the first output, (N, C) or (N, T, C), probabilities where they are that
-already (the teacher's sum to one), else logits. A label of -100 is not counted.
+Distillation covers all outputs: of scores of classes, (N, C) or (N, T, C), it is the cross-entropy of the teacher's and the student's
+probabilities; of other numbers the mean squared difference, divided by the teacher's variance. Scores are probabilities where the
+teacher's sum to one, else logits. Labels are of the first output; a label of -100 is not counted.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,6 +15,7 @@ from torch.nn import functional as F
 
 from effc.data import Dataset
 from effc.errors import DataError, Problem
+from effc.evaluate import has_classes
 from effc.evaluate.metrics import UNCOUNTED
 from effc.ir import Program
 from effc.ir.arrays import to_torch
@@ -20,6 +24,8 @@ from effc.nn.distillation import distillation
 
 __all__ = ["Objective"]
 
+_NEAR_ONE = 1e-3  # as in effc.evaluate
+
 
 class Objective:
     """The loss on the fit data, which it holds with the teacher's outputs.
@@ -27,7 +33,7 @@ class Objective:
     Args:
         teacher: its outputs are computed here, once.
         data: samples, with labels or without.
-        metric: of the pass; `max-error` says that outputs are no scores of classes.
+        metric: of the pass; with `max-error` outputs are compared as numbers even where they could hold scores of classes.
         cross_entropy, distil: weights of the two parts.
 
     Attributes:
@@ -44,54 +50,84 @@ class Objective:
         for batch in data.batches():
             found.append(tuple(teacher.run({name: to_torch(array) for name, array in batch.inputs.items()}).values()))
         self._teacher = tuple(torch.cat(parts) for parts in zip(*found, strict=True))
-        self._scores = metric != "max-error"
+        self._forms = [_Form.of(one, scores=metric != "max-error") for one in self._teacher]
         self._distil = distil
-        self._labels = None if data.labels is None or not self._scores else torch.from_numpy(data.labels)
+        self._labels = None if data.labels is None or not self._forms[0].scores else torch.from_numpy(data.labels)
         self._cross_entropy = 0.0 if self._labels is None else cross_entropy
-        if not self._cross_entropy and not self._distil:
-            raise DataError("there is nothing to train by: the data have no labels, and distillation is off")
-        self._variances = [one.double().var().clamp_min(torch.finfo(torch.float32).tiny).float() for one in self._teacher]
-        if self._scores:
-            first = self._scored(self._teacher[0])
-            self._probabilities = bool(first.min() >= 0) and bool(torch.allclose(first.sum(-1), torch.ones(()), atol=1e-3))
-            self._check(first)
+        if not self._cross_entropy and not (self._distil and any(form.scores or form.variance is not None for form in self._forms)):
+            raise DataError("there is nothing to train by: no labels for scores of classes, and no output to distil that ever changes")
+        if self._labels is not None:
+            _check(self._labels, _scored(self._teacher[0]))
 
     def loss(self, student: TrainableProgram, rows: Tensor) -> Tensor:
         """The loss of a module on the samples at `rows` (int64): a scalar."""
         results = student(*(one[rows] for one in self._inputs))
         outputs = results if isinstance(results, tuple) else (results,)
-        if not self._scores:
-            parts = zip(outputs, self._teacher, self._variances, strict=True)
-            return self._distil * torch.stack([F.mse_loss(one, wanted[rows]) / scale for one, wanted, scale in parts]).mean()
-        scores = self._scored(outputs[0])
-        total = scores.new_zeros(())
+        total: Tensor = outputs[0].new_zeros(())
         if self._distil:
-            wanted = self._scored(self._teacher[0][rows])
-            classes = scores.shape[-1]
-            total = total + self._distil * distillation(
-                scores.reshape(-1, classes), wanted.reshape(-1, classes), probabilities=self._probabilities
-            )
+            parts = [form.difference(one, held[rows]) for form, one, held in zip(self._forms, outputs, self._teacher, strict=True)]
+            total = total + self._distil * torch.stack([part for part in parts if part is not None]).sum()
         if self._labels is not None and self._cross_entropy:
-            logs = scores.clamp_min(torch.finfo(scores.dtype).tiny).log() if self._probabilities else F.log_softmax(scores, -1)
+            logs = self._forms[0].log_probabilities(outputs[0])
             labels = self._labels[rows].reshape(-1)
             total = total + self._cross_entropy * F.nll_loss(logs.reshape(-1, logs.shape[-1]), labels, ignore_index=UNCOUNTED)
         return total
 
-    def _scored(self, output: Tensor) -> Tensor:
-        """Scores (N, T, C) of a batch."""
-        is_sequence = output.ndim == 3 and output.shape[2] > 1
-        return output.reshape(len(output), output.shape[1] if is_sequence else 1, -1)
 
-    def _check(self, scores: Tensor) -> None:
-        if self._labels is None:
-            return
-        count, positions, classes = scores.shape
-        given = self._labels if self._labels.ndim == 2 else self._labels[:, None]
-        problems = []
-        if given.shape != (count, positions):
-            problems.append(Problem("y", f"shape {list(self._labels.shape)}", f"the output has {positions} positions for {count} samples"))
-        used = self._labels[self._labels != UNCOUNTED]
-        if used.numel() and (int(used.min()) < 0 or int(used.max()) >= classes):
-            problems.append(Problem("y", f"labels {int(used.min())} to {int(used.max())}", f"the output has classes 0 to {classes - 1}"))
-        if problems:
-            raise DataError("labels do not fit the output", problems)
+@dataclass(frozen=True)
+class _Form:
+    """What an output is.
+
+    Attributes:
+        scores: of classes; else numbers, compared by their mean squared difference over `variance`.
+        probabilities: they are probabilities already.
+        variance: of the teacher's; None for what has no gradient (integers) or never changes.
+    """
+
+    scores: bool
+    probabilities: bool
+    variance: float | None
+
+    @classmethod
+    def of(cls, teacher: Tensor, *, scores: bool) -> _Form:
+        real = teacher.is_floating_point()
+        wide = teacher.double() if real else teacher
+        variance = float(wide.var()) if real and wide.numel() > 1 else 0.0
+        if not (real and scores and has_classes(teacher.shape)):
+            return cls(False, False, variance or None)
+        sums = _scored(wide).sum(-1)
+        near = max(_NEAR_ONE, torch.finfo(teacher.dtype).eps)
+        return cls(True, bool(wide.min() >= 0) and bool((sums - 1).abs().max() <= near), variance or None)
+
+    def difference(self, student: Tensor, teacher: Tensor) -> Tensor | None:
+        """How far the student's output is from the teacher's: a scalar; None where that says nothing."""
+        if self.scores:
+            parts = [one.reshape(-1, one.shape[-1]) for one in (_scored(student), _scored(teacher))]
+            return distillation(*parts, probabilities=self.probabilities)
+        return None if self.variance is None else F.mse_loss(student, teacher) / self.variance
+
+    def log_probabilities(self, output: Tensor) -> Tensor:
+        """(N, T, C)."""
+        scores = _scored(output)
+        if self.probabilities:
+            return scores.clamp_min(torch.finfo(scores.dtype).tiny).log()
+        logs: Tensor = torch.log_softmax(scores, -1)
+        return logs
+
+
+def _scored(output: Tensor) -> Tensor:
+    """Scores (N, T, C) of a batch."""
+    return output.reshape(len(output), output.shape[1] if output.ndim == 3 else 1, -1)
+
+
+def _check(labels: Tensor, scores: Tensor) -> None:
+    count, positions, classes = scores.shape
+    given = labels if labels.ndim == 2 else labels[:, None]
+    problems = []
+    if given.shape != (count, positions):
+        problems.append(Problem("y", f"shape {list(labels.shape)}", f"the output has {positions} positions for {count} samples"))
+    used = labels[labels != UNCOUNTED]
+    if used.numel() and (int(used.min()) < 0 or int(used.max()) >= classes):
+        problems.append(Problem("y", f"labels {int(used.min())} to {int(used.max())}", f"the output has classes 0 to {classes - 1}"))
+    if problems:
+        raise DataError("labels do not fit the output", problems)

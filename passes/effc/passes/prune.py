@@ -13,7 +13,8 @@ With `ap=true` the share `ap-share` of what a cycle removes is chosen by Activat
 the cycle trained. Without training they are those that moved least from `--init` to the imported weights. It counts inside of the budget.
 
 The loss is the cross-entropy with the labels of the data, without labels distillation from the program before the pass; SGD with
-momentum 0.9 and weight decay 5e-4 (the paper's), a cosine from `learning-rate` to 0 in every cycle; batch norm trains.
+momentum 0.9 and weight decay 5e-4 (the paper's), a cosine from `learning-rate` to 0 in every cycle. Weights, biases and norms of layers
+train, batch norms' statistics with them; other stored numbers (constants of a preprocessing, embeddings) stay as they are.
 
 Does not fire on layers that `layers` leaves out and on weights that are not stored as floating-point tensors. Each output of a layer that
 feeds no other keeps a weight: a class without any could not be told. What is zero already counts as pruned, so that a

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from effc.errors import DataError, counted
-from effc.ir import Program
+from effc.errors import DataError, Problem, counted
+from effc.faultsim.sites import find_sites
+from effc.ir import Program, source_of
 from effc.ir.torch_compat import import_lightning
 from effc.ir.training import TrainableProgram
 from effc.nn.channel_group import ChannelGroup
@@ -37,24 +38,30 @@ _Callback = import_lightning().Callback
 def train_and_prune(by: Prune, task: PruningTask, relus: Sequence[DeadRelu], context: Context) -> tuple[Program, Mapping[str, Tensor]]:
     """The program after all cycles, with the same tensors, and its masks by the source's names."""
     judge = judge_for(task.program, context)
+    _refuse_one_sample(task.program, context)
     module = task.program.trainable(batch_norm="train").train()
+
+    def own(name: str) -> str:
+        return _OWN + module.own_names[name]
+
+    trained = [module.get_parameter(module.own_names[name]) for name in sorted(_trained_names(task.program)) if _trains(module, name)]
     shares = by.shares_for(task.count / remaining(task.masks, task.weights))
     callback = IterativePruning(
-        [_inner(name) for name in task.weights],
+        [own(name) for name in task.weights],
         by=by.by,
         share=shares,
         ap_share=[by.ap_share * share if by.ap else 0.0 for share in shares],
         epochs=by.epochs,
-        initial={_inner(name): value for name, value in _initial(by, task, context).items()},
-        groups=[_renamed(group) for group in task.groups],
-        outputs={_inner(name): axis for name, axis in task.outputs.items()},
-        masks={_inner(name): task.masks[name] for name in task.weights},
+        initial={own(name): value for name, value in _initial(by, task, context).items()},
+        groups=[_renamed(group, own) for group in task.groups],
+        outputs={own(name): axis for name, axis in task.outputs.items()},
+        masks={own(name): task.masks[name] for name in task.weights},
     )
     labels = context.fit is not None and context.fit.labels is not None and judge.metric != "max-error"
     course = Course(
         epochs=callback.fit_epochs,
         batch=_BATCH,
-        optimiser=lambda one: torch.optim.SGD(one.parameters(), lr=by.learning_rate, momentum=_MOMENTUM, weight_decay=_DECAY),
+        optimiser=lambda _: torch.optim.SGD(trained, lr=by.learning_rate, momentum=_MOMENTUM, weight_decay=_DECAY),
         scheduler=lambda optimiser, steps: _cosine(optimiser, steps // (callback.plan.cycles + 1)),
         cross_entropy=1.0 if labels else 0.0,
         distil=0.0 if labels else 1.0,
@@ -64,7 +71,7 @@ def train_and_prune(by: Prune, task: PruningTask, relus: Sequence[DeadRelu], con
     for cycle, one in enumerate(callback.history[: callback.plan.cycles], 1):
         context.log(by, f"cycle {cycle}", True, _said(one, judge.metric))
     # Statistics of batch norm are no parameters and have no masks: what they hold does not keep a channel alive.
-    masks = {name: callback.masks[_inner(name)] for name in task.masks if _inner(name) in callback.masks}
+    masks = {name: callback.masks[own(name)] for name in task.masks if own(name) in callback.masks}
     return task.program.with_parameters(module.source_state()), masks
 
 
@@ -74,7 +81,7 @@ def gradient_scores(task: PruningTask, context: Context) -> dict[str, Tensor]:
         raise DataError("pass prune needs data for by=gradient: give --data train.npz")
     module = task.program.trainable(dropout=False)
     objective = Objective(task.program, context.fit, context.metric or "top1", 1.0, 0.0)
-    named = {name: module.get_parameter(_flat(name)) for name in task.weights}
+    named = {name: module.get_parameter(module.own_names[name]) for name in task.weights}
     sums = {name: torch.zeros_like(weight) for name, weight in named.items()}
     size = context.fit.unit or _BATCH
     with context.progress("prune: gradients", objective.samples) as advance:
@@ -116,17 +123,29 @@ def _initial(by: Prune, task: PruningTask, context: Context) -> Mapping[str, Ten
     return used
 
 
-def _flat(name: str) -> str:
-    return name.replace(".", "__")
-
-
-def _inner(name: str) -> str:
-    return _OWN + _flat(name)
-
-
-def _renamed(group: ChannelGroup) -> ChannelGroup:
-    makes, reads = (tuple(replace(one, tensor=_inner(one.tensor)) for one in part) for part in (group.makes, group.reads))
+def _renamed(group: ChannelGroup, own: Callable[[str], str]) -> ChannelGroup:
+    makes, reads = (tuple(replace(one, tensor=own(one.tensor)) for one in part) for part in (group.makes, group.reads))
     return replace(group, makes=makes, reads=reads)
+
+
+def _trains(module: TrainableProgram, name: str) -> bool:
+    return module.own_names[name] in dict(module.named_parameters())
+
+
+def _trained_names(program: Program) -> set[str]:
+    """What trains: weights, biases and norms. An import may hold constants of preprocessing as parameters, too; those keep their values."""
+    return {site.name for site in find_sites(program) if site.kind in ("weight", "bias", "norm")}
+
+
+def _refuse_one_sample(program: Program, context: Context) -> None:
+    """Batch norm has no variance over one sample."""
+    if context.fit is None or min(context.fit.unit or _BATCH, len(context.fit)) > 1:
+        return
+    norms = [node for node in program.nodes if node.target == torch.ops.aten.batch_norm.default]
+    if norms:
+        hint = "import the model with a symbolic batch, or put fold-batch-norm and prune{epochs=0} to use"
+        problems = [Problem(source_of(node), "batch norm", "cannot train on one sample at a time", hint) for node in norms]
+        raise DataError("pass prune cannot train on batches of one sample", problems)
 
 
 def _cosine(optimiser: Optimizer, steps: int) -> Any:

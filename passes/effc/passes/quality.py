@@ -1,7 +1,7 @@
 """What a search over programs judges by: the metric on the selection part of `--data`, and the densities of values in the same run.
 
-Without a wish of the user the metric is top1 for one label a sample, perplexity for labels a position (N, T), and agreement with the
-program before the pass where there are no labels.
+Without a wish of the user the metric is `effc.evaluate.own_metric`: top1 for one label a sample, perplexity for labels a position (N, T),
+and without labels agreement with the program before the pass, or max-error where outputs have no classes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from effc.data import Dataset
-from effc.evaluate import Score, evaluate
+from effc.evaluate import Score, evaluate, own_metric
 from effc.ir import Program
 from effc.ir.arrays import to_numpy, to_torch
 from effc.passes.profiling import Seen, Watch
@@ -36,8 +36,7 @@ class Judge:
     """
 
     def __init__(self, program: Program, data: Dataset, metric: str | None, values: Collection[str] = ()) -> None:
-        own = "agreement" if data.labels is None else "perplexity" if data.labels.ndim == 2 else "top1"
-        self.metric = metric or own
+        self.metric = metric or own_metric(program.interface.outputs[0].shape, data.labels)
         self._data, self._reference, self._interface = data, Watch(program, {}), program.interface
         self.before, self.densities = self.judge(program, values)
 

@@ -3,8 +3,7 @@
     loss = cross_entropy * CE(student, labels) + distil * KD(student, teacher)        + what callbacks add
 
 The teacher is the program before the pass; its outputs on the fit data are computed once. Without labels the loss is distillation alone.
-Where the outputs are no scores of classes (the metric is `max-error`) distillation is the mean squared difference from the teacher's
-outputs, each output divided by its variance.
+Distillation covers every output (`effc.passes.objective`).
 
 After every epoch the student, in the form that is deployed, is judged on the selection part of `--data` by the pass's metric. Callbacks
 read the value as `trainer.callback_metrics[MONITOR]`.
@@ -76,10 +75,15 @@ class Course:
 
 
 def judge_for(program: Program, context: Context) -> Judge:
-    """The judge of a training pass: the metric on the selection data, and its value before the pass. Raises DataError without data."""
+    """The judge of a training pass: the metric on the selection data, and its value before the pass.
+
+    Training can spoil one output to the good of another. So with several outputs, and without a wish of the user, it is max-error, the
+    only metric that covers all of them. Raises DataError without data.
+    """
     if context.selection is None:
         raise DataError("a pass that trains needs data to choose by: give --data train.npz")
-    return Judge(program, context.selection, context.metric)
+    several = len(program.interface.outputs) - len(program.interface.states) > 1
+    return Judge(program, context.selection, context.metric or ("max-error" if several else None))
 
 
 def train(

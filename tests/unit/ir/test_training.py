@@ -94,3 +94,23 @@ def test_parameters_that_do_not_fit_are_all_named(program: Program) -> None:
     with pytest.raises(InternalError) as caught:
         program.with_parameters({"first.weight": torch.zeros(3, 8), "nothing": torch.zeros(1), "last.bias": torch.zeros(2).double()})
     assert {problem.where for problem in caught.value.problems} == {"first.weight", "nothing", "last.bias"}
+
+
+class Clashing(nn.Module):
+    """Names that are one without dots."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.ParameterDict({"b": nn.Parameter(torch.tensor([2.0, 3.0]))})
+        self.a__b = nn.Parameter(torch.tensor([5.0, 7.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.a["b"] + self.a__b
+
+
+def test_names_that_are_alike_without_dots_stay_apart() -> None:
+    before = load_program(Clashing().eval(), example_inputs=[torch.zeros(2, 2)])
+    module, x = before.trainable(), torch.randn(4, 2)
+    assert torch.equal(module(x), outputs(before, x))
+    assert len(set(module.own_names.values())) == 2
+    assert torch.equal(outputs(before.with_parameters(module.source_state()), x), outputs(before, x))

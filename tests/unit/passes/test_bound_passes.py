@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from effc.data import Dataset
-from effc.errors import DataError
+from effc.errors import DataError, EffcWarning
 from effc.faultsim.rate_accuracy import rate_accuracy
 from effc.frontends import load_program
 from effc.ir import Program
@@ -191,7 +191,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bits(tmp_path: Path) 
 
     again = Proact(**SHORT)(trained(), replace(context, progress=counted))
     assert 0 < len(epochs) < 12
-    assert "stage 4/4" in epochs[-1] and "top1" in epochs[-1]
+    assert "(4/4), bound" in epochs[-1] and "top1" in epochs[-1]
     expected = proact().program.trainable().source_state()
     assert all(torch.equal(value, expected[name]) for name, value in again.trainable().source_state().items())
 
@@ -250,6 +250,54 @@ def test_proact_with_a_bound_a_channel_elsewhere() -> None:
     largest = [one.amax((1, 2), keepdim=True) for one in largest_values(trained())[:2]]
     for one, most in zip(found.bounds, largest, strict=False):  # they start at 1.2 times what the channel gives, and fall
         assert bool((one[1] < 1.2001 * torch.maximum(most, 0.01 * most.max())).all())
+
+
+class Heads(nn.Module):
+    """A regression and another one, which share a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared, self.left, self.right = nn.Linear(6, 24), nn.Linear(24, 12), nn.Linear(24, 12)
+        self.outs = nn.ModuleList([nn.Linear(12, 1), nn.Linear(12, 3)])
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = torch.relu(self.shared(x))
+        return self.outs[0](torch.relu(self.left(x))), self.outs[1](torch.relu(self.right(x)))
+
+
+@pytest.mark.parametrize("kind", [Proact, Fitact])
+def test_every_output_is_kept_near_its_own_and_one_number_has_no_class(kind: type[BoundTraining]) -> None:
+    """Agreement over one class is always 1, and the first output says nothing about the second."""
+    torch.manual_seed(0)
+    program = load_program(Heads().eval(), example_inputs=[torch.zeros(2, 6)])
+    x = torch.randn(600, 6)
+    context = Context(fit=Dataset({"x": x[:480].numpy()}), selection=Dataset({"x": x[480:].numpy()}))
+    made = kind(epochs=3, samples=256, max_drop=0.05)
+    result = made(program, context)
+    for before, after in zip(program.run({"x": x}).values(), result.run({"x": x}).values(), strict=True):
+        assert float((after - before).abs().max()) < 0.3 * float(before.abs().max())
+        assert float((after - before).square().mean().sqrt()) < 0.1 * float(before.std())
+    assert any("max-error 0 ->" in decision.why for decision in context.decisions)
+
+
+def test_channels_are_those_of_the_layer_in_front() -> None:
+    """Of (C, L) behind a one-dimensional convolution the first axis."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv1d(2, 8, 3), nn.ReLU(), nn.Conv1d(8, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+    program = load_program(module.eval(), example_inputs=[torch.zeros(2, 2, 20)])
+    data = Dataset({"input": np.random.default_rng(0).normal(size=(80, 2, 20)).astype(np.float32)})
+    result = Proact(epochs=1, samples=64, elsewhere="channel")(program, Context(fit=data, selection=data))
+    shapes = [tuple(result.tensors[key].shape) for key, name in result.tensor_names.items() if "proact" in name]
+    assert shapes == [(8, 1), (4, 16)]
+
+
+def test_bounds_that_cost_too_much_from_the_start_begin_higher_or_are_warned_of() -> None:
+    """A handful of samples does not show an activation's range."""
+    fit, selection = digits()[:2]
+    few = Context(fit=fit.take(2), selection=selection)
+    with pytest.warns(EffcWarning, match=r"max-drop=0\.0 .*too few samples|cost .* over max-drop"):
+        Fitact(epochs=1, samples=2, max_drop=0.0)(trained(), few)
+    assert any("bounds begin 5 times higher" in decision.why for decision in few.decisions)
 
 
 def test_ranger_with_zero_sends_away_what_its_clamp_keeps() -> None:

@@ -119,6 +119,7 @@ def test_each_kind_of_activation_is_one_site(function: Any, two_sided: bool) -> 
     [
         pytest.param(torch.sigmoid, "keeps its results by itself", id="sigmoid"),
         pytest.param(nn.Hardtanh(), "keeps its results in [-1, 1] by itself", id="hardtanh"),
+        pytest.param(lambda x: x + torch.relu(torch.ones(1)), "does not depend on an input: it is the same for all samples", id="constant"),
         pytest.param(lambda x: x.to(torch.int32).clamp(0, 3) + x, "gives integers, not floating-point numbers", id="integer"),
     ],
 )

@@ -16,7 +16,7 @@ from effc.errors import DataError
 from effc.frontends import load_program
 from effc.ir import Program
 from effc.passes import Context, Ranger
-from effc.passes.objective import Objective
+from effc.passes.objective import Objective, _Form
 from effc.passes.training import MONITOR, Course, _Batches, judge_for, train
 
 _lightning = __import__("effc.ir.torch_compat", fromlist=["import_lightning"]).import_lightning()
@@ -121,6 +121,17 @@ def test_probabilities_are_not_softmaxed_again() -> None:
     p = program.call(torch.from_numpy(next(iter(data.inputs.values()))))[0].detach()[rows]
     expected = -(p * p.log()).sum(1).mean() - p[rows, torch.from_numpy(data.labels)[rows]].log().mean()
     torch.testing.assert_close(Objective(program, data, "top1", 1.0, 1.0).loss(program.trainable(), rows), expected)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
+def test_probabilities_of_any_precision(kind: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Linear(6, 30), nn.Softmax(1)).to(kind)
+    teacher = layers(torch.randn(50, 6, dtype=kind)).detach()
+    form = _Form.of(teacher, scores=True)
+    assert form.scores and form.probabilities
+    assert not _Form.of(teacher.log(), scores=True).probabilities
+    assert not _Form.of(teacher[:, :1], scores=True).scores
 
 
 def test_wrong_labels_are_refused_before_training(network: Program) -> None:
