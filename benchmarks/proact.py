@@ -61,7 +61,7 @@ _RATES = (1e-7, 1e-6, 3e-6, 1e-5, 3e-5)
 _JUDGED = (1e-5, 3e-5)
 _VIEWS = {"Q15.16": "q15.16", "float32": "stored"}
 _DRAWS, _QUICK_DRAWS = 200, 2
-_IMAGES, _QUICK_IMAGES = 300, 64
+_IMAGES, _QUICK_IMAGES = 200, 64
 _TRAINING, _QUICK_TRAINING = None, 400
 _QUICK = {"fitact": "fitact{epochs=1}", "proact": "proact{epochs=1}", "ranger": "ranger", "": ""}
 _CLEAN_DROP, _MARGIN, _MINUTES = 0.005, 0.01, 15.0
@@ -145,7 +145,7 @@ def _network(outcome: Outcome, options: Options, network: _Network, work: Path) 
             print(f"proact: {network.name}, {view}, {name} ...", file=sys.stderr)
             chosen = _QUICK[spec] if options.quick else spec.replace(_VIEW, spelled)
             protected[name] = _protect(network, chosen, work)
-            settings = CampaignSpec(view=spelled, rates=_RATES, draws=draws, jobs=options.threads, batch=min(150, len(images)))
+            settings = CampaignSpec(view=spelled, rates=_RATES, draws=draws, jobs=options.threads, batch=min(200, len(images)))
             campaigns[name] = run_campaign(
                 ProgramSubject(protected[name].program, name), images, settings, work / f"{spelled}-{_slug(name)}"
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,13 +157,21 @@ def _document(result: CompileResult) -> dict[str, Any]:
     }
 
 
+def _changed(decisions: Sequence[Mapping[str, Any]]) -> str:
+    """Rows without an operator tell of the whole, of a cycle of training: they are no sites."""
+    if not decisions:
+        return "nothing to do"
+    sites = [row for row in decisions if row["op"]] or decisions
+    return f"{sum(bool(row['done']) for row in sites)} of {len(sites)}"
+
+
 def _show(result: CompileResult, explain: bool) -> None:
     report = result.report
     if report.passes:
         rows = [
             (
                 entry.spec,
-                f"{sum(bool(row['done']) for row in entry.decisions)} of {len(entry.decisions)}" if entry.decisions else "nothing to do",
+                _changed(entry.decisions),
                 f"{entry.nodes_before} -> {entry.nodes_after}",
                 "same" if entry.difference == 0 else "not finite" if entry.difference is None else f"{entry.difference:.1e}",
                 entry.measured_on,

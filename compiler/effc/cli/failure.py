@@ -34,15 +34,15 @@ def leave(invoke: Callable[[list[str]], object], args: Sequence[str] | None) -> 
         sys.stdout.flush()
     except EffcError as error:
         code = _report(error, type(error).__name__, error.exit_code, as_json, debug)
-    except click.Abort:
-        code = _report(None, "Interrupted", _INTERRUPTED, as_json, debug)
+    except click.Abort as error:  # click's name for Ctrl-C, which is its cause
+        code = _report(error.__cause__ or KeyboardInterrupt(), "Interrupted", _INTERRUPTED, as_json, debug)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         code = error.exit_code
     except click.ClickException as error:
         code = _report(error, "UsageError", 2, as_json, debug)
-    except KeyboardInterrupt:
-        code = _report(None, "Interrupted", _INTERRUPTED, as_json, debug)
+    except KeyboardInterrupt as error:
+        code = _report(error, "Interrupted", _INTERRUPTED, as_json, debug)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes stdout once more at exit
         code = _INTERRUPTED
@@ -72,8 +72,8 @@ def _warnings(debug: bool) -> Iterator[None]:
         yield
 
 
-def _report(error: Exception | None, kind: str, code: int, as_json: bool, debug: bool) -> int:
-    if debug and error is not None:
+def _report(error: BaseException, kind: str, code: int, as_json: bool, debug: bool) -> int:
+    if debug and not isinstance(error, KeyboardInterrupt):
         traceback.print_exception(error, file=sys.stderr)
     message, problems = _words(error, code), list(error.problems) if isinstance(error, EffcError) else []
     if as_json:
@@ -86,9 +86,9 @@ def _report(error: Exception | None, kind: str, code: int, as_json: bool, debug:
     return code
 
 
-def _words(error: Exception | None, code: int) -> str:
-    if error is None:
-        return "interrupted"
+def _words(error: BaseException, code: int) -> str:
+    if isinstance(error, KeyboardInterrupt | EOFError):
+        return f"interrupted; {error}" if str(error) else "interrupted"
     if isinstance(error, EffcError):
         return error.message
     if isinstance(error, click.ClickException):
@@ -98,7 +98,7 @@ def _words(error: Exception | None, code: int) -> str:
     return f"internal error: {type(error).__name__}: {error}"
 
 
-def _advice(error: Exception | None, code: int, debug: bool) -> list[str]:
+def _advice(error: BaseException, code: int, debug: bool) -> list[str]:
     lines = []
     if isinstance(error, click.UsageError) and error.ctx is not None:
         lines.append(f"try: {error.ctx.command_path} --help")

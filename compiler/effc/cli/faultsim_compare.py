@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,7 +86,10 @@ def _show(found: Comparison, outcomes: Mapping[float, str], by: Method, points: 
                 f"one-sided {share} limits {_points(interval.lower_limit)} and {_points(interval.upper_limit)} points ({interval.method})"
             )
             outcome = outcomes[one.rate]
-            note(f"{outcome}: no worse than {points:g} points at {one.rate:g}: {ends}", bad=outcome != "PASS")
+            needed = ""
+            if outcome == "INCONCLUSIVE" and points and by == "gaffke":
+                needed = f". This bound needs {math.ceil(300 / points):,} draws or more for so few points, or take --by student"
+            note(f"{outcome}: no worse than {points:g} points at {one.rate:g}: {ends}{needed}", bad=outcome != "PASS")
 
 
 def _row(one: PairedDifference) -> tuple[object, ...]:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from effc.compiler.settings import Settings
 from effc.data import DATA_BYTES, Dataset, HeldArrays, Preprocess, load_dataset
@@ -81,11 +80,19 @@ def read_inputs(settings: Settings, program: Program, passes: Sequence[Pass], he
         held_out = load_dataset(held.get("eval", settings.eval), values, preprocess=preprocess, need_labels=need_labels, max_bytes=limit)
     if data is not None and held_out is not None and data.sha256 == held_out.sha256:
         warnings.warn("--data and --eval hold the same samples: what the gate measures says little about others", EffcWarning, stacklevel=2)
+    _say_unused(settings, passes)
     if settings.init is None:
         return Inputs(data, fit, selection, held_out, preprocess)
     content = _content(settings.init, limit)
     initial = _initial(settings.init, content, program)
     return Inputs(data, fit, selection, held_out, preprocess, initial, hashlib.sha256(content).hexdigest())
+
+
+def _say_unused(settings: Settings, passes: Sequence[Pass]) -> None:
+    if settings.init is not None and not any(one.uses_initial for one in passes):
+        warnings.warn("--init is not used: no pass here rewinds to parameters from before training", EffcWarning, stacklevel=3)
+    if settings.checkpoints is not None and not any(one.trains for one in passes):
+        warnings.warn("--checkpoints is not used: no pass here trains", EffcWarning, stacklevel=3)
 
 
 def _content(path: Path, limit: int) -> bytes:
@@ -103,7 +110,7 @@ def _initial(path: Path, content: bytes, program: Program) -> dict[str, Tensor]:
 
     Raises:
         InputRejectedError: it is no such file.
-        DataError: a parameter of the program is missing there, has another shape or dtype, or is not finite; all of them at once.
+        DataError: a parameter has another shape or dtype than the program's, or is not finite, all of them at once; or it has none of them.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -115,15 +122,16 @@ def _initial(path: Path, content: bytes, program: Program) -> dict[str, Tensor]:
     problems = []
     for key, name in program.tensor_names.items():
         wanted = program.tensors[key]
-        if not isinstance(wanted, Parameter) and name not in found:
+        if name not in found:  # a pass that needs it says so; exporters add biases of zeros that no training has
             continue
-        if name not in found:
-            problems.append(Problem(name, f"{list(wanted.shape)}", "is missing in the file"))
-        elif found[name].shape != wanted.shape or found[name].dtype != wanted.dtype:
+        if found[name].shape != wanted.shape or found[name].dtype != wanted.dtype:
             have = f"{found[name].dtype} {list(found[name].shape)}"
             problems.append(Problem(name, have, f"the program has {wanted.dtype} {list(wanted.shape)}"))
         elif wanted.is_floating_point() and not bool(torch.isfinite(found[name]).all()):
             problems.append(Problem(name, "values", "are NaN or infinite"))
     if problems:
         raise DataError(f"--init {path} does not fit the program", problems)
+    if not set(found) & set(program.tensor_names.values()):
+        there, wanted_names = (", ".join(sorted(names)[:4]) for names in (found, program.tensor_names.values()))
+        raise DataError(f"--init {path} has none of the program's parameters: it has {there}, ...; the program has {wanted_names}, ...")
     return {name: found[name] for name in program.tensor_names.values() if name in found}

@@ -31,6 +31,8 @@ from effc.faultsim.statistics.checks import check_values
 __all__ = ["Comparison", "Method", "PairedDifference", "PairedInterval", "compare", "paired"]
 
 Method = Literal["student", "gaffke"]
+_LONGEST = 60  # characters of a value that a message repeats; a hash is told apart by fewer
+
 Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
 # What decides which faults are drawn, and on what they are judged. The batch is not among it: it follows from the size of the network.
@@ -204,6 +206,10 @@ def _unfit(which: str, campaign: Campaign) -> Iterator[Problem]:
 
 def _unequal(first: Campaign, second: Campaign) -> Iterator[Problem]:
     """Everything in which the two must agree and do not."""
+    kinds = [campaign.identity["model"]["kind"] for campaign in (first, second)]
+    if kinds[0] != kinds[1]:
+        hint = "run both by the same --executor: compiled code stores other tensors"
+        yield Problem("executor", f"{kinds[0]} in the first", f"{kinds[1]} in the second", hint)
     rows = [(("data", name), label) for name, label in (("sha256", "data"), ("used", "samples"))]
     rows += [(("spec", name), name) for name in _SPEC]
     rows += [(("versions", name), f"version of {name}") for name in ("drawing", "numpy")]  # another one may draw other faults
@@ -212,7 +218,11 @@ def _unequal(first: Campaign, second: Campaign) -> Iterator[Problem]:
         if name == "rates":
             one, two = sorted(one), sorted(two)
         if one != two:
-            yield Problem(label, f"{one} in the first", f"{two} in the second")
+            yield Problem(label, f"{_shown(one)} in the first", f"{_shown(two)} in the second")
+
+
+def _shown(value: Any) -> str:
+    return "all" if value in (None, "", [], ()) else str(value)[:_LONGEST]
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,16 @@ class Pass(ABC):
         """
         return False
 
+    @property
+    def uses_initial(self) -> bool:
+        """True when it rewinds to the parameters of `--init`."""
+        return False
+
+    @property
+    def trains(self) -> bool:
+        """True when it trains, and so keeps `--checkpoints`."""
+        return False
+
     def requires(self, program: Program, context: Context) -> None:
         """Raise an EffcError (DataError, ConfigError, ...) when the pass cannot run here. Default: data where `needs_data`."""
         if self.needs_data and context.fit is None:

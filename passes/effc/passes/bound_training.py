@@ -40,6 +40,7 @@ __all__ = ["FLOOR", "BoundTraining", "Grain"]
 
 Grain = Literal["layer", "channel", "neuron"]
 
+_FEW = 100  # samples: one of them is a point of top1
 _WIDER = (1.0, 1.5, 2.5, 5.0)  # how far over the profiled range bounds may begin
 
 FLOOR = 0.01
@@ -85,6 +86,10 @@ class BoundTraining(Pass):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name.replace('_', '-')} must be over 0")
 
+    @property
+    def trains(self) -> bool:
+        return True
+
     @abstractmethod
     def grain(self, site: BoundSite) -> Grain:
         """What of a site shall have a bound of its own."""
@@ -105,6 +110,7 @@ class BoundTraining(Pass):
         from effc.passes.training import judge_for  # needs Lightning
 
         judge = judge_for(program, context)
+        self._warn_of_few(judge, len(context.selection or ()))
         bounded, names, starts = self._bounded(program, sites, starts, judge, context)
         result, told = self._trained(program, bounded, [names[site.label] for site in sites], judge, context)
         if result.facts.values:
@@ -156,6 +162,17 @@ class BoundTraining(Pass):
         """From the largest values in one direction; 0 where all are on the other side of 0."""
         largest = largest.clamp_min(0)
         return torch.maximum(largest, FLOOR * largest.max()) * (1 + self.margin)
+
+    def _warn_of_few(self, judge: Judge, samples: int) -> None:
+        of_shares = judge.metric in ("top1", "agreement")
+        if samples < _FEW or (of_shares and self.max_drop * samples < 1):
+            finer = ", and one of them is more than that" if of_shares and self.max_drop * samples < 1 else ""
+            warnings.warn(
+                f"{self.name}: max-drop={self.max_drop:g} is judged on {counted(samples, 'sample')} (a fifth of --data is held back for "
+                f"that){finer}; give more to --data, and judge by --eval with --max-drop",
+                EffcWarning,
+                stacklevel=3,
+            )
 
     def _bounded(
         self, program: Program, sites: Sequence[BoundSite], starts: Mapping[str, Bounds], judge: Judge, context: Context

@@ -3,9 +3,8 @@
 Each layer starts a group of channels; each operator's rule says where the groups of its inputs lie in its result, and which stored
 tensors they index there. What has no rule mixes channels, as far as we know, and pins the groups that go into it.
 
-Beside the places of channels the walk knows numbers: whether a channel is filled with one number whatever the input is. Twice this is
-asked. With `zeroed`, everything that makes channels is taken as 0, and a group can be removed when all that is read of it is 0 then.
-Without, the stored tensors are taken as they are, and a channel can be removed at no loss when all that is read of it is 0.
+Beside the places of channels the walk knows numbers: with everything that makes channels taken as 0, whether a channel is filled with one
+number whatever the input is. A group can be removed when all that is read of it is 0 then.
 """
 
 from __future__ import annotations
@@ -39,24 +38,20 @@ class ChannelFlow:
     Args:
         program: the program; it is not changed.
         rules: how channels go through an operator, by its overload.
-        zeroed: see the module docstring.
 
     Attributes:
         groups: all groups.
         claims: which stored tensors they index.
         resizes, depthwise, squeezes: nodes whose arguments hold a number of channels, or depend on it.
-        live: by group: True for channels of which something else than 0 may be read.
     """
 
-    def __init__(self, program: Program, rules: Mapping[object, Rule], *, zeroed: bool) -> None:
+    def __init__(self, program: Program, rules: Mapping[object, Rule]) -> None:
         self.program = program
-        self.zeroed = zeroed
         self.groups = Groups()
         self.claims: list[Claim] = []
         self.resizes: list[Resize] = []
         self.depthwise: list[tuple[fx.Node, tuple[Part, ...]]] = []
         self.squeezes: list[tuple[fx.Node, tuple[int, ...]]] = []
-        self._live: list[tuple[int, Tensor]] = []
         self._layouts: dict[fx.Node, Layout] = {}
         for node in program.nodes:
             self._visit(node, rules)
@@ -110,8 +105,7 @@ class ChannelFlow:
         self.claim("read", weight, weight_axis, layout, consumer)
         for group, start, part in layout.spans():
             nonzero = (layout.constant[start : start + part.length] != 0).reshape(part.size, part.repeat).any(1)
-            self._live.append((group, nonzero))
-            if self.zeroed and bool(nonzero.any()):
+            if bool(nonzero.any()):
                 self.groups.pin(group, f"do not vanish: {layout.why}, and {label(consumer)} reads that")
 
     # ---- the walk ------------------------------------------------------------------------------------------------------------
@@ -154,15 +148,6 @@ class ChannelFlow:
                     self.groups.pin(one.group, f"index {name}, which several operators use in different ways")
 
     # ---- results -------------------------------------------------------------------------------------------------------------
-
-    def live(self, group: int) -> Tensor:
-        """True for the channels of which something else than 0 may be read: bool (size,)."""
-        root = self.groups.find(group)
-        found = torch.zeros(self.groups.sizes[root], dtype=torch.bool)
-        for one, nonzero in self._live:
-            if self.groups.find(one) == root:
-                found |= nonzero
-        return found
 
     def removable(self) -> dict[str, int]:
         """The groups whose channels can be removed, by name."""

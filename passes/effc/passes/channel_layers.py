@@ -179,9 +179,9 @@ def _pinned(flow: ChannelFlow, node: fx.Node, axis: int, size: int, why: str, x:
 
 
 def _values(flow: ChannelFlow, tensor: object) -> Any:
-    """What makes channels: the stored numbers, or zeros instead."""
+    """What makes channels, taken as zeros."""
     kept: Tensor | None = flow.stored(tensor)
-    return torch.zeros_like(kept) if kept is not None and flow.zeroed else kept
+    return None if kept is None else torch.zeros_like(kept)
 
 
 LAYERS: dict[object, Rule] = {

@@ -48,7 +48,7 @@ def _elementwise(flow: ChannelFlow, node: fx.Node) -> Layout | None:
         if flow.stored(one) is None:
             raise NotFollowedError(f"are combined with {source_of(one)}, whose channels have to stay, in {label(node)}")
         flow.claim("make" if node.target in _MAKERS else "carry", one, at, layout, node)
-        if node.target in _MAKERS and flow.zeroed:
+        if node.target in _MAKERS:
             made.add(one)
     return Layout(axis, layout.parts, _evaluated(flow, node, axis, length, made))
 

@@ -24,15 +24,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
-
 from effc.ir import Program
 from effc.nn.channel_group import ChannelGroup, Slice
 from effc.passes.channel_flow import ChannelFlow
 from effc.passes.channel_layers import LAYERS
 from effc.passes.channel_operators import OPERATORS
 
-__all__ = ["Pinned", "channel_groups", "follow", "zero_channels"]
+__all__ = ["Pinned", "channel_groups", "follow"]
 
 
 @dataclass(frozen=True)
@@ -62,22 +60,9 @@ def channel_groups(program: Program) -> tuple[tuple[ChannelGroup, ...], tuple[Pi
     return groups, tuple(Pinned(name, why) for name, why in flow.pinned().items())
 
 
-def zero_channels(program: Program) -> dict[str, Tensor]:
-    """The channels of removable groups that are 0 wherever they are read, for every finite input: they do nothing.
-
-    Not only zero rows: a row of zeros whose batch norm makes a negative number of it dies in the ReLU behind, and what reads only such
-    channels may die in turn.
-
-    Returns:
-        By the group's name: bool (size,), True for a channel that is always 0.
-    """
-    flow = ChannelFlow(program, {**LAYERS, **OPERATORS}, zeroed=False)
-    return {name: ~flow.live(root) for name, root in follow(program).removable().items()}
-
-
 def follow(program: Program) -> ChannelFlow:
     """The walk under the condition of the module docstring."""
-    return ChannelFlow(program, {**LAYERS, **OPERATORS}, zeroed=True)
+    return ChannelFlow(program, {**LAYERS, **OPERATORS})
 
 
 def _slices(flow: ChannelFlow, root: int, role: Literal["make", "read"]) -> tuple[Slice, ...]:

@@ -243,4 +243,5 @@ def _reason(site: BoundSite, found: _Search, tops: Mapping[str, float], before: 
     where = f"{done} {value:.4g}; its largest value is {top:.4g} on {counted(len(fit), 'sample')}"
     if not tried:
         return f"{where}; nothing to search"
-    return f"{where}; AUC {before:.4f} -> {found.resilience:.4f}, best of {counted(tried + 1, 'threshold')}"
+    none = "; no other was better: where faults hardly matter give higher rates or more draws" if found.resilience <= before else ""
+    return f"{where}; AUC {before:.4f} -> {found.resilience:.4f}, best of {counted(tried + 1, 'threshold')}{none}"

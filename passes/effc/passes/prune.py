@@ -98,6 +98,8 @@ class Prune(Pass):
             raise ValueError("ap-share must be in [0, 1]")
         if self.epochs < 0 or (self.cycles is not None and self.cycles < 1):
             raise ValueError("epochs must not be negative, and cycles at least 1")
+        if self.ap_share != type(self).ap_share and not self.ap:
+            raise ValueError("ap-share is a part of what AP chooses: give ap=true, too")
         if self.cycles not in (None, 1) and not self.epochs:
             raise ValueError("several cycles need training between them: give epochs, too")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
@@ -108,6 +110,14 @@ class Prune(Pass):
     def needs_selection(self) -> bool:
         """Training is judged on data that it does not see."""
         return self.epochs > 0
+
+    @property
+    def trains(self) -> bool:
+        return self.epochs > 0
+
+    @property
+    def uses_initial(self) -> bool:
+        return self.epochs > 0 or self.ap
 
     @property
     def scope(self) -> Scope:

@@ -135,7 +135,7 @@ def train(
         )
         last = None if kept is None or not (kept / f"{_LAST}.ckpt").exists() else kept / f"{_LAST}.ckpt"
         loader: Any = DataLoader(_Indexed(objective), sampler=batches, batch_size=None)
-        with torch.random.fork_rng(devices=[]), _interruptible():
+        with torch.random.fork_rng(devices=[]), _interruptible(kept):
             trainer.fit(task, loader, val_dataloaders=[[0]], ckpt_path=last, weights_only=True)
     module.eval()
 
@@ -155,6 +155,8 @@ class _Task(_lightning.LightningModule):  # type: ignore[misc, name-defined]
 
     def validation_step(self, batch: int, index: int) -> None:
         """Judge the form that is deployed."""
+        if not all(bool(torch.isfinite(one).all()) for one in self.student.parameters() if one.is_floating_point()):
+            raise DataError(f"training has diverged in epoch {self.current_epoch + 1}: parameters are not finite; lower the learning-rate")
         self.log(MONITOR, self._judge.value(self.student), on_epoch=True, batch_size=1)
 
     def configure_optimizers(self) -> Any:
@@ -261,7 +263,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def _interruptible(kept: Path | None) -> Iterator[None]:
     """Lightning turns Ctrl-C into an exit with status 1 and leaves the signal ignored; here it stays what it is."""
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT) if main else None
@@ -269,7 +271,8 @@ def _interruptible() -> Iterator[None]:
         yield
     except SystemExit:
         if isinstance(sys.exc_info()[1], SystemExit) and isinstance(sys.exc_info()[1].__context__, KeyboardInterrupt):  # type: ignore[union-attr]
-            raise KeyboardInterrupt from None
+            there = kept is not None and (kept / f"{_LAST}.ckpt").exists()
+            raise KeyboardInterrupt(f"the same command goes on after the last whole epoch, from {kept}" if there else "") from None
         raise
     finally:
         if main and handler is not None:

@@ -93,18 +93,32 @@ def test_initial_parameters_are_read_by_the_names_of_the_source(linear: Program,
 
     given = {"0.weight": torch.randn(2, 3), "0.bias": torch.randn(2), "of.another": torch.randn(1)}
     save_file(given, tmp_path / "init.safetensors")
-    found = read(linear, [], init=tmp_path / "init.safetensors")
+    found = read(linear, parse_passes("prune{ap=true}"), init=tmp_path / "init.safetensors")
     assert found.initial is not None and found.initial_sha256 is not None
     assert {name: torch.equal(value, given[name]) for name, value in found.initial.items()} == {"0.weight": True, "0.bias": True}
 
 
+def test_what_no_pass_uses_is_said(linear: Program, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"0.bias": torch.zeros(2)}, tmp_path / "init.safetensors")
+    with pytest.warns(EffcWarning, match="--init is not used"):
+        read(linear, parse_passes("prune"), init=tmp_path / "init.safetensors")
+    with pytest.warns(EffcWarning, match="--checkpoints is not used"):
+        read(linear, parse_passes("ranger"), checkpoints=tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:--init is not used")
 def test_initial_parameters_that_do_not_fit_are_refused_all_at_once(linear: Program, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    save_file({"0.weight": torch.randn(3, 3)}, tmp_path / "shape.safetensors")
+    save_file({"0.weight": torch.randn(3, 3), "0.bias": torch.randn(2).double()}, tmp_path / "shape.safetensors")
     with pytest.raises(DataError) as error:
         read(linear, [], init=tmp_path / "shape.safetensors")
     assert {problem.where for problem in error.value.problems} == {"0.weight", "0.bias"}
+    save_file({"model.0.weight": torch.randn(2, 3)}, tmp_path / "names.safetensors")
+    with pytest.raises(DataError, match=r"none of the program's parameters: it has model\.0\.weight"):
+        read(linear, [], init=tmp_path / "names.safetensors")
     save_file({"0.weight": torch.full((2, 3), torch.nan), "0.bias": torch.zeros(2)}, tmp_path / "nan.safetensors")
     with pytest.raises(DataError, match=r"0\.weight.*NaN"):
         read(linear, [], init=tmp_path / "nan.safetensors")

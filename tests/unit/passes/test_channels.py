@@ -18,7 +18,7 @@ from effc.ir.ops.bound import BOUND
 from effc.lowering import lower, run_lowered
 from effc.nn.channel_group import ChannelGroup, Slice
 from effc.passes.channel_removal import remove_channels
-from effc.passes.channels import channel_groups, zero_channels
+from effc.passes.channels import channel_groups
 from effc.targets import find_target
 from tests.semantics.networks import Sample, networks
 
@@ -339,26 +339,6 @@ def test_a_bound_above_zero_makes_no_zeros() -> None:
     edit.replace(node, new := edit.call(BOUND.overload, (node, lower, upper, "clamp"), like=node), but_not={new})
     _, pinned = channel_groups(edit.done())
     assert "makes 0.25 of a channel of zeros, and 2 (linear) reads that" in pinned[0].why
-
-
-def test_dead_channels_are_found_through_norms_and_layers() -> None:
-    """Channel 0 of the first layer has no weights, and its norm makes -1 of it: the ReLU gives 0. Channel 1 gives 2: it is alive.
-    Channel 2 of the second layer sees only channel 0, and has a negative bias: dead as well."""
-    net = nn.Sequential(
-        nn.Conv2d(1, 3, 1, bias=False), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1)
-    )
-    randomised(net)
-    first, norm, _, second = net[:4]
-    with torch.no_grad():
-        first.weight[:2] = 0
-        norm.running_mean[:2], norm.weight[:2], norm.bias[:2] = 0, 1, torch.tensor([-1.0, 2.0])
-        second.weight[2, 1:], second.bias[2] = 0, -0.5
-    program = program_of(net, 1, 4, 4)
-    dead = zero_channels(program)
-    assert {name: mask.tolist() for name, mask in dead.items()} == {"0": [True, False, False], "3": [False, False, True, False]}
-    removed = remove_channels(program, {name: ~mask for name, mask in dead.items()})
-    verify(removed)
-    torch.testing.assert_close(outputs(removed, (1, 4, 4), 3), outputs(program, (1, 4, 4), 3), rtol=1e-5, atol=1e-6)
 
 
 def test_wrong_masks_are_all_named_at_once() -> None:
