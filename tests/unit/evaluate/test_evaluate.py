@@ -10,7 +10,7 @@ import pytest
 
 from effc.data import Dataset
 from effc.errors import ConfigError, DataError
-from effc.evaluate import Score, compare, evaluate, samples_needed
+from effc.evaluate import Score, compare, evaluate, own_metric, samples_needed
 
 LOGITS = np.array([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0], [0.0, 0.0, 5.0], [1.0, 0.0, 0.0]], np.float32)
 LABELS = np.array([0, 1, 0, 2])
@@ -96,3 +96,11 @@ def test_one_sample_has_no_bootstrap_interval() -> None:
     alone = compare(Score("kl", np.zeros(1)), Score("kl", np.ones(1)))
     assert alone.drop == 1 and (alone.low, alone.high) == (-math.inf, math.inf)
     assert samples_needed(Score("kl", np.zeros(1)), Score("kl", np.ones(1)), 5) is None
+
+
+def test_the_metric_of_data_where_nobody_asks_for_one() -> None:
+    """Over one class everything agrees, and of an image the largest element says nothing."""
+    one, many = np.zeros(4, np.int64), np.zeros((4, 7), np.int64)
+    assert [own_metric(("N", 10), labels) for labels in (one, many, None)] == ["top1", "perplexity", "agreement"]
+    assert own_metric(("N", 7, 10), None) == "agreement"
+    assert [own_metric(shape, None) for shape in (("N", 1), ("N",), ("N", 7, 1), ("N", 3, 8, 8))] == ["max-error"] * 4

@@ -104,6 +104,9 @@ def test_all_that_differs_is_said_at_once(tmp_path: Path, folders: tuple[Path, P
         compare(single, older)
     text = str([(problem.where, problem.what, problem.why) for problem in refused.value.problems])
     assert all(word in text for word in ("single", "not complete", "has none", "version of drawing"))
+    compiled = replace(first, identity={**first.identity, "model": {**first.identity["model"], "kind": "artifact"}})
+    with pytest.raises(ConfigError, match="executor: program in the first: artifact in the second"):
+        compare(first, compiled)
     with pytest.raises(ConfigError, match="level"):
         compare(first, first, 0.4)
 

@@ -53,7 +53,7 @@ def _train(network: Program, epochs: int = 3, checkpoints: Path | None = None, s
 
 def test_an_interrupted_training_goes_on_to_the_same_bits(network: Program, tmp_path: Path) -> None:
     whole = _train(network)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="the same command goes on after the last whole epoch"):
         _train(network, checkpoints=tmp_path, stop_at=2)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # Lightning leaves it ignored
     assert [file.name for folder in tmp_path.iterdir() for file in folder.iterdir()] == ["last.ckpt"]
@@ -77,6 +77,15 @@ def test_the_global_generator_is_left_as_it_was(network: Program) -> None:
     torch.manual_seed(7)
     _train(network, epochs=1)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_training_that_diverges_is_no_error_of_the_data(network: Program) -> None:
+    fit, selection = _data(network).split(0.8, 0)
+    context = Context(fit, selection)
+    module = network.trainable("frozen").train()
+    course = Course(3, lambda student: torch.optim.SGD(student.parameters(), 1e30), batch=16)
+    with pytest.raises(DataError, match=r"diverged in epoch \d.*lower the learning-rate"):
+        train(Ranger(), network, module, context, course, judge_for(network, context))
 
 
 def test_batches_are_drawn_without_replacement_and_differ_by_epoch() -> None:
