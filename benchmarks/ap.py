@@ -34,7 +34,7 @@ SHOWN = (0.2, 0.1, 0.05, 0.02, 0.01)  # of the weights
 _STEPS = (7, 3, 3, 4, 3)  # cycles to each of them: about 20 % of the remaining weights go in each
 _OF_AP = 0.1  # 2 of 20 %
 _SEEDS, _QUICK_SEEDS = 5, 2
-_EPOCHS, _QUICK_EPOCHS = 20, 1
+_EPOCHS, _QUICK_EPOCHS = 12, 1
 _LEVEL = 0.95
 
 

@@ -60,6 +60,7 @@ _RESNET8 = "onnx/mlperf_tiny_resnet8_cifar10.onnx"
 _RATES = (1e-7, 1e-6, 3e-6, 1e-5, 3e-5)
 _JUDGED = (1e-5, 3e-5)
 _VIEWS = {"Q15.16": "q15.16", "float32": "stored"}
+_EXTENSION_VIEWS = ("Q15.16",)
 _DRAWS, _QUICK_DRAWS = 200, 2
 _IMAGES, _QUICK_IMAGES = 200, 64
 _TRAINING, _QUICK_TRAINING = None, 400
@@ -105,6 +106,7 @@ def measure(options: Options) -> Outcome:
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work", type=Path, help="keep protected networks and campaigns here; the same run goes on from there")
+    parser.add_argument("--view", choices=list(_VIEWS), help="only in this number view")
     parser.add_argument("--network", choices=["ResNet-20", "ResNet-8"], help="only this one")
 
 
@@ -140,9 +142,13 @@ def _network(outcome: Outcome, options: Options, network: _Network, work: Path) 
     images = network.test.take(_QUICK_IMAGES if options.quick else _IMAGES)
     draws = _QUICK_DRAWS if options.quick else _DRAWS
     for view, spelled in _VIEWS.items():
+        if options.more.get("view") not in (None, view):
+            continue
         protected, campaigns = {}, {}
         for name, spec in methods.items():
             print(f"proact: {network.name}, {view}, {name} ...", file=sys.stderr)
+            if name == EXTENSION and view not in _EXTENSION_VIEWS:
+                continue
             chosen = _QUICK[spec] if options.quick else spec.replace(_VIEW, spelled)
             protected[name] = _protect(network, chosen, work)
             settings = CampaignSpec(view=spelled, rates=_RATES, draws=draws, jobs=options.threads, batch=min(200, len(images)))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from effc.data import Dataset
+from effc.errors import ConfigError
 from effc.ir import Batch, Program, Provenance
 from effc.ir.ops.bound import BOUND
 from effc.ir.ops.keep_top_k import KEEP_TOP_K
@@ -103,14 +104,17 @@ def test_learned_bounds_hold_and_nothing_else_changes(spec: str, sample: Sample)
 def test_prune_removes_what_it_says(sample: Sample, sparsity: float, per: str) -> None:
     program = program_of(sample)
     data = data_for(program)
-    result = Pipeline(parse_passes(f"prune{{sparsity={sparsity},per={per}}}"))(program, Context())
+    try:
+        result = Pipeline(parse_passes(f"prune{{sparsity={sparsity},per={per}}}"))(program, Context())
+    except ConfigError:  # so few weights or channels that what must stay is more than what may
+        return
     assert torch.isfinite(run(result, data)).all() and run(result, data).shape == run(program, data).shape
     if per == "weight":
         weights = [name for name in program.tensor_names.values() if name.endswith("weight") and _of(program, name).ndim > 1]
         zeros = sum(int((_of(result, name) == 0).sum()) for name in weights)
         total = sum(_of(program, name).numel() for name in weights)
-        kept_for_classes = _of(program, "head.weight").shape[0]  # each class keeps a weight
-        assert zeros == min(round(sparsity * total), total - kept_for_classes)
+        assert zeros == total - round((1 - sparsity) * total)
+        assert all(bool(row.any()) for row in _of(result, "head.weight"))  # each class keeps a weight
     else:
         sizes = [sum(tensor.numel() for tensor in one.tensors.values()) for one in (result, program)]
         assert sizes[0] <= sizes[1]

@@ -133,7 +133,7 @@ def load_settings(config: Path | None, flags: Mapping[str, Any]) -> Settings:
     values: dict[str, Any] = {}
     if config is not None:
         values = {key.replace("-", "_"): value for key, value in _read(config).items()}
-        for name in _PATHS:
+        for name in (*_PATHS, "checkpoints"):
             if isinstance(values.get(name), str):
                 values[name] = config.parent / values[name]
     given = {name: value for name, value in flags.items() if value is not None}

@@ -61,9 +61,10 @@ def test_the_effective_configuration_reads_back_and_names_no_folder(tmp_path: Pa
 def test_the_readme_shows_every_key(tmp_path: Path) -> None:
     readme = (Path(__file__).resolve().parents[3] / "README.md").read_text()
     example = readme.partition("```toml\n")[2].partition("```")[0]
-    for name in ("calibration.npz", "test.npz", "tuning.json", "rates.json"):
+    for name in ("calibration.npz", "test.npz", "init.safetensors", "tuning.json", "rates.json"):
         (tmp_path / name).touch()
-    assert load_settings(write(tmp_path, example), {}).max_drop == 0.01
+    read = load_settings(write(tmp_path, example), {})
+    assert read.max_drop == 0.01 and read.checkpoints == tmp_path / "ck"  # relative to the file, and need not be there
     assert {key.replace("-", "_") for key in tomllib.loads(example)} == set(Settings.model_fields)
 
 
