@@ -15,6 +15,10 @@ _BOTH_WIDTHS = tuple(
 _LONGEST = (
     "test_winograd.py::test_random_convolutions",
     "test_winograd.py::test_convolutions_of_every_shape[f4-cpu]",  # test_however_tiles_are_cut has its forms, one shape at a time
+    "test_products.py::test_random_convolutions",
+    "test_operator_meanings.py::test_nan_and_infinity_go_where_torch_lets_them_go[reduced]",
+    "test_integer_kernels.py::test_sums_are_exact[words]",
+    "test_integer_kernels.py::test_sums_are_exact[as it is]",
     "test_integer_kernels.py::test_sums_are_exact[words, 256 bits]",
     "test_integer_kernels.py::test_sums_are_exact[bytes, 256 bits]",
     "test_integer_kernels.py::test_sums_are_exact[plain, one lane]",
