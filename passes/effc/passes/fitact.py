@@ -33,7 +33,10 @@ __all__ = ["Fitact"]
 
 @dataclass(frozen=True)
 class Fitact(BoundTraining):
-    """Learn a bound for every neuron, all at once. Options are those of `BoundTraining`; `epochs` is for all."""
+    """Learn a bound for every neuron, all at once.
+
+    Options are those of `BoundTraining`; `epochs` is for all.
+    """
 
     epochs: int = 20
 
