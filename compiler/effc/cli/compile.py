@@ -44,7 +44,7 @@ __all__ = ["command"]
 @click.option(
     "--metric",
     type=click.Choice(["top1", "agreement", "kl", "perplexity", "max-error"]),
-    help="How quality is judged.  [default: top1 with labels, else agreement]",
+    help="How quality is judged.  [default: top1 with labels, else agreement; max-error where outputs have no classes]",
 )
 @click.option(
     "--max-drop",

@@ -113,7 +113,8 @@ def compile_model(
         eval: held-out data in the same forms, for the gate and the report; no pass sees them.
         init: a safetensors file with the parameters from before training, by the source's names, for passes that rewind to them (`prune`).
         checkpoints: a folder where passes that train keep how far they are after each epoch; the same compile goes on from there.
-        metric: `top1`, `agreement`, `kl`, `perplexity` or `max-error`; top1 with labels, else agreement with the source.
+        metric: `top1`, `agreement`, `kl`, `perplexity` or `max-error`; top1 with labels, else agreement with the source (max-error
+            where outputs have no classes).
         max_drop: largest accepted loss of the metric, absolute (0.01 is one point of top1); None only reports it.
         preprocess: how images become inputs: `size=32,channels=3,mean=...,std=...,layout=nchw,range=0..1`.
         input_shapes: sizes by input name where an ONNX file leaves more than the batch open.

@@ -58,7 +58,7 @@ class Settings(BaseModel):
         eval: held-out data for the gate and the report; no pass sees them.
         init: a safetensors file of parameters from before training, for passes that rewind to them.
         checkpoints: a folder where passes that train keep how far they are, so that an interrupted compile goes on; no part of the result.
-        metric: how quality is judged; None takes top1 with labels, else agreement with the source.
+        metric: how quality is judged; None takes top1 with labels, else agreement with the source (max-error where it has no classes).
         max_drop: largest loss of the metric that is accepted; None only reports it.
         preprocess: how images become inputs.
         input_shapes: sizes by input name where the model leaves more than the batch open.
