@@ -5,7 +5,7 @@ without labels. Methods, each a pass with its default options (the same `max-dro
 
     Ranger (clamp)       ranger                      the paper's: clamp to the profiled range, at activations and what follows them
     Ranger (zero)        ranger{above=zero}          a variant: what is out of range becomes 0
-    FT-ClipAct           ft-clipact{view=...}        one threshold a layer, by interval search on accuracy under faults, in the table's view
+    FT-ClipAct           ft-clipact{view=q15.16}     one threshold a layer, by interval search on accuracy under faults in Q15.16
     FitAct               fitact                      one bound a neuron, learned together: 20 epochs, after which they move no more
     ProAct               proact                      one bound a layer, a neuron at the last activation; 6 epochs a layer, last one first
     ProAct, per channel  proact{elsewhere=channel}   effc's extension: one bound a channel elsewhere
@@ -43,12 +43,11 @@ from effc.ir.arrays import to_numpy, to_torch
 
 __all__ = ["METHODS", "SHORT", "measure"]
 
-_VIEW = "VIEW"  # stands for the number view of the table
 METHODS = {
     "unprotected": "",
     "Ranger (clamp)": "ranger",
     "Ranger (zero)": "ranger{above=zero}",
-    "FT-ClipAct": f"ft-clipact{{view={_VIEW}}}",
+    "FT-ClipAct": "ft-clipact{view=q15.16}",
     "FitAct": "fitact",
     "ProAct": "proact",
     "ProAct, per channel": "proact{elsewhere=channel}",
@@ -149,13 +148,14 @@ def _network(outcome: Outcome, options: Options, network: _Network, work: Path) 
             print(f"proact: {network.name}, {view}, {name} ...", file=sys.stderr)
             if name == EXTENSION and view not in _EXTENSION_VIEWS:
                 continue
-            chosen = _QUICK[spec] if options.quick else spec.replace(_VIEW, spelled)
+            chosen = _QUICK[spec] if options.quick else spec
             protected[name] = _protect(network, chosen, work)
             settings = CampaignSpec(view=spelled, rates=_RATES, draws=draws, jobs=options.threads, batch=min(200, len(images)))
             campaigns[name] = run_campaign(
                 ProgramSubject(protected[name].program, name), images, settings, work / f"{spelled}-{_slug(name)}"
             )
-        _bounds(outcome, network, view, protected)
+        if view == next(iter(_VIEWS)):
+            _bounds(outcome, network, protected)
         _accuracies(outcome, network.name, view, campaigns)
         _against_best(outcome, network.name, view, campaigns, judged=not options.quick)
 
@@ -184,13 +184,10 @@ def _run(program: Program, given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: to_numpy(value) for name, value in program.run({name: to_torch(one) for name, one in given.items()}).items()}
 
 
-def _bounds(outcome: Outcome, network: _Network, view: str, protected: Mapping[str, _Protected]) -> None:
-    """Clean accuracy, what is stored, and how long it took: once, and for the second view what was made for it."""
+def _bounds(outcome: Outcome, network: _Network, protected: Mapping[str, _Protected]) -> None:
+    """Clean accuracy, what is stored, and how long it took."""
     weights = sum(tensor.numel() * tensor.element_size() for tensor in network.program.tensors.values())
     for name, one in protected.items():
-        of_view = _VIEW in METHODS[name]
-        if view != next(iter(_VIEWS)) and not of_view:
-            continue
         there = [site for site in find_sites(one.program) if site.kind == "bound"]
         size = sum(site.elements * 4 for site in there)
         change = compare(protected["unprotected"].correct, one.correct)
@@ -198,7 +195,7 @@ def _bounds(outcome: Outcome, network: _Network, view: str, protected: Mapping[s
             {
                 "table": "Bounds",
                 "network": network.name,
-                "method": f"{name}, {view}" if of_view else name,
+                "method": name,
                 "clean top-1": f"{one.correct.value:.2%}",
                 "drop": f"{100 * change.drop:.2f} points",
                 "interval": f"{100 * change.low:.2f} to {100 * change.high:.2f}",
