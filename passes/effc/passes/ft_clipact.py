@@ -115,9 +115,13 @@ class FtClipact(Pass):
         with context.progress(f"{self.name}: searching", 1 + len(sites) * self.most) as advance:
             found = _Search(self, program, bounded, uppers, data, context.seed, advance)
             found.start(tops)
+            unsearched = found.resilience
             for site in sites:
                 before, tried = found.resilience, found.layer(site.label, max(lows[site.label] or 0.0, 0.0), tops[site.label])
                 context.log(self, site.node, True, _reason(site, found, tops, before, tried, context.fit))
+        if found.resilience <= unsearched:
+            why = f"no threshold raised the AUC over {unsearched:.4f}: where faults hardly matter give higher rates or more draws"
+            context.log(self, program.provenance.source, False, why)
         result = found.program(found.thresholds)
         kept = {node.name for node in result.nodes}
         return result.with_facts(result.facts.with_values({name: fact for name, fact in seen.items() if name in kept}))
@@ -243,5 +247,5 @@ def _reason(site: BoundSite, found: _Search, tops: Mapping[str, float], before: 
     where = f"{done} {value:.4g}; its largest value is {top:.4g} on {counted(len(fit), 'sample')}"
     if not tried:
         return f"{where}; nothing to search"
-    none = "; no other was better: where faults hardly matter give higher rates or more draws" if found.resilience <= before else ""
+    none = "; none was better within max-drop" if found.resilience <= before else ""
     return f"{where}; AUC {before:.4f} -> {found.resilience:.4f}, best of {counted(tried + 1, 'threshold')}{none}"
