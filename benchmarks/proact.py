@@ -105,6 +105,7 @@ def measure(options: Options) -> Outcome:
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work", type=Path, help="keep protected networks and campaigns here; the same run goes on from there")
+    parser.add_argument("--skip", action="append", default=[], choices=list(METHODS), help="leave a method out")
     parser.add_argument("--view", choices=list(_VIEWS), help="only in this number view")
     parser.add_argument("--network", choices=["ResNet-20", "ResNet-8"], help="only this one")
 
@@ -146,7 +147,7 @@ def _network(outcome: Outcome, options: Options, network: _Network, work: Path) 
         protected, campaigns = {}, {}
         for name, spec in methods.items():
             print(f"proact: {network.name}, {view}, {name} ...", file=sys.stderr)
-            if name == EXTENSION and view not in _EXTENSION_VIEWS:
+            if name in options.more.get("skip", ()) or (name == EXTENSION and view not in _EXTENSION_VIEWS):
                 continue
             chosen = _QUICK[spec] if options.quick else spec
             protected[name] = _protect(network, chosen, work)
