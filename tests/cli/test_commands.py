@@ -196,5 +196,17 @@ class TestOthers:
         assert json.loads(result.stdout)["well"]
 
     def test_every_command_is_tested_here(self) -> None:
-        # faultsim has a file of its own: test_faultsim.py
-        assert set(COMMANDS) == {"compile", "run", "verify", "inspect", "check", "bench", "passes", "targets", "doctor", "faultsim"}
+        # faultsim and stream have files of their own: test_faultsim.py, test_stream.py
+        assert set(COMMANDS) == {
+            "compile",
+            "run",
+            "verify",
+            "inspect",
+            "check",
+            "bench",
+            "passes",
+            "targets",
+            "doctor",
+            "faultsim",
+            "stream",
+        }

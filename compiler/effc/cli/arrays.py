@@ -18,16 +18,16 @@ from effc.runtime.tensors import pack_npz
 __all__ = ["check_output", "describe", "write_arrays"]
 
 
-def check_output(path: Path) -> None:
+def check_output(path: Path, *, suffixes: tuple[str, ...] = (".npz", ".npy"), option: str = "-o") -> None:
     """Find out before the work whether a result file can be written. Raises ConfigError or OutputError."""
-    if path.suffix not in (".npz", ".npy"):
-        raise ConfigError(f"{path}: the outputs are written as .npz or .npy; give -o a name that ends so")
+    if path.suffix not in suffixes:
+        raise ConfigError(f"{path}: {option} writes {' or '.join(suffixes)}; give it a name that ends so")
     if path.is_dir():
-        raise OutputError(f"{path} is a folder; choose another -o")
+        raise OutputError(f"{path} is a folder; choose another {option}")
     if not path.parent.is_dir():
         raise OutputError(f"{path}: there is no folder {path.parent}; make it first")
     if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"{path}: the folder is not writable; choose another -o")
+        raise OutputError(f"{path}: the folder is not writable; choose another {option}")
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -31,6 +31,7 @@ _REQUIRED = {  # import name -> distribution
 _OPTIONAL = {  # import name -> (distribution, extra, what for)
     "pytorch_lightning": ("pytorch-lightning", "", "passes that train"),
     "PIL": ("pillow", "vision", "folders of images"),
+    "av": ("av", "video", "effc stream on video files and cameras"),
     "torchvision": ("torchvision", "vision", "torchvision models"),
     "ziglang": ("ziglang", "cross", "linking for other machines"),
     "openvino": ("openvino", "peers", "effc bench --against openvino"),

@@ -81,8 +81,8 @@ def command(
     program = load_subject(source, parse_shapes(input_shapes), bounds, check_import is not False).program
     most = bounds.get("data_bytes", DATA_BYTES)
     images = Preprocess.parse(preprocess) if preprocess else stored_preprocess(source)
-    attack = load_dataset(data, program.interface.inputs, preprocess=images, max_bytes=most).take(samples)
-    judged = load_dataset(held_out, program.interface.inputs, preprocess=images, max_bytes=most)
+    attack = load_dataset(data, program.interface.frame_inputs, preprocess=images, max_bytes=most).take(samples)
+    judged = load_dataset(held_out, program.interface.frame_inputs, preprocess=images, max_bytes=most)
     make_folder(output)
     with torch_threads(threads), progress_bars() as progress:
         with progress("searching", flips) as advance:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,10 @@ from effc.cli.console import common_options, emit_json, heading, note, table
 from effc.cli.options import limit_option, shape_option
 from effc.cli.text import bytes_text
 from effc.errors import counted
+
+if TYPE_CHECKING:
+    from effc.runtime import Manifest
+    from effc.runtime.plan import Step
 
 __all__ = ["command"]
 
@@ -64,12 +68,14 @@ def _artifact(path: Path, with_text: bool, as_json: bool) -> None:
 
         text = format_program(load_program_bytes(artifact.read("program.pt2"), name=str(path / "program.pt2")))
     if as_json:
-        emit_json({**data, "text": text} if with_text else data)
+        kept = {"state_bytes": manifest.state_bytes, "state_sizes": manifest.state_sizes} if manifest.states else {}
+        emit_json({**data, **kept, **({"text": text} if with_text else {})})
         return
     heading(f"{path}: {data['source'].get('name')} for {data['target'].get('name')}")
-    for spec in manifest.inputs:
-        note(f"input {spec}{' (any number of samples)' if spec.batched and manifest.symbolic_batch else ''}")
-    for spec in manifest.outputs:
+    several = " (frames in order)" if manifest.streams else " (any number of samples)"
+    for spec in manifest.frame_inputs:
+        note(f"input {spec}{several if spec.batched and manifest.symbolic_batch else ''}")
+    for spec in manifest.frame_outputs:
         note(f"output {spec}")
     note(f"passes: {', '.join(data['passes']) or 'none'}")
     note(f"versions: {', '.join(f'{name} {version}' for name, version in data['versions'].items())}")
@@ -78,12 +84,16 @@ def _artifact(path: Path, with_text: bool, as_json: bool) -> None:
         macs = sum(step.macs for step in plan.steps)
         memory = f"{bytes_text(plan.arena_bytes)} scratch, {bytes_text(plan.parameter_bytes)} weights"
         note(f"plan: {counted(len(plan.steps), 'step')}, {macs:,} multiply-accumulates, {memory}")
+        if plan.fresh:
+            listed = sum(bool(step.active) for step in plan.steps)
+            others = counted(len(plan.fresh), "other step")
+            note(f"{listed} of them compute only what may have changed; a frame that is computed whole takes {others}")
         rows = [
             (
                 index,
                 ", ".join(step.sources) or step.kernel,
                 " + ".join(step.ops),
-                f"{step.family}: {step.note}" if step.note else step.family,
+                _kernel(step),
                 f"{step.macs:,}",
                 bytes_text(step.bytes),
             )
@@ -92,7 +102,22 @@ def _artifact(path: Path, with_text: bool, as_json: bool) -> None:
         table(("step", "computes", "operators", "kernel", "MACs", "moves"), rows, numbers=("step", "MACs", "moves"))
     else:
         note("runs on TVM's virtual machine")
+    if manifest.states:
+        _show_states(manifest)
     rows_of_files = [(name, f"{entry.bytes:,}", entry.sha256[:16]) for name, entry in sorted(manifest.files.items())]
     table(("file", "bytes", "sha256"), rows_of_files, numbers=("bytes",))
     if text is not None:
         note(text.rstrip("\n"))
+
+
+def _show_states(manifest: Manifest) -> None:
+    shapes = {spec.name: str(spec).partition(": ")[2] for spec in manifest.inputs}
+    whose = {state.input: "effc's own" if state.resident else "passed in and out, in two buffers" for state in manifest.states}
+    rows = [(name, shapes.get(name, ""), whose.get(name, "effc's own"), bytes_text(size)) for name, size in manifest.state_sizes.items()]
+    table(("state", "holds", "", "bytes"), rows, numbers=("bytes",))
+    note(f"a stream keeps {bytes_text(manifest.state_bytes)} from frame to frame; effc stream runs it on a clip, a video or a camera")
+
+
+def _kernel(step: Step) -> str:
+    name = f"{step.family}, changes only" if step.active else step.family
+    return f"{name}: {step.note}" if step.note else name

@@ -15,6 +15,7 @@ COMMANDS = {
     "compile": "rewrite a network with passes and compile it to an artifact",
     "check": "list everything in a model that effc cannot compile",
     "run": "run an artifact on data",
+    "stream": "run a streaming artifact on a clip, a video or a camera, frame by frame",
     "verify": "compare an artifact with its own program, and with its source",
     "bench": "time an artifact, alone or beside another engine",
     "faultsim": "put bit flips into a network, and measure what they do to its predictions",

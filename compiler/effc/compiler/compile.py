@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from effc.compiler import crosscheck, dumping, gate, summary
+from effc.compiler.clips import golden_clip
 from effc.compiler.contents import artifact_files, manifest_fields
 from effc.compiler.crosscheck import SelfTestRun
 from effc.compiler.golden import Checks, golden_inputs
@@ -216,7 +217,8 @@ def compile_with(
     given = read_inputs(settings, original, passes, held)
     checks = Checks(golden_inputs(original, given.data, settings.seed, settings.batch))
     rewritten = _rewrite(original, passes, pipeline, checks, given, target, settings, dump_ir, progress)
-    checks = settled(checks, [(run.applied, run.after) for run in rewritten.log], original, given.data)
+    choose = golden_clip if rewritten.program.interface.resident else settled
+    checks = choose(checks, [(run.applied, run.after) for run in rewritten.log], original, given.data)
     lossy = any(not one.exact for one in passes)
     quality = gate.judge(original, rewritten.program, given.held_out, settings, progress, lossy=lossy)
     options = Options(winograd=settings.winograd, tiles=tiles)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,17 +17,20 @@ import numpy as np
 
 from effc.compiler.golden import Checks
 from effc.errors import Problem, VerificationError
-from effc.ir import Interface, Program
+from effc.ir import Interface, Program, Value
+from effc.ir.arrays import to_numpy, to_torch
+from effc.ir.streaming import in_frames
 from effc.lowering import Lowered, lower, run_lowered
 from effc.lowering.toolchain import emulator_for, link_static
 from effc.runtime.artifact import SELF_TEST
 from effc.runtime.selftest import BLOB, HEADER, SOURCES, self_test
-from effc.runtime.tensors import Array
+from effc.runtime.tensors import Array, dtype_named
 from effc.runtime.verify import compare
 from effc.targets import Target, find_target
 
 __all__ = ["SELF_TEST", "SelfTestRun", "build", "rehearse", "run_emulated"]
 
+_FRAMES = 3  # of a clip: one that is computed whole, and two that are not
 _TIMEOUT = 600  # seconds; an emulator is some hundred times slower than the machine
 
 
@@ -48,9 +51,8 @@ def build(program: Program, lowered: Lowered, checks: Checks, target: Target) ->
     """The executable; None for code that runs on TVM's virtual machine, which is not on the target."""
     if lowered.plan is None:
         return None
-    inputs = _one_call(checks.inputs, program.interface, lowered.batch)
-    expected = _one_call(checks.outputs, program.interface, lowered.batch)
-    described = self_test(lowered.plan, lowered.parameters, inputs, expected)
+    inputs, expected, earlier = _vectors(program, checks, lowered)
+    described = self_test(lowered.plan, lowered.parameters, inputs, expected, earlier=earlier)
     return link_static(lowered.objects, SOURCES, {HEADER: described.header, BLOB: described.blob}, target)
 
 
@@ -84,8 +86,8 @@ def rehearse(program: Program, checks: Checks, batch: int) -> float:
         VerificationError: an output is further from the program's than float32 sums in another order explain.
     """
     lowered = lower(program, find_target("cpu"), batch=batch)
-    outputs = run_lowered(lowered, program, _one_call(checks.inputs, program.interface, lowered.batch))
-    found = compare(outputs, _one_call(checks.outputs, program.interface, lowered.batch))
+    inputs, expected, earlier = _vectors(program, checks, lowered)
+    found = compare(run_lowered(lowered, program, inputs, earlier=earlier), expected)
     if not found.passed:
         wrong = [one for one in found.differences if not one.within(found.tolerance)]
         raise VerificationError(
@@ -93,6 +95,32 @@ def rehearse(program: Program, checks: Checks, batch: int) -> float:
             [Problem(f"output {one.name}", f"{one.relative:.3g} at {one.index}", one.reason or "is too far off") for one in wrong],
         )
     return found.worst
+
+
+def _vectors(program: Program, checks: Checks, lowered: Lowered) -> tuple[dict[str, Array], dict[str, Array], list[dict[str, Array]]]:
+    """Inputs and outputs of a call, and the inputs of calls before it: the first frames of a clip, for code that keeps states.
+
+    Code that takes resident states and gives their new values begins a stream: its states are zeros.
+    """
+    interface = program.interface
+    if not interface.resident:
+        return _one_call(checks.inputs, interface, lowered.batch), _one_call(checks.outputs, interface, lowered.batch), []
+    if lowered.plan is not None and lowered.plan.state_bytes:
+        frames = [_frame(checks.inputs, interface.frame_inputs, t) for t in range(min(_FRAMES, _samples(checks)))]
+        return frames[-1], _frame(checks.outputs, interface.frame_outputs, len(frames) - 1), frames[:-1]
+    own = {state.input for state in interface.resident}
+    states = {value.name: np.zeros(value.at_batch(1), dtype_named(value.dtype)) for value in interface.inputs if value.name in own}
+    inputs = {**_frame(checks.inputs, interface.frame_inputs, 0), **states}
+    results = program.run({name: to_torch(array) for name, array in inputs.items()})
+    return inputs, {name: to_numpy(result) for name, result in results.items()}, []
+
+
+def _samples(checks: Checks) -> int:
+    return len(next(iter(checks.inputs.values())))
+
+
+def _frame(arrays: Mapping[str, Array], values: Sequence[Value], t: int) -> dict[str, Array]:
+    return {value.name: arrays[value.name][t : t + 1] if in_frames(value) else arrays[value.name] for value in values}
 
 
 def _one_call(arrays: Mapping[str, Array], interface: Interface, batch: int) -> dict[str, Array]:

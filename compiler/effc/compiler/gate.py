@@ -45,10 +45,10 @@ def judge(
     own = "top1" if held_out.labels is not None else own_metric(original.interface.outputs[0].shape, None)
     metric = settings.metric or own
     with progress(f"evaluating {metric}", 2) as advance:
-        source = runner(original)
-        before = evaluate(source, held_out, metric, reference=source)
+        # Each evaluation with runners of its own: one of a streaming program goes on where it ended, and a clip is run once.
+        before = evaluate(runner(original), held_out, metric, reference=runner(original))
         advance(1)
-        after = evaluate(runner(final), held_out, metric, reference=source)
+        after = evaluate(runner(final), held_out, metric, reference=runner(original))
         advance(1)
     found = compare(before, after)
     low, high = (found.low, found.high) if math.isfinite(found.high) else (None, None)

@@ -70,11 +70,13 @@ def read_inputs(settings: Settings, program: Program, passes: Sequence[Pass], he
         DataError: it does not fit the program. LimitError: a file is too large.
     """
     preprocess = Preprocess.parse(settings.preprocess) if settings.preprocess else None
-    values, limit = program.interface.inputs, settings.limits.get("data_bytes", DATA_BYTES)
+    values, limit = program.interface.frame_inputs, settings.limits.get("data_bytes", DATA_BYTES)
     data = held_out = fit = selection = None
     if settings.data is not None:
         data = load_dataset(held.get("data", settings.data), values, preprocess=preprocess, max_bytes=limit)
-        fit, selection = data.split(_FIT, settings.seed) if any(one.needs_selection for one in passes) else (data, None)
+        in_order = bool(program.interface.resident) or any(one.in_order for one in passes)
+        divide = any(one.needs_selection for one in passes)
+        fit, selection = data.split(_FIT, settings.seed, in_order=in_order) if divide else (data, None)
     if settings.eval is not None:
         need_labels = settings.metric in ("top1", "perplexity")
         held_out = load_dataset(held.get("eval", settings.eval), values, preprocess=preprocess, need_labels=need_labels, max_bytes=limit)

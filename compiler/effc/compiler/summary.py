@@ -20,7 +20,8 @@ from effc.lowering import Lowered
 from effc.passes import Decision, Pass
 from effc.passes.curve import Curve
 from effc.report import Block, Layer, Memory, PassReport, Prediction, Quality, Range, Report, graphs_of
-from effc.runtime.plan import Plan
+from effc.runtime.manifest import BESIDE
+from effc.runtime.plan import Plan, Step
 from effc.targets import Target
 
 __all__ = ["PassRun", "as_json", "make_report", "measurements"]
@@ -54,17 +55,18 @@ def make_report(
     predicted = predictions(final, lowered, target)
     return Report(
         title=original.provenance.source,
-        facts=(*_facts(original, lowered, trial, emulated, target), *weight_facts(final, lowered, predicted)),
+        facts=(*_facts(original, final, lowered, trial, emulated, target), *weight_facts(final, lowered, predicted)),
         before=before,
         after=after,
         quality=quality,
         passes=tuple(_pass_report(run) for run in log),
         layers=_layers(lowered, trial, predicted),
-        memory=_memory(lowered),
+        memory=_memory(final, lowered),
         ranges=_ranges(final),
         curves=tuple(quality_curve(run.applied.spec, curve) for run in log for curve in run.curves),
         magnitudes=magnitudes(final),
         notes=tuple(_notes(original, lowered, trial, emulated, target)),
+        whole_layers=tuple(_layer(step) for step in lowered.plan.fresh) if lowered.plan is not None else (),
     )
 
 
@@ -85,19 +87,24 @@ def _json(document: Any) -> bytes:
     return (json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def _facts(original: Program, lowered: Lowered, trial: Trial | None, emulated: SelfTestRun | None, target: Target) -> list[tuple[str, str]]:
-    origin, batch = original.provenance, original.interface.batch
+def _facts(
+    original: Program, final: Program, lowered: Lowered, trial: Trial | None, emulated: SelfTestRun | None, target: Target
+) -> list[tuple[str, str]]:
+    origin = original.provenance
     facts = [
         ("source", f"{origin.source} ({origin.format}, {origin.sha256[:12]})"),
         *([("import", origin.checked)] if origin.checked else []),
         ("target", f"{target.name} ({lowered.cpu})"),
-        ("batch", f"{lowered.batch} a call, any number a run" if batch.symbolic else f"fixed: {batch.reason}"),
+        ("batch", _batch(final, lowered)),
         ("weights", f"{_weight_bytes(lowered) / 1000:,.1f} kB in memory"),
     ]
     if lowered.plan is not None:
         facts.append(("scratch memory", f"{lowered.plan.arena_bytes / 1000:,.1f} kB"))
-        facts.append(("peak memory of a call", f"{_peak_bytes(lowered.plan) / 1000:,.1f} kB: weights, scratch, inputs and outputs"))
-        facts.append(("multiply-accumulates", f"{sum(step.macs for step in lowered.plan.steps):,}"))
+        what = "weights, scratch, inputs and outputs" + (", states" if lowered.plan.state_bytes else "")
+        facts.append(("peak memory of a call", f"{_peak_bytes(lowered.plan) / 1000:,.1f} kB: {what}"))
+        facts.append(("multiply-accumulates", _macs(lowered.plan)))
+        if original.interface.states or final.interface.states:
+            facts.append(("states", f"{sum(size for _, size in _states(final, lowered.plan)) / 1000:,.1f} kB a stream"))
     facts.append(("code", f"{len(lowered.code) / 1000:,.1f} kB"))
     if trial is not None:
         facts.append(("one call", f"{trial.call / 1000:,.1f} µs with {counted(trial.threads, 'thread')}, called from Python"))
@@ -105,6 +112,13 @@ def _facts(original: Program, lowered: Lowered, trial: Trial | None, emulated: S
     if emulated is not None:
         facts.append((f"self-test under {emulated.emulator}", emulated.text))
     return facts
+
+
+def _batch(final: Program, lowered: Lowered) -> str:
+    if final.interface.resident:
+        return "one frame a call; the samples of a run are one clip"
+    batch = final.interface.batch
+    return f"{lowered.batch} a call, any number a run" if batch.symbolic else f"fixed: {batch.reason}"
 
 
 def _weight_bytes(lowered: Lowered) -> int:
@@ -146,23 +160,41 @@ def _layers(lowered: Lowered, trial: Trial | None, predicted: Sequence[Predictio
     if lowered.plan is None:
         return ()
     times: Sequence[float | None] = trial.steps if trial is not None else [None] * len(lowered.plan.steps)
-    return tuple(
-        Layer(", ".join(step.sources) or step.kernel, " + ".join(step.ops), step.family, step.macs, step.bytes, taken, step.note, expected)
-        for step, taken, expected in zip(lowered.plan.steps, times, predicted, strict=True)
-    )
+    return tuple(_layer(step, taken, expected) for step, taken, expected in zip(lowered.plan.steps, times, predicted, strict=True))
+
+
+def _layer(step: Step, taken: float | None = None, expected: Prediction | None = None) -> Layer:
+    name, ops = ", ".join(step.sources) or step.kernel, " + ".join(step.ops)
+    return Layer(name, ops, step.family, step.macs, step.bytes, taken, step.note, expected, bool(step.active))
+
+
+def _macs(plan: Plan) -> str:
+    """Of one call; a streaming program's frame that is not computed whole has as many at the most, and mostly less."""
+    total = sum(step.macs for step in plan.steps)
+    listed = sum(step.macs for step in plan.steps if step.active)
+    return f"{total:,}" + (f", {listed / total:.0%} of them only where something changed" if listed else "")
 
 
 def _peak_bytes(plan: Plan) -> int:
     outside = sum(buffer.size for room in ("input", "output") for buffer in plan.in_room(room))
-    return plan.parameter_bytes + plan.arena_bytes + outside
+    return plan.parameter_bytes + plan.arena_bytes + plan.state_bytes + outside
 
 
-def _memory(lowered: Lowered) -> Memory | None:
+def _states(program: Program, plan: Plan) -> list[tuple[str, int]]:
+    """(name, bytes) of what a stream keeps: the states, two buffers of each that is passed in and out; what the code keeps beside them."""
+    names = {state.input for state in program.interface.states}
+    kept = [(buffer.name, buffer.size) for buffer in plan.in_room("state") if buffer.name in names]
+    kept += [(buffer.name, 2 * buffer.size) for buffer in plan.in_room("input") if buffer.name in names]
+    beside = plan.state_bytes - sum(buffer.size for buffer in plan.in_room("state") if buffer.name in names)
+    return [*kept, *([(BESIDE, beside)] if beside else [])]
+
+
+def _memory(program: Program, lowered: Lowered) -> Memory | None:
     plan = lowered.plan
     if plan is None:
         return None
     blocks = tuple(Block(one.name, one.offset, one.size, one.first, one.last) for one in plan.in_room("arena"))
-    return Memory(plan.arena_bytes, plan.parameter_bytes, len(plan.steps), blocks)
+    return Memory(plan.arena_bytes, plan.parameter_bytes, len(plan.steps) + len(plan.fresh), blocks, tuple(_states(program, plan)))
 
 
 def _ranges(program: Program) -> tuple[Range, ...]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import re
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from effc.errors import InternalError, Problem, VerificationError
-from effc.runtime import Session, Verification, load, verify_golden, write_artifact
+from effc.runtime import Session, Stream, Verification, load, verify_golden, write_artifact
 from effc.runtime.executor import CODE, address, aligned_empty
+from effc.runtime.manifest import TensorSpec
 from effc.runtime.native import load_code
-from effc.runtime.plan import Plan
+from effc.runtime.plan import Plan, Step
 from effc.runtime.tensors import Array, dtype_named
 from effc.runtime.threads import use_threads
 
@@ -37,8 +39,9 @@ class Trial:
 
     Attributes:
         verification: its outputs beside the program's on the golden inputs.
-        call: median nanoseconds of one call on the golden inputs' first batch.
-        steps: median nanoseconds of every step of the plan, in order; empty on the virtual machine.
+        call: median nanoseconds of one call on the golden inputs' first batch; of one frame, for a streaming program.
+        steps: median nanoseconds of every step of the plan, in order; empty on the virtual machine. For a streaming program over the golden
+            frames after the first.
         threads: worker threads.
     """
 
@@ -83,59 +86,87 @@ def _remove_leftovers() -> None:
 
 
 def _call_time(session: Session, golden: Mapping[str, Array]) -> float:
-    inputs = _first_batch(session, golden)
+    calls = _calls(session, golden)
+    run = Stream(session).run if session.manifest.streams else session.run
     durations: list[int] = []
     end = time.monotonic() + _SECONDS
     while len(durations) < 3 or (time.monotonic() < end and len(durations) < _CALLS):
-        start = time.perf_counter_ns()
-        session.run(inputs)
-        durations.append(time.perf_counter_ns() - start)
+        for inputs in calls:
+            start = time.perf_counter_ns()
+            run(inputs)
+            durations.append(time.perf_counter_ns() - start)
     return float(np.median(durations[1:]))
 
 
-def _first_batch(session: Session, golden: Mapping[str, Array]) -> dict[str, Array]:
-    batch = session.manifest.batch
+def _calls(session: Session, golden: Mapping[str, Array]) -> list[dict[str, Array]]:
+    """What goes into a call: the first batch of the golden inputs, or every frame of a clip."""
+    batch, streams = session.manifest.batch, session.manifest.streams
+    frames = len(next(iter(golden.values()))) if streams else 1
 
-    def fitted(array: Array, batched: bool) -> Array:
-        return np.resize(array, (batch, *array.shape[1:])) if batched else array
+    def part(spec: TensorSpec, index: int) -> Array:
+        array = golden[spec.name]
+        if streams:
+            return array[index : index + 1] if array.shape != spec.shape else array
+        return np.resize(array, (batch, *array.shape[1:])) if spec.batched else array
 
-    return {spec.name: fitted(golden[spec.name], spec.batched) for spec in session.inputs}
+    return [{spec.name: part(spec, index) for spec in session.inputs} for index in range(frames)]
 
 
 def _step_times(plan: Plan, session: Session, golden: Mapping[str, Array], code: Path) -> tuple[float, ...]:
-    """Each kernel is timed in its place, after those before it have run, on a block and an arena of its own."""
+    """Each kernel is timed in its place, after those before it have run, on blocks and an arena of its own."""
     library = load_code(code)
-    arena, block = aligned_empty((plan.arena_bytes,), "uint8"), aligned_empty((plan.parameter_bytes,), "uint8")
-    inputs = _first_batch(session, golden)
+    blocks = {
+        "arena": aligned_empty((plan.arena_bytes,), "uint8"),
+        "parameter": aligned_empty((plan.parameter_bytes,), "uint8"),
+        "state": aligned_empty((plan.state_bytes,), "uint8"),
+    }
+    blocks["state"][:] = 0
     held: dict[str, Array] = {}
     addresses: dict[str, int] = {}
     for buffer in plan.buffers:
-        if buffer.room == "arena":
-            addresses[buffer.name] = address(arena) + buffer.offset
-        elif buffer.room == "parameter":
-            stored = session.parameter_view(buffer.name)
-            place = block[buffer.offset : buffer.offset + stored.nbytes].view(dtype_named(buffer.dtype)).reshape(buffer.shape)
-            place[...] = stored
-            addresses[buffer.name] = address(block) + buffer.offset
+        if buffer.room in blocks:
+            addresses[buffer.name] = address(blocks[buffer.room]) + buffer.offset
         else:
             held[buffer.name] = aligned_empty(buffer.shape, buffer.dtype)
-            if buffer.room == "input":
-                held[buffer.name][...] = inputs[buffer.name]
+            held[buffer.name][...] = 0  # also of states that the code takes and gives
             addresses[buffer.name] = address(held[buffer.name])
-    calls = [(getattr(library, step.kernel), [addresses[name] for name in (*step.reads, *step.writes)]) for step in plan.steps]
-    for kernel, arguments in calls:
-        kernel.restype = ctypes.c_int32
-        kernel.argtypes = [ctypes.c_void_p] * len(arguments)
+        if buffer.room == "parameter":
+            stored = session.parameter_view(buffer.name)
+            place = blocks["parameter"][buffer.offset : buffer.offset + stored.nbytes].view(dtype_named(buffer.dtype)).reshape(buffer.shape)
+            place[...] = stored
+
+    def prepared(step: Step) -> Callable[[], int]:
+        kernel = getattr(library, step.kernel)
+        pointers = [ctypes.c_void_p(addresses[name]) for name in (*step.reads, *step.writes)]
+        kernel.restype, kernel.argtypes = ctypes.c_int32, [ctypes.c_void_p] * len(pointers)
+        return functools.partial(_done, kernel, pointers)
+
+    def place_inputs(inputs: Mapping[str, Array]) -> None:
+        for name, array in inputs.items():
+            held[name][...] = array
+
+    calls = _calls(session, golden)
+    steps, fresh = [prepared(step) for step in plan.steps], [prepared(step) for step in plan.fresh]
     use_threads(session.threads)
+    place_inputs(calls[0])
+    if fresh:  # the first frame of a stream is computed whole: its steps are others
+        for run in (steps[0], *fresh):
+            run()
+        calls = [*calls[1:], calls[0]]
     rounds: list[list[int]] = []
     end = time.monotonic() + _SECONDS
     while len(rounds) < 3 or (time.monotonic() < end and len(rounds) < _CALLS):
-        durations = []
-        for kernel, arguments in calls:
-            start = time.perf_counter_ns()
-            status = kernel(*arguments)
-            durations.append(time.perf_counter_ns() - start)
-            if status != 0:
-                raise InternalError(f"the kernel {kernel.__name__} failed with status {status}: its worker threads could not run")
-        rounds.append(durations)
+        for inputs in calls:
+            place_inputs(inputs)
+            rounds.append([run() for run in steps])
     return tuple(float(value) for value in np.median(np.array(rounds[1:]), axis=0))
+
+
+def _done(kernel: Any, pointers: Sequence[Any]) -> int:
+    """The nanoseconds of one run. Raises InternalError."""
+    start = time.perf_counter_ns()
+    status = kernel(*pointers)
+    duration = time.perf_counter_ns() - start
+    if status != 0:
+        raise InternalError(f"the kernel {kernel.__name__} failed with status {status}: its worker threads could not run")
+    return duration

@@ -30,10 +30,11 @@ _BROKEN = (OSError, ValueError, EOFError, KeyError, RuntimeError, struct.error, 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says about one of its arrays."""
+    """What a file says about one of its arrays; `by_column`: its elements are stored in Fortran's order."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    by_column: bool = False
 
     @property
     def bytes(self) -> int:
@@ -84,6 +85,24 @@ class ArrayFile:
         except MemoryError as error:
             raise LimitError(f"{self._path}: there is no memory for the {total} bytes of its arrays {', '.join(names)}") from error
 
+    def rows(self, name: str) -> Iterator[Array]:
+        """The parts of an array along its first axis, read one after the other: the whole array is never in memory.
+
+        Raises DataError as well where the array has no axis, or is stored in Fortran's order, in which no part is in one piece.
+        """
+        header = self.header(name)
+        shape, dtype = header.shape[1:], header.dtype
+        with self._opened(name) as (stream, _):
+            _read_header(stream)
+            if not header.shape or header.by_column:
+                raise ValueError(f"array {name!r} is stored column by column or has no axis; save numpy.ascontiguousarray of it")
+            size = math.prod(shape) * dtype.itemsize
+            for _ in range(header.shape[0]):
+                part = stream.read(size)
+                if len(part) != size:
+                    raise ValueError(f"array {name!r} ends early")
+                yield np.frombuffer(part, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
+
     def _read(self, name: str) -> Array:
         with self._opened(name) as (stream, _):
             array: Array = np.lib.format.read_array(stream, allow_pickle=False)
@@ -118,12 +137,12 @@ def _read_header(stream: IO[bytes]) -> Header:
         raise ValueError("it does not begin as one") from None
     if version not in _HEADERS:
         raise ValueError(f"an array in version {version} of numpy's format")
-    shape, _, dtype = _HEADERS[version](stream)
+    shape, by_column, dtype = _HEADERS[version](stream)
     if dtype.hasobject:
         raise ValueError("it holds pickled objects, which are not read")
     if any(size < 0 for size in shape):
         raise ValueError(f"an array of shape {list(shape)}")
-    return Header(shape, dtype)
+    return Header(shape, dtype, by_column and len(shape) > 1)
 
 
 @contextmanager

@@ -47,16 +47,20 @@ class Dataset:
         for start in range(0, len(self), step):
             yield self.part(slice(start, start + step))
 
-    def split(self, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
+    def split(self, fraction: float, seed: int, *, in_order: bool = False) -> tuple[Dataset, Dataset]:
         """Two disjoint parts, drawn without looking at the data: `fraction` of the samples, and the rest.
 
         Both keep the original order. With one label a sample every class is divided in the same proportion. With fewer than two units of
-        samples both parts are everything: there is nothing to hold back.
+        samples both parts are everything: there is nothing to hold back. Samples that are frames of a clip are divided at one point in
+        time where `in_order` says so: the first part is the earlier one.
         """
         unit = self.unit or 1
         groups = len(self) // unit
         if groups < 2:
             return self, self
+        if in_order:
+            cut = unit * min(groups - 1, max(1, round(groups * fraction)))
+            return self.part(slice(0, cut)), self.part(slice(cut, None))
         generator = np.random.default_rng(seed)
         order = generator.permutation(groups)
         if self.labels is not None and self.labels.ndim == 1 and unit == 1:

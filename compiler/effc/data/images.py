@@ -10,7 +10,7 @@ import numpy as np
 from effc.data.preprocess import Preprocess
 from effc.errors import DataError, MissingDependencyError, Problem, counted
 
-__all__ = ["read_images"]
+__all__ = ["image_input", "read_images"]
 
 Array = np.ndarray[Any, Any]
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm")
@@ -42,11 +42,7 @@ def read_images(folder: Path, preprocess: Preprocess) -> tuple[Array, Array | No
     for path, _ in paths:
         try:
             with Image.open(path) as image:
-                colour = image.convert("RGB" if preprocess.channels == 3 else "L")
-                if preprocess.size is not None:
-                    height, width = preprocess.size
-                    colour = colour.resize((width, height), Image.Resampling.BILINEAR)
-                arrays.append(preprocess.apply(np.asarray(colour).reshape(colour.height, colour.width, preprocess.channels)))
+                arrays.append(image_input(image, preprocess))
         except (OSError, ValueError, Image.DecompressionBombError) as error:
             problems.append(Problem(str(path.relative_to(folder)), "image", f"cannot be read: {error}"))
     sizes = {array.shape for array in arrays}
@@ -55,6 +51,17 @@ def read_images(folder: Path, preprocess: Preprocess) -> tuple[Array, Array | No
     if problems:
         raise DataError(f"{folder}: images cannot be used", problems)
     return np.stack(arrays), np.array([label for _, label in paths], np.int64) if classes else None
+
+
+def image_input(image: Any, preprocess: Preprocess) -> Array:
+    """One of Pillow's images as an input: float32 (C, H, W) or (H, W, C). A file and a video's frame with the same pixels give the same."""
+    from PIL import Image
+
+    colour = image.convert("RGB" if preprocess.channels == 3 else "L")
+    if preprocess.size is not None:
+        height, width = preprocess.size
+        colour = colour.resize((width, height), Image.Resampling.BILINEAR)
+    return preprocess.apply(np.asarray(colour).reshape(colour.height, colour.width, preprocess.channels))
 
 
 def _images(folder: Path) -> list[Path]:

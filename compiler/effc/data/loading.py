@@ -13,7 +13,7 @@ from effc.data.arrays import DATA_BYTES, UNNAMED, Array, ArrayFile, Header
 from effc.data.dataset import Dataset
 from effc.data.held import HeldArrays
 from effc.data.images import read_images
-from effc.data.preprocess import Preprocess
+from effc.data.preprocess import Preprocess, preprocess_hint
 from effc.errors import DataError, Problem, counted
 
 __all__ = ["InputSpec", "load_dataset"]
@@ -106,7 +106,7 @@ def _images(path: Path, inputs: Sequence[InputSpec], preprocess: Preprocess | No
         return {name: images} if name in names else {}, labels if with_labels else None
 
     described = None if labels is None else Header(labels.shape, labels.dtype)
-    return _Source({name: Header(images.shape, images.dtype)}, described, [], _preprocess_hint(inputs[0]), read)
+    return _Source({name: Header(images.shape, images.dtype)}, described, [], preprocess_hint(inputs[0].shape), read)
 
 
 def _arrays(file: ArrayFile | HeldArrays, name: str, inputs: Sequence[InputSpec], max_bytes: int) -> _Source:
@@ -125,16 +125,6 @@ def _arrays(file: ArrayFile | HeldArrays, name: str, inputs: Sequence[InputSpec]
     headers = {name: file.header(array) for name, array in stored.items()}
     unknown = [name for name in file.names if name not in taken]
     return _Source(headers, file.header(key) if has_labels else None, unknown, "", read)
-
-
-def _preprocess_hint(spec: InputSpec) -> str:
-    """The preprocessing that would give images the input's shape; empty where no image has it."""
-    shape = list(spec.shape)
-    if len(shape) != 4 or not any(shape[axis] in (1, 3) for axis in (1, 3)):
-        return ""
-    first = shape[1] in (1, 3)
-    channels, height, width = (shape[1], shape[2], shape[3]) if first else (shape[3], shape[1], shape[2])
-    return f"--preprocess size={height}x{width},channels={channels},layout={'nchw' if first else 'nhwc'}"
 
 
 def _label_key(inputs: Sequence[InputSpec]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from effc.errors import ConfigError, Problem
 
-__all__ = ["Preprocess"]
+__all__ = ["Preprocess", "preprocess_hint"]
 
 Array = np.ndarray[Any, Any]
 _KEYS = ("size", "channels", "mean", "std", "layout", "range")
@@ -72,6 +72,15 @@ class Preprocess:
         scaled = image.astype(np.float32) * np.float32((high - low) / 255) + np.float32(low)
         normal = (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
         return np.ascontiguousarray(normal.transpose(2, 0, 1) if self.layout == "nchw" else normal)
+
+
+def preprocess_hint(shape: Sequence[int | str]) -> str:
+    """The preprocessing that would give images an input's shape; empty where no image has it."""
+    if len(shape) != 4 or not any(shape[axis] in (1, 3) for axis in (1, 3)):
+        return ""
+    first = shape[1] in (1, 3)
+    channels, height, width = (shape[1], shape[2], shape[3]) if first else (shape[3], shape[1], shape[2])
+    return f"--preprocess size={height}x{width},channels={channels},layout={'nchw' if first else 'nhwc'}"
 
 
 def _stray(part: str) -> tuple[str, str]:

@@ -5,12 +5,14 @@ from effc.ir.facts import Facts, Histogram, ValueFacts
 from effc.ir.interface import BATCH, Batch, Interface, State, Value
 from effc.ir.ops import OPS, Cost, OpDef
 from effc.ir.program import Program, Provenance, set_source, source_of
+from effc.ir.streaming import Clip, run_clip
 from effc.ir.verify import check, is_known, verify
 
 __all__ = [
     "BATCH",
     "OPS",
     "Batch",
+    "Clip",
     "Cost",
     "Edit",
     "Facts",
@@ -25,6 +27,7 @@ __all__ = [
     "check",
     "is_known",
     "keyword_arguments",
+    "run_clip",
     "set_source",
     "source_of",
     "verify",

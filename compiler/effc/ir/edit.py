@@ -12,7 +12,9 @@ checks that shapes and dtypes at the outputs are what they were.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -33,7 +35,7 @@ from effc.ir.interface import State, Value, value_of
 from effc.ir.program import Program, set_source, source_of
 from effc.ir.torch_calls import copy_call_graph
 
-__all__ = ["Edit", "copy_graph", "keyword_arguments"]
+__all__ = ["Edit", "copy_graph", "keyword_arguments", "without_guards"]
 
 TensorKind = Literal["parameter", "buffer"]
 
@@ -58,6 +60,13 @@ def copy_graph(graph: fx.Graph) -> fx.Graph:
         if node.name != original.name:
             node.name = original.name
     return copied
+
+
+@contextmanager
+def without_guards(mode: Any) -> Iterator[None]:
+    """A fake mode in which a symbolic batch stays one: an operator that looks at its number (some resizes do) would fix it for all."""
+    with mode, nullcontext() if mode.shape_env is None else mode.shape_env.suppress_guards():
+        yield
 
 
 class Edit:
@@ -139,7 +148,7 @@ class Edit:
     def fake_value(self, node: fx.Node) -> Any:
         """What the node gives on fake inputs: shapes and dtypes (also symbolic ones) without data."""
         fakes = fx.map_arg((node.args, node.kwargs), lambda argument: argument.meta["val"])
-        with self._fake_mode(), torch.no_grad():
+        with without_guards(self._fake_mode()), torch.no_grad():
             args, kwargs = fakes
             return node.target(*args, **kwargs)  # type: ignore[operator]
 
@@ -245,19 +254,27 @@ class Edit:
 
     # ---- states --------------------------------------------------------------------------------------------------------------
 
-    def add_state(self, name: str, like: fx.Node) -> fx.Node:
-        """A new state input shaped like a node's value; give it its one writer with `write_state`."""
-        fake = like.meta["val"]
+    def add_state(self, name: str, like: fx.Node | Tensor, *, resident: bool = False) -> fx.Node:
+        """A new state input shaped like a value; give it its one writer with `write_state`.
+
+        Args:
+            name: the user's name for it; the placeholder gets one like it that Python can read.
+            like: a node whose value has the state's shape and dtype, or a fake tensor of the program: `node.meta["val"]`, or what is made
+                of it, as `x.meta["val"].flatten(1)[:, 0].to(torch.int32)`, one number a sample.
+            resident: whether the state is effc's own and starts as zeros (see `State`).
+        """
+        fake = like.meta["val"] if isinstance(like, fx.Node) else like
         last = [node for node in self.graph.nodes if node.op == "placeholder"][-1]
         with self.graph.inserting_after(last):
-            node = self.graph.placeholder(name)
+            node = self.graph.placeholder(re.sub(r"\W", "_", name))
+        node.target = node.name
         node.meta["val"], node.meta["custom"] = fake, {}
         self._inputs.append(InputSpec(kind=InputKind.USER_INPUT, arg=TensorArgument(name=node.name), target=None))
         reference = value_of(name, fake)
         self._interface = replace(
             self._interface,
             inputs=(*self._interface.inputs, reference),
-            states=(*self._interface.states, State(input=name, output=f"{name}_next")),
+            states=(*self._interface.states, State(input=name, output=f"{name}_next", resident=resident)),
         )
         return node
 
@@ -268,6 +285,34 @@ class Edit:
         self._outputs.append(OutputSpec(kind=OutputKind.USER_OUTPUT, arg=TensorArgument(name=value.name), target=None))
         held = next(entry for entry in self._interface.inputs if entry.name == name)
         self._interface = replace(self._interface, outputs=(*self._interface.outputs, Value(f"{name}_next", held.shape, held.dtype)))
+
+    def drop_state(self, name: str, *, output: str | None) -> None:
+        """A state is none any more: its input, which nothing may read, vanishes; its new value is an ordinary output, or none.
+
+        Args:
+            name: of the state's input.
+            output: what its output is called from now on; None where it vanishes, too.
+        """
+        state = next(one for one in self._interface.states if one.input == name)
+        places = [index for index, value in enumerate(self._interface.inputs) if value.name == name]
+        users = [spec for spec in self._inputs if spec.kind == InputKind.USER_INPUT]
+        node = self.node(str(users[places[0]].arg.name))
+        self._inputs.remove(self._spec(node))
+        self.graph.erase_node(node)
+        at = next(index for index, value in enumerate(self._interface.outputs) if value.name == state.output)
+        outputs = list(self._interface.outputs)
+        if output is None:
+            results = list(self.graph.output_node().args[0])  # type: ignore[arg-type]
+            del results[at], self._outputs[at], outputs[at]
+            self.graph.output_node().args = (tuple(results),)
+        else:
+            outputs[at] = replace(outputs[at], name=output)
+        self._interface = replace(
+            self._interface,
+            inputs=tuple(value for value in self._interface.inputs if value.name != name),
+            outputs=tuple(outputs),
+            states=tuple(one for one in self._interface.states if one is not state),
+        )
 
     # ---- finishing -----------------------------------------------------------------------------------------------------------
 
@@ -321,14 +366,14 @@ class Edit:
         ]
 
     def _call_graph(self) -> Any:
-        """The call specification of the root module, widened by states that were added."""
+        """The call specification of the root module, with the states that were added or dropped."""
         call_graph = copy_call_graph(self._program.exported)
-        added = len(self._interface.states) - len(self._program.interface.states)
-        if added:
+        before = self._program.interface
+        if self._interface.states != before.states:
             root = call_graph[0].signature
             leaves = torch.utils._pytree
-            arguments = root.in_spec.num_leaves + added
-            results = root.out_spec.num_leaves + added
+            arguments = root.in_spec.num_leaves + len(self._interface.inputs) - len(before.inputs)
+            results = root.out_spec.num_leaves + len(self._interface.outputs) - len(before.outputs)
             root.in_spec = leaves.tree_flatten((tuple(range(arguments)), {}))[1]
             root.out_spec = leaves.tree_flatten(tuple(range(results)))[1]
             root.inputs = [spec.arg for spec in self._inputs if spec.kind == InputKind.USER_INPUT]

@@ -40,10 +40,18 @@ class Value:
 
 @dataclass(frozen=True)
 class State:
-    """One state of a streaming program: input `input` holds the old value, output `output` the new one."""
+    """One state of a streaming program: input `input` holds the old value, output `output` the new one.
+
+    Attributes:
+        input: the input that takes the old value.
+        output: the output that gives the new one.
+        resident: whether it is effc's own (the pass `delta` adds such states): it starts as zeros and users never feed or read it. Whoever
+            runs such a program on samples runs them as one clip (`effc.ir.streaming`). False for a state that the user declared.
+    """
 
     input: str
     output: str
+    resident: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,23 @@ class Interface:
     outputs: tuple[Value, ...]
     batch: Batch
     states: tuple[State, ...] = ()
+
+    @property
+    def resident(self) -> tuple[State, ...]:
+        """The states that are effc's own."""
+        return tuple(state for state in self.states if state.resident)
+
+    @property
+    def frame_inputs(self) -> tuple[Value, ...]:
+        """The inputs that a user feeds: all but the resident states."""
+        own = {state.input for state in self.resident}
+        return tuple(value for value in self.inputs if value.name not in own)
+
+    @property
+    def frame_outputs(self) -> tuple[Value, ...]:
+        """The outputs that a user reads: all but the new values of resident states."""
+        own = {state.output for state in self.resident}
+        return tuple(value for value in self.outputs if value.name not in own)
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -171,7 +171,7 @@ class Program:
         return tuple(self.exported.graph_module(*tensors, *inputs))
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Execute the program in torch.
+        """Execute the program in torch, once. `effc.ir.streaming` runs one with resident states on the frames of a clip.
 
         Args:
             inputs: one tensor per input, by the user's name. Shapes and dtypes as in `interface.inputs`.
@@ -187,13 +187,19 @@ class Program:
             results = self.call(*(inputs[value.name] for value in self.interface.inputs))
         return {value.name: result for value, result in zip(self.interface.outputs, results, strict=True)}
 
-    def check_inputs(self, given: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
-        """Raise one DataError that lists everything wrong with the given (shape, dtype) by input name."""
+    def check_inputs(self, given: Mapping[str, tuple[tuple[int, ...], str]], *, frame: bool = False) -> None:
+        """Raise one DataError that lists everything wrong with the given (shape, dtype) by input name.
+
+        Args:
+            given: of all inputs; where `frame` is set, of all but the resident states.
+            frame: see above.
+        """
+        values = self.interface.frame_inputs if frame else self.interface.inputs
         problems: list[Problem] = []
         batches: set[int] = set()
-        expected = {value.name: value for value in self.interface.inputs}
+        expected = {value.name: value for value in values}
         for name in given.keys() - expected.keys():
-            problems.append(Problem(name, "input", "no such input", f"inputs are: {', '.join(map(str, self.interface.inputs))}"))
+            problems.append(Problem(name, "input", "no such input", f"inputs are: {', '.join(map(str, values))}"))
         for name, value in expected.items():
             if name not in given:
                 problems.append(Problem(name, "input", "is missing", f"expected {value}"))

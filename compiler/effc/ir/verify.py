@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from torch.export.graph_signature import InputKind
 
 from effc.errors import InternalError, Problem
+from effc.ir.edit import without_guards
 from effc.ir.ops import NAMESPACE
 from effc.ir.program import Program, source_of
 
@@ -107,7 +108,7 @@ def _shapes(program: Program) -> Iterator[Problem]:
             continue
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda argument: argument.meta["val"])
         try:
-            with recorded.fake_mode, torch.no_grad():
+            with without_guards(recorded.fake_mode), torch.no_grad():
                 actual = node.target(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - whatever the shape rule raises is the finding
             yield Problem(source_of(node), str(node.target), f"its shape rule refuses its inputs: {error}")

@@ -114,6 +114,8 @@ def _sunk(emit: Emit, bound: Callable[[Any], Any], stored: Mapping[str, Any]) ->
             return pad(call)
         if name == "relax.concat":
             return concat(call)
+        if name == "relax.strided_slice":
+            return strided_slice(call)
         return None
 
     def unary(call: Any) -> Any:
@@ -184,6 +186,19 @@ def _sunk(emit: Emit, bound: Callable[[Any], Any], stored: Mapping[str, Any]) ->
         width = _integers(call.attrs.pad_width)
         own = [size for axis in range(len(axes)) for size in width[2 * axes.index(axis) : 2 * axes.index(axis) + 2]]
         return relax.op.permute_dims(emit(relax.op.nn.pad(source, own, str(call.attrs.pad_mode), float(call.attrs.pad_value))), axes)
+
+    def strided_slice(call: Any) -> Any:
+        moved = transposition(call.args[0])
+        if moved is None:
+            return None
+        source, axes = moved
+        own, *places = (_numbers(part) for part in call.args[1:])
+        if own is None or len(places) != 3 or any(part is None for part in places):
+            return None
+        begin, end, strides = places
+        mapped = [axes[axis % len(axes)] for axis in own]
+        sliced = relax.op.strided_slice(source, mapped, begin, end, strides, assume_inbound=bool(call.attrs.assume_inbound))
+        return relax.op.permute_dims(emit(sliced), axes)
 
     def concat(call: Any) -> Any:
         parts = _definition(call.args[0], bound)
@@ -338,6 +353,16 @@ def _shape(expression: Any) -> list[int] | None:
         return None if shape is None else _integers(shape)
     except TypeError:
         return None
+
+
+def _numbers(value: Any) -> list[int] | None:
+    """The numbers of a tuple of constants; None where one is known at run time only."""
+    from tvm import tirx
+
+    fields = [getattr(field, "value", field) for field in getattr(value, "fields", ())]
+    if not fields or not all(isinstance(field, (int, tirx.IntImm)) for field in fields):
+        return None
+    return [int(field) for field in fields]
 
 
 def _axes(call: Any) -> list[int]:

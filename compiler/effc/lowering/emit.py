@@ -2,8 +2,9 @@
 
 Every kernel is `int32 kernel(const T *read..., T *written..., T *temporary...)`. What a kernel allocates outside of its parallel loops
 becomes a further argument, so that no inference calls an allocator for it; the plan gives it a place in the arena. The entry is
-`void entry(uint8 *arena, const uint8 *parameters, const void *input..., void *output..., int32 *status)` and holds all addresses as
-constants. A kernel whose own status is not 0 (no threads could be started) is the last one that runs; `status` is its step, counted from 1.
+`void entry(uint8 *arena, const uint8 *parameters, [uint8 *states,] const void *input..., void *output..., int32 *status)` and holds all
+addresses as constants. A kernel whose own status is not 0 (no threads could be started) is the last one that runs; `status` is its step,
+counted from 1.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from typing import Any
 
 from effc.lowering.expansion import expansion, local_variables
 from effc.lowering.kernels.code import FLAT
-from effc.runtime.plan import Plan
+from effc.runtime.plan import Plan, Step
 from effc.runtime.tensors import dtype_named
 
 __all__ = ["Kernel", "compiled_code", "kernels", "object_code"]
 
+_BLOCKS = {"arena": "arena", "parameter": "parameters", "state": "states"}  # the entry's argument that holds the buffers of a room
 _STACK = 1024  # bytes: from here on, the code generator asks an allocator
 
 
@@ -57,7 +59,7 @@ def object_code(compiled: Mapping[str, Kernel], plan: Plan, target: Any) -> tupl
         plan: with all addresses; each step's writes end with the kernel's temporaries.
         target: a tvm.target.Target.
     """
-    functions = {step.kernel: compiled[step.kernel].function for step in plan.steps}
+    functions = {step.kernel: compiled[step.kernel].function for step in (*plan.steps, *plan.fresh)}
     return compiled_code(functions, target), compiled_code({plan.entry: _entry(plan)}, target)
 
 
@@ -186,32 +188,47 @@ def _entry(plan: Plan) -> Any:
     import tvm
     from tvm import tirx
 
-    arguments = ["arena", "parameters"]
+    arguments = ["arena", "parameters", *(["states"] if plan.state_bytes else [])]
     owner: dict[str, tuple[str, int]] = {}
     for room, prefix in (("input", "in"), ("output", "out")):
         for index, buffer in enumerate(plan.in_room(room)):  # type: ignore[arg-type]
             arguments.append(f"{prefix}{index}")
             owner[buffer.name] = (arguments[-1], 0)
     for buffer in plan.buffers:
-        if buffer.room in ("arena", "parameter"):
-            owner[buffer.name] = ("arena" if buffer.room == "arena" else "parameters", buffer.offset)
-    variables = {name: _pointer(name, "uint8") for name in arguments}
-    blocks = {name: tirx.decl_buffer((1,), "uint8", name=f"{name}_bytes") for name in arguments}
+        if buffer.room in _BLOCKS:
+            owner[buffer.name] = (_BLOCKS[buffer.room], buffer.offset)
+    kinds = {name: "int32" if name == "states" else "uint8" for name in arguments}  # the clock is read as a word
+    variables = {name: _pointer(name, kind) for name, kind in kinds.items()}
+    blocks = {name: tirx.decl_buffer((1,), kind, name=f"{name}_block") for name, kind in kinds.items()}
+
+    def element(name: str) -> Any:
+        block, offset = owner[name]
+        return tirx.BufferLoad(blocks[block], [tirx.IntImm("int64", offset // dtype_named(kinds[block]).itemsize)])
 
     def addresses(names: Sequence[str]) -> list[Any]:
-        places = [owner[name] for name in names]
-        return [tirx.address_of(tirx.BufferLoad(blocks[block], [tirx.IntImm("int64", offset)])) for block, offset in places]
+        return [tirx.address_of(element(name)) for name in names]
 
     body = [tirx.DeclBuffer(blocks[name], data=variables[name]) for name in arguments]
     status_variable = _pointer("status", "int32")
     status = tirx.decl_buffer((1,), "int32", name="status_word")
     first, zero = tirx.IntImm("int64", 0), tirx.IntImm("int32", 0)
     body += [tirx.DeclBuffer(status, data=status_variable), tirx.BufferStore(status, zero, [first])]
-    for index, step in enumerate(plan.steps):
-        call = tirx.call_extern("int32", step.kernel, *addresses(step.reads), *addresses(step.writes))
-        number = tirx.IntImm("int32", index + 1)
-        run = tirx.BufferStore(status, tirx.Select(call == zero, zero, number), [first])
-        body.append(tirx.IfThenElse(tirx.BufferLoad(status, [first]) == zero, run, None))
+
+    def called(steps: Sequence[Step], start: int) -> list[Any]:
+        found = []
+        for index, step in enumerate(steps, start):
+            call = tirx.call_extern("int32", step.kernel, *addresses(step.reads), *addresses(step.writes))
+            number = tirx.IntImm("int32", index + 1)
+            run = tirx.BufferStore(status, tirx.Select(call == zero, zero, number), [first])
+            found.append(tirx.IfThenElse(tirx.BufferLoad(status, [first]) == zero, run, None))
+        return found
+
+    if plan.fresh:
+        body += called(plan.steps[:1], 0)
+        whole, moving = tirx.SeqStmt(called(plan.fresh, len(plan.steps))), tirx.SeqStmt(called(plan.steps[1:], 1))
+        body.append(tirx.IfThenElse(element(plan.clock) == tirx.IntImm("int32", 1), whole, moving))
+    else:
+        body += called(plan.steps, 0)
     body.append(tirx.stmt.Return(zero))  # the code generator knows no other; the status is in its argument
     pointers = [*(variables[name] for name in arguments), status_variable]
     function = tirx.PrimFunc(pointers, tirx.SeqStmt(body), ret_type=tvm.ir.PrimType("int32"))

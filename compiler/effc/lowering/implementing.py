@@ -41,11 +41,14 @@ def implemented(
         # Views vanish, so a tensor may be stored in another shape than the kernel knows.
         values = {i: tensors[name].reshape(shapes[i]) for i, name in enumerate(call.reads) if fixed[i]}
         known = Known(stored, call.density, call.mask)
-        key: tuple[Any, ...] = (call.function, fixed, known.density, known.mask)
+        key: tuple[Any, ...] = (call.function, fixed, known.density, known.mask, call.direct)
         if key in made and key in measured:  # other values may lead to another kernel, or to another measured error
             key = (*key, *(call.reads[i] for i in values))
         if key not in made:
-            implementation = implement(drafted.functions[call.function], fixed, target, options, values, known)
+            implementation = drafted.ready.get(call.function)
+            if implementation is None:
+                own = replace(options, winograd="off") if call.direct else options
+                implementation = implement(drafted.functions[call.function], fixed, target, own, values, known)
             made[key] = _symbol(call, implementation, result)
             notes[key] = implementation.note
             if implementation.depends_on_values:

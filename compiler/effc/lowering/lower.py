@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from effc.errors import InternalError, Problem, UnsupportedModelError
+from effc.errors import ConfigError, InternalError, Problem, UnsupportedModelError
 from effc.ir import Program
 from effc.ir.arrays import to_numpy
 from effc.ir.torch_calls import decompose
@@ -31,6 +31,9 @@ from effc.lowering.parameters import ParameterSource, fold_parameters
 from effc.lowering.planning import Call, Draft, NotPlannableError, Slot, draft
 from effc.lowering.precision import widen
 from effc.lowering.quantised_constants import with_constants
+from effc.lowering.streaming.drafting import streaming_draft
+from effc.lowering.streaming.keeping import NoListsError, with_kept
+from effc.lowering.streaming.stripping import Stripped, stripped
 from effc.lowering.to_relax import RelaxModule, to_relax
 from effc.lowering.toolchain import link_shared
 from effc.lowering.views import positive_axes
@@ -99,10 +102,40 @@ def lower(
         UnsupportedModelError: TVM cannot express parts of the program; all of them are listed.
         MissingDependencyError: no linker for the target.
     """
+    if program.interface.resident and batch != 1:
+        raise ConfigError(f"batch {batch}: a streaming program takes one frame at a time")
+    concrete, options = fix_batch(program, batch), options or Options()
+    job = _Job(concrete, target, batch if program.interface.batch.symbolic else 1, options, tune_seconds, progress or _silent)
+    if not program.interface.resident:
+        return _lowered(job, None)
+    bare, why = stripped(concrete), "its states are not those of the pass delta"
+    if bare is not None:
+        try:
+            return _lowered(job, bare)
+        except (NoListsError, NotPlannableError) as error:
+            why = str(error)
+    dense = _lowered(job, None)
+    note = f"computes every frame whole, and then keeps what did not move: {why}"
+    return replace(dense, notes=(*dense.notes, note))
+
+
+@dataclass(frozen=True)
+class _Job:
+    program: Program
+    target: Target
+    batch: int
+    options: Options
+    tune_seconds: float
+    progress: Progress
+
+
+def _lowered(job: _Job, bare: Stripped | None) -> Lowered:
+    """The code of a program; of a streaming program over lists of what moved where `bare` is given. Raises NoListsError."""
+    concrete, target, options, tune_seconds = job.program, job.target, job.options, job.tune_seconds
     chip = tvm_target(target)
-    with (progress or _silent)("lowering", 5) as advance:
-        concrete = fix_batch(program, batch)
-        core, sources = _core(with_densities(concrete))
+    with job.progress("lowering", 5) as advance:
+        dense = concrete if bare is None else bare.program
+        core, sources = _core(with_densities(dense))
         advance(1)
         relax_module = to_relax(core)
         given = {name: (to_numpy(core.tensors[name]), sources[name]) for name in relax_module.parameters}
@@ -112,25 +145,31 @@ def lower(
         tensors = {stored[name]: array for name, (array, _) in given.items()}
         origin = {stored[name]: source for name, (_, source) in given.items()}
         advance(1)
-        size = batch if program.interface.batch.symbolic else 1
+        size = job.batch
         cpu = str(chip.attrs.get("mcpu", ""))
         try:
+            interface = dense.interface
+            if bare is not None:
+                relax_module, interface = with_kept(relax_module, bare)
             with _tvm_failures("the program"):
                 fused = optimise(relax_module, chip)
-            drafted = draft(fused, concrete.interface, stored, relax_module.inputs)
+            drafted = draft(fused, interface, stored, relax_module.inputs)
         except NotPlannableError as error:
+            if bare is not None:
+                raise
             code = virtual_machine_code(relax_module, target, chip)
             vm = {"function": FUNCTION, "parameters": list(tensors)}
             note = f"runs on TVM's virtual machine, not from a plan: {error}"
-            if tune_seconds or (options and (options.tiles or options.winograd in ("f2", "f4"))):
+            if tune_seconds or options.tiles or options.winograd in ("f2", "f4"):
                 note += "; tuning and Winograd change nothing there"
             return Lowered(None, vm, code, (), tensors, origin, size, cpu, (note,))
         advance(1)
         tensors |= drafted.constants
         origin |= {name: ParameterSource("", "transformed") for name in drafted.constants}
-        options = options or Options()
         remarks = []
         with _tvm_failures("the program"):
+            if bare is not None:
+                drafted = streaming_draft(drafted, bare, target)
             if tune_seconds:
                 tiles, remark = _tuned(drafted, target, chip, options, tune_seconds, tensors)
                 options = replace(options, tiles=tiles)
@@ -265,20 +304,23 @@ def _addresses(drafted: Draft, compiled: Mapping[str, Kernel], implementations: 
         steps.append(_step(call, temporaries, slots, implementations[call.function]))
     lifetimes = _lifetimes(steps, slots)
     offsets, arena = place(list(lifetimes.values()))
-    parameters = 0
+    parameters = states = 0
     buffers = []
     for name, slot in slots.items():
         first, last, offset = -1, -1, 0
         if slot.room == "parameter":
             offset, parameters = parameters, parameters + align(slot.size)
+        elif slot.room == "state":
+            offset, states = states, states + align(slot.size)
         elif slot.room == "arena":
             if name not in lifetimes:
                 raise InternalError(f"nothing writes {name}")
             offset, first, last = offsets[name], lifetimes[name].first, lifetimes[name].last
         buffers.append(Buffer(name, slot.room, slot.shape, slot.dtype, offset, slot.size, first, last))
-    order = {"input": 0, "output": 1, "parameter": 2, "arena": 3}
+    order = {"input": 0, "output": 1, "parameter": 2, "state": 3, "arena": 4}
     buffers.sort(key=lambda buffer: order[buffer.room])  # stable: inputs and outputs keep their calling order
-    return Plan(ENTRY, tuple(buffers), tuple(steps), arena, parameters)
+    fresh = len(steps) if drafted.fresh is None else drafted.fresh
+    return Plan(ENTRY, tuple(buffers), tuple(steps[:fresh]), arena, parameters, states, tuple(steps[fresh:]), drafted.clock)
 
 
 def _step(call: Call, temporaries: list[str], slots: Mapping[str, Slot], implementation: Implementation) -> Step:
@@ -292,6 +334,8 @@ def _step(call: Call, temporaries: list[str], slots: Mapping[str, Slot], impleme
         macs=sum(part.macs for part in call.parts),
         bytes=sum(slots[name].size for name in dict.fromkeys((*call.reads, *call.writes))),
         note=call.note,
+        active=call.active,
+        positions=call.positions,
     )
 
 

@@ -44,13 +44,20 @@ class Slot:
 
 @dataclass(frozen=True)
 class Call:
-    """One kernel call: a function of the module, its operands by buffer name, what it computes, and what to say of its kernel."""
+    """One kernel call: a function of the module, its operands by buffer name, what it computes, and what to say of its kernel.
+
+    In a streaming program, `direct` asks for a kernel whose sums have the order of the kernels over lists; `active` names the counters of a
+    kernel over a list of `positions` (see `runtime.plan.Step`).
+    """
 
     function: str
     reads: tuple[str, ...]
     writes: tuple[str, ...]
     parts: tuple[Part, ...]
     note: str = ""
+    direct: bool = False
+    active: str = ""
+    positions: int = 0
 
     @property
     def density(self) -> float | None:
@@ -72,12 +79,18 @@ class Draft:
         slots: buffers by name.
         functions: tirx.PrimFunc by symbol; equal functions are one.
         constants: values of the parameters that lowering made.
+        ready: implementations (`kernels.Implementation`) by symbol, of functions that no rule has to be found for.
+        fresh: where among the calls those begin that compute a frame whole, of a streaming program; None for another.
+        clock: the name of its clock.
     """
 
     calls: list[Call] = field(default_factory=list)
     slots: dict[str, Slot] = field(default_factory=dict)
     functions: dict[str, Any] = field(default_factory=dict)
     constants: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    ready: dict[str, Any] = field(default_factory=dict)
+    fresh: int | None = None
+    clock: str = ""
 
     def stored_reads(self, call: Call) -> tuple[bool, ...]:
         """For each operand that a call reads, whether it is a stored tensor."""

@@ -4,6 +4,8 @@ from effc.report.graphs import graphs_of
 from effc.report.model import Block, Graph, Layer, Memory, Node, PassReport, Quality, Range, Report
 from effc.report.page import render
 from effc.report.sparsity import Magnitudes, Prediction, QualityCurve, QualityPoint, Spread
+from effc.report.stream import StreamLayer, StreamReport
+from effc.report.stream_page import render_stream
 
 __all__ = [
     "Block",
@@ -20,6 +22,9 @@ __all__ = [
     "Range",
     "Report",
     "Spread",
+    "StreamLayer",
+    "StreamReport",
     "graphs_of",
     "render",
+    "render_stream",
 ]

@@ -6,6 +6,7 @@ import html
 import math
 from collections.abc import Callable
 
+from effc.report.axis import step_over, tick_text, ticks
 from effc.report.sparsity import QualityCurve, QualityPoint
 from effc.report.svg import document, text
 
@@ -30,11 +31,11 @@ def draw_curve(curve: QualityCurve) -> str:
         return _BASE - (_BASE - _TOP) * (min(max(value, low), high) - low) / (high - low)
 
     parts = []
-    for value in _ticks(low, high, y_step):
+    for value in ticks(low, high, y_step):
         at = y(value)
         parts.append(f'<line x1="{_LEFT:.0f}" y1="{at:.1f}" x2="{_RIGHT:.0f}" y2="{at:.1f}" class="grid"/>')
-        parts.append(text(_LEFT - 7, at + 4, _tick(value, y_step), "axis", "end"))
-    for zeros in _ticks(first, last, x_step):
+        parts.append(text(_LEFT - 7, at + 4, tick_text(value, y_step), "axis", "end"))
+    for zeros in ticks(first, last, x_step):
         parts.append(text(x(zeros), _BASE + 18, f"{100 * zeros:g}", "axis", "middle"))
     parts.append(f'<line x1="{_LEFT:.0f}" y1="{_BASE:.0f}" x2="{_RIGHT:.0f}" y2="{_BASE:.0f}" class="grid zero"/>')
     parts.append(text(8, 16, curve.label, "axis"))
@@ -79,28 +80,11 @@ def _metric_axis(curve: QualityCurve) -> tuple[float, float, float]:
     low, high = min(values, default=0.0), max(values, default=1.0)
     room = 0.1 * (high - low) or 0.05 * abs(high) or 1.0
     low, high = low - room, high + room
-    return low, high, _step((high - low) / 5)
+    return low, high, step_over((high - low) / 5)
 
 
 def _zeros_axis(curve: QualityCurve) -> tuple[float, float, float]:
     zeros = [point.zeros for point in curve.points if point.value is not None]
     first = math.floor(min(zeros, default=0.0) * 10 + 1e-9) / 10
     last = max(math.ceil(max(zeros, default=1.0) * 10 - 1e-9) / 10, first + 0.1)
-    return first, last, _step((last - first) / 8)
-
-
-def _step(least: float) -> float:
-    """The smallest of 1, 2, 5 times a power of ten that is not under `least`."""
-    power = 10.0 ** math.floor(math.log10(least))
-    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= least * (1 - 1e-9))
-
-
-def _ticks(low: float, high: float, step: float) -> list[float]:
-    return [step * index for index in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
-
-
-def _tick(value: float, step: float) -> str:
-    """As many places as tell two ticks apart."""
-    if not 1e-5 <= step < 1e5:
-        return f"{value:.3g}"
-    return f"{value:,.{max(0, -math.floor(math.log10(step)))}f}"
+    return first, last, step_over((last - first) / 8)

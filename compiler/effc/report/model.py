@@ -95,6 +95,7 @@ class Layer:
         nanoseconds: measured, or None.
         note: what the kernel's author says of it.
         predicted: by the cost model, for products of which it is known how many inputs are zero.
+        listed: it computes only the positions of its output that may have changed since the last frame.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Layer:
     nanoseconds: float | None
     note: str = ""
     predicted: Prediction | None = None
+    listed: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,12 +122,23 @@ class Block:
 
 @dataclass(frozen=True)
 class Memory:
-    """The plan of the arena over the steps."""
+    """The plan of the arena over the steps.
+
+    Attributes:
+        steps: of a streaming program those of both kinds of frame: the steps of a frame that is computed whole come last.
+        states: (name, bytes) of what one stream keeps from frame to frame.
+    """
 
     arena_bytes: int
     parameter_bytes: int
     steps: int
     blocks: tuple[Block, ...]
+    states: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def state_bytes(self) -> int:
+        """Of all states."""
+        return sum(size for _, size in self.states)
 
 
 @dataclass(frozen=True)
@@ -175,7 +188,11 @@ class Graph:
 
 @dataclass(frozen=True)
 class Report:
-    """All of it. `facts` are (label, value) for the head of the page; `notes` are sentences that a user should read."""
+    """All of it. `facts` are (label, value) for the head of the page; `notes` are sentences that a user should read.
+
+    `whole_layers` are the steps of a frame that is computed whole, where a streaming program has two kinds of frame; `layers` are those of
+    the others then.
+    """
 
     title: str
     facts: tuple[tuple[str, str], ...]
@@ -189,6 +206,7 @@ class Report:
     curves: tuple[QualityCurve, ...] = ()
     magnitudes: tuple[Magnitudes, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    whole_layers: tuple[Layer, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

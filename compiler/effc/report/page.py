@@ -41,7 +41,7 @@ def render(report: Report) -> bytes:
         curves=[(curve, Markup(draw_curve(curve))) for curve in report.curves],
         spreads=[(group, [(one, Markup(draw_magnitudes(one))) for one in members]) for group, members in _groups(report.magnitudes)],
         operators={name: _operators(graph) for name, graph in (("before", report.before), ("after", report.after))},
-        families=described(layer.family for layer in report.layers),
+        families=described(layer.family for layer in (*report.layers, *report.whole_layers)),
         share=lambda layer: _share(layer, longest, most),
         has_predictions=any(layer.predicted is not None for layer in report.layers),
         total_time=sum(layer.nanoseconds or 0.0 for layer in report.layers) or None,

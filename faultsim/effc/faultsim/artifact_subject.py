@@ -73,7 +73,7 @@ class ArtifactSubject:
 
     @property
     def inputs(self) -> tuple[Value, ...]:
-        return self.program.interface.inputs
+        return self.program.interface.frame_inputs
 
     def identity(self) -> dict[str, Any]:
         manifest = self.artifact.manifest

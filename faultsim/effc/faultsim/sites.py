@@ -170,8 +170,10 @@ def find_sites(
         view: number view of floating-point tensors; integers are always taken as they are stored.
 
     Raises:
-        ConfigError: an unknown kind, a pattern or operator that fits nothing, no site at all; everything at once.
+        ConfigError: an unknown kind, a pattern or operator that fits nothing, no site at all; everything at once. Or the program streams.
     """
+    if program.interface.states:
+        raise ConfigError("a streaming program cannot be simulated: its states would carry a fault from sample to sample")
     unknown = [kind for kind in where if kind not in (*KINDS, "parameters")]
     problems = [Problem("where", repr(kind), "no such kind of site", f"known: parameters, {', '.join(KINDS)}") for kind in unknown]
     wanted = {one for kind in where for one in (PARAMETERS if kind == "parameters" else (kind,))}

@@ -82,7 +82,7 @@ class ProgramSubject:
 
     @property
     def inputs(self) -> tuple[Value, ...]:
-        return self.program.interface.inputs
+        return self.program.interface.frame_inputs
 
     def identity(self) -> dict[str, Any]:
         source = self.program.provenance
@@ -90,8 +90,6 @@ class ProgramSubject:
         return {"name": self.name, "kind": self.kind, "source_sha256": source.sha256, "sha256": digest, "passes": list(source.passes)}
 
     def sites(self, spec: CampaignSpec) -> list[Site]:
-        if self.program.interface.states:
-            raise ConfigError("a streaming program cannot be simulated: its states would carry a fault from sample to sample")
         return find_sites(self.program, where=spec.where, layers=spec.layers, ops=spec.ops, view=spec.view)
 
     def batch(self, spec: CampaignSpec) -> int:

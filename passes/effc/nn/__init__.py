@@ -19,12 +19,17 @@ if TYPE_CHECKING:
     from effc.nn.bound import Bound
     from effc.nn.callbacks import ActivationSparsity
     from effc.nn.dead_neurons import DeadNeurons
+    from effc.nn.delta_activation import DeltaActivation
+    from effc.nn.delta_network import DeltaNetwork
+    from effc.nn.delta_sparsity import DeltaSparsity, DeltaStage
+    from effc.nn.delta_step import DeltaStep, QuantisedNetwork
     from effc.nn.fatrelu import FATReLU
     from effc.nn.iterative_pruning import IterativePruning
     from effc.nn.progressive_bounds import ProgressiveBounds
     from effc.nn.regularisers import hoyer_square, l1
     from effc.nn.spark import SparkAttention, SparkFFN
     from effc.nn.statistical_top_k import StatisticalTopK
+    from effc.nn.synaptic_operations import SynapticOperations
     from effc.nn.top_k import TopK
 
 __all__ = [
@@ -32,12 +37,19 @@ __all__ = [
     "ActivationSparsity",
     "Bound",
     "DeadNeurons",
+    "DeltaActivation",
+    "DeltaNetwork",
+    "DeltaSparsity",
+    "DeltaStage",
+    "DeltaStep",
     "FATReLU",
     "IterativePruning",
     "ProgressiveBounds",
+    "QuantisedNetwork",
     "SparkAttention",
     "SparkFFN",
     "StatisticalTopK",
+    "SynapticOperations",
     "TopK",
     "hoyer_square",
     "l1",
@@ -48,12 +60,19 @@ _HOMES = {
     "ActivationSparsity": "effc.nn.callbacks",
     "Bound": "effc.nn.bound",
     "DeadNeurons": "effc.nn.dead_neurons",
+    "DeltaActivation": "effc.nn.delta_activation",
+    "DeltaNetwork": "effc.nn.delta_network",
+    "DeltaSparsity": "effc.nn.delta_sparsity",
+    "DeltaStage": "effc.nn.delta_sparsity",
+    "DeltaStep": "effc.nn.delta_step",
     "FATReLU": "effc.nn.fatrelu",
     "IterativePruning": "effc.nn.iterative_pruning",
     "ProgressiveBounds": "effc.nn.progressive_bounds",
+    "QuantisedNetwork": "effc.nn.delta_step",
     "SparkAttention": "effc.nn.spark",
     "SparkFFN": "effc.nn.spark",
     "StatisticalTopK": "effc.nn.statistical_top_k",
+    "SynapticOperations": "effc.nn.synaptic_operations",
     "TopK": "effc.nn.top_k",
     "hoyer_square": "effc.nn.regularisers",
     "l1": "effc.nn.regularisers",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from effc.passes.base import Context, Decision, Pass, Progress
 from effc.passes.curve import Curve, CurvePoint
+from effc.passes.delta import Delta
 from effc.passes.eliminate_dead import EliminateDead
 from effc.passes.fatrelu import Fatrelu
 from effc.passes.fitact import Fitact
@@ -42,4 +43,5 @@ PASSES: tuple[type[Pass], ...] = (
     FtClipact,
     Fitact,
     Proact,
+    Delta,
 )

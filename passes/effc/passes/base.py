@@ -116,6 +116,7 @@ class Pass(ABC):
         after: passes that must come earlier in a pipeline when both are in it.
         needs_data: True when the pass cannot run without `--data`.
         idempotent: True when a second run changes nothing.
+        in_order: True when samples are frames of a clip to it: where a part of `--data` is held back, in a pipeline with it, it is the end.
     """
 
     name: ClassVar[str]
@@ -124,6 +125,7 @@ class Pass(ABC):
     after: ClassVar[tuple[type[Pass], ...]] = ()
     needs_data: ClassVar[bool] = False
     idempotent: ClassVar[bool] = True
+    in_order: ClassVar[bool] = False
 
     @property
     def needs_selection(self) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from effc.data import Dataset
 from effc.errors import DataError, Problem
-from effc.ir import Histogram, Program, ValueFacts, source_of
+from effc.ir import Clip, Histogram, Program, ValueFacts, source_of
 from effc.ir.arrays import to_torch
 from effc.passes.base import Progress
 from effc.passes.quantiles import Quantiles
@@ -60,21 +60,21 @@ class Seen:
 
 
 class Watch(fx.Interpreter):
-    """Runs a program and shows the values of nodes, by name, to observers."""
+    """Runs a program and shows the values of nodes, by name, to observers.
+
+    Samples of a program with resident states are frames of one clip: they are shown one by one, and the next batch goes on with them.
+    """
 
     def __init__(self, program: Program, observers: Mapping[str, Iterable[Observer]]) -> None:
         super().__init__(program.exported.graph_module)
-        self._program = program
         self._observers = observers
+        self._stored = [program.tensors[name] for name in program.tensor_names]
+        self._clip = Clip(program, lambda *inputs: self.run(*self._stored, *inputs))
 
     def run_batch(self, batch: Dataset) -> dict[str, Tensor]:
         """The outputs for some samples, by the user's names."""
-        program = self._program
-        stored = [program.tensors[name] for name in program.tensor_names]
-        inputs = [to_torch(batch.inputs[value.name]) for value in program.interface.inputs]
-        with torch.no_grad():
-            results = self.run(*stored, *inputs)
-        return {value.name: result for value, result in zip(program.interface.outputs, results, strict=True)}
+        names = [value.name for value in self._clip.program.interface.frame_inputs]
+        return self._clip.run({name: to_torch(batch.inputs[name]) for name in names})
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)

@@ -37,14 +37,14 @@ class Judge:
 
     def __init__(self, program: Program, data: Dataset, metric: str | None, values: Collection[str] = ()) -> None:
         self.metric = metric or own_metric(program.interface.outputs[0].shape, data.labels)
-        self._data, self._reference, self._interface = data, Watch(program, {}), program.interface
+        self._data, self._program, self._interface = data, program, program.interface
         self.before, self.densities = self.judge(program, values)
 
     def judge(self, program: Program, values: Collection[str] = ()) -> tuple[float, dict[str, float]]:
         """The metric of a program, and the density of some of its values, by name, in [0, 1]."""
         seen = {name: Seen() for name in values}
         watch = Watch(program, {name: (one,) for name, one in seen.items()})
-        score = evaluate(lambda given: _run(watch, given), self._data, self.metric, reference=lambda given: _run(self._reference, given))
+        score = evaluate(lambda given: _run(watch, given), self._data, self.metric, reference=self._reference())
         return score.value, {name: one.density for name, one in seen.items()}
 
     def value(self, module: Callable[..., Any]) -> float:
@@ -56,7 +56,12 @@ class Judge:
             parts = results if isinstance(results, tuple) else (results,)
             return {one.name: to_numpy(part) for one, part in zip(self._interface.outputs, parts, strict=True)}
 
-        return evaluate(run, self._data, self.metric, reference=lambda given: _run(self._reference, given)).value
+        return evaluate(run, self._data, self.metric, reference=self._reference()).value
+
+    def _reference(self) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
+        """Runs the program before the pass, from the first sample on: a streaming one remembers what it saw."""
+        watch = Watch(self._program, {})
+        return lambda given: _run(watch, given)
 
     @property
     def larger_is_better(self) -> bool:

@@ -1,5 +1,6 @@
 """Run and measure compiled artifacts. Needs numpy and TVM's runtime library, neither torch nor onnx."""
 
+from effc.runtime.activity import FrameActivity, StepActivity
 from effc.runtime.artifact import Artifact, open_artifact, preflight, write_artifact
 from effc.runtime.manifest import Manifest, StateSpec, TensorSpec
 from effc.runtime.session import Session, load
@@ -9,9 +10,11 @@ from effc.runtime.verify import Difference, Verification, verify_golden
 __all__ = [
     "Artifact",
     "Difference",
+    "FrameActivity",
     "Manifest",
     "Session",
     "StateSpec",
+    "StepActivity",
     "Stream",
     "TensorSpec",
     "Verification",

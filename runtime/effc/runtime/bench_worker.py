@@ -142,11 +142,13 @@ def main() -> int:
 
     def start() -> Engine:
         from effc.runtime.session import load
+        from effc.runtime.stream import Stream
 
         session = load(options.artifact, threads=options.threads)
+        run = Stream(session).run if session.manifest.streams else session.run
         version = session.manifest.data["versions"].get("effc", "")
         settings = {"executor": session.manifest.executor, "passes": session.manifest.data["passes"]}
-        return Engine(f"effc {version}".strip(), settings, session.run)
+        return Engine(f"effc {version}".strip(), settings, run)
 
     return serve(options, start)
 

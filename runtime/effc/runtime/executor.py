@@ -39,17 +39,23 @@ def is_aligned(array: Array) -> bool:
 
 
 class Executor(Protocol):
-    """Runs one call; `inputs` in declaration order, each contiguous and aligned. Not to be entered by two threads at once."""
+    """Runs one call; `inputs` in declaration order, each contiguous and aligned. Not to be entered by two threads at once.
+
+    `states` is the block of a sequence of calls that `new_states` made; None where the code has none.
+    """
 
     @property
     def parameters(self) -> Mapping[str, Array]:
         """Writable views of what the code reads, by stored name."""
 
-    def call(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
-        """Read `inputs`, write `outputs`."""
+    def new_states(self) -> Array | None:
+        """A block of states for a new sequence of calls, in which nothing was seen yet: zeros. None where the code has no such block."""
 
-    def prepare(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> Callable[[], object]:
-        """A function that does `call(inputs, outputs)` with whatever is in these arrays then, at less cost each time."""
+    def call(self, inputs: Sequence[Array], outputs: Sequence[Array], states: Array | None = None) -> None:
+        """Read `inputs`, write `outputs`, change `states`."""
+
+    def prepare(self, inputs: Sequence[Array], outputs: Sequence[Array], states: Array | None = None) -> Callable[[], object]:
+        """A function that does `call(inputs, outputs, states)` with whatever is in these arrays then, at less cost each time."""
 
 
 class PlanExecutor:
@@ -79,17 +85,29 @@ class PlanExecutor:
             raise AlteredArtifactError(f"{code} has no function {plan.entry!r}, which the plan names") from error
         self._input_order = [list(inputs).index(buffer.name) for buffer in plan.in_room("input")]
         self._output_order = [list(outputs).index(buffer.name) for buffer in plan.in_room("output")]
-        self._entry.argtypes = [ctypes.c_void_p] * (3 + len(inputs) + len(outputs))
+        self._entry.argtypes = [ctypes.c_void_p] * (3 + (plan.state_bytes > 0) + len(inputs) + len(outputs))
         self._entry.restype = ctypes.c_int32
         self._blocks = (ctypes.c_void_p(address(self._arena)), ctypes.c_void_p(address(self._block)))
 
-    def call(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
-        """Run all steps. Raises InternalError when a kernel reports a failure."""
-        self.prepare(inputs, outputs)()
+    def new_states(self) -> Array | None:
+        """See `Executor`."""
+        if not self._plan.state_bytes:
+            return None
+        states = aligned_empty((self._plan.state_bytes,), "uint8")
+        states[:] = 0
+        return states
 
-    def prepare(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> Callable[[], object]:
+    def call(self, inputs: Sequence[Array], outputs: Sequence[Array], states: Array | None = None) -> None:
+        """Run all steps. Raises InternalError when a kernel reports a failure."""
+        self.prepare(inputs, outputs, states)()
+
+    def prepare(self, inputs: Sequence[Array], outputs: Sequence[Array], states: Array | None = None) -> Callable[[], object]:
         """See `Executor`: to ask numpy where an array lies takes as long as a small kernel, and here it happens once."""
+        if (states is None) != (self._plan.state_bytes == 0):
+            raise InternalError("a block of states was given to code that has none, or none to code that needs one")
         arrays = [inputs[index] for index in self._input_order] + [outputs[index] for index in self._output_order]
+        if states is not None:
+            arrays.insert(0, states)
         status = ctypes.c_int32(0)
         pointers = (*self._blocks, *(ctypes.c_void_p(address(array)) for array in arrays), ctypes.byref(status))
         return functools.partial(self._enter, pointers, status, arrays)
@@ -99,7 +117,8 @@ class PlanExecutor:
         self._entry(*pointers)
         code = status.value
         if code != 0:
-            step = self._plan.steps[code - 1] if 0 < code <= len(self._plan.steps) else None
+            steps = (*self._plan.steps, *self._plan.fresh)
+            step = steps[code - 1] if 0 < code <= len(steps) else None
             where = f"step {code} ({', '.join(step.sources or step.ops)})" if step is not None else f"code {code}"
             raise InternalError(f"the compiled code failed at {where}: its worker threads could not run")
 
@@ -130,7 +149,11 @@ class VirtualMachineExecutor:
         self._function = machine[entry["function"]]
         self._names = list(outputs)
 
-    def call(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
+    def new_states(self) -> Array | None:
+        """None: the machine's programs take their states as inputs."""
+        return None
+
+    def call(self, inputs: Sequence[Array], outputs: Sequence[Array], states: Array | None = None) -> None:
         """Run the function and copy its results. Raises InternalError when their shapes are not the declared ones."""
         result = self._function(*(self._tensor(array) for array in inputs), *self._arguments)
         results = [result] if hasattr(result, "numpy") else list(result)
@@ -140,9 +163,9 @@ class VirtualMachineExecutor:
                 raise InternalError(f"output {name} has shape {list(array.shape)}, declared is {list(output.shape)}")
             output[...] = array
 
-    def prepare(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> Callable[[], object]:
+    def prepare(self, inputs: Sequence[Array], outputs: Sequence[Array], states: Array | None = None) -> Callable[[], object]:
         """See `Executor`; the machine takes new tensors each time, so nothing is saved."""
-        return functools.partial(self.call, inputs, outputs)
+        return functools.partial(self.call, inputs, outputs, states)
 
     def _shared(self, array: Array) -> Any:
         import tvm

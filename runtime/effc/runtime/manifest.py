@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from effc.errors import AlteredArtifactError, InputRejectedError, Problem
+from effc.runtime.manifest_checks import check_plan, check_states
 from effc.runtime.plan import Plan
 from effc.runtime.tensors import dtype_named
 
 __all__ = [
     "BATCH",
+    "BESIDE",
     "MANIFEST",
     "PARAMETERS",
     "SCHEMA",
@@ -35,6 +38,7 @@ PARAMETERS = "params.safetensors"
 SCHEMA = "effc.artifact"
 SCHEMA_VERSION = 1
 BATCH = "batch"
+BESIDE = "masks, lists and counters"  # what code keeps in its block beside the states, as people read it
 DIGEST = "manifest_sha256"
 SIZE_LIMIT = 256 * 2**20  # bytes of a manifest that is read at all
 
@@ -79,13 +83,22 @@ class TensorSpec:
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype}{list(self.shape)}"
 
+    @property
+    def bytes(self) -> int:
+        """Of all elements."""
+        return math.prod(self.shape) * dtype_named(self.dtype).itemsize
+
 
 @dataclass(frozen=True)
 class StateSpec:
-    """One state of a streaming program: input `input` takes the old value, output `output` gives the new one."""
+    """One state of a streaming program: input `input` takes the old value, output `output` gives the new one.
+
+    A `resident` state is effc's own: users neither give nor get it. Code that keeps its states itself has neither the input nor the output.
+    """
 
     input: str
     output: str
+    resident: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,6 +148,66 @@ class Manifest:
     parameters: Mapping[str, StoredTensor]
     files: Mapping[str, FileEntry]
     plan: Plan | None
+
+    @property
+    def streams(self) -> bool:
+        """Whether samples are frames that follow each other: there are resident states."""
+        return any(state.resident for state in self.states)
+
+    @property
+    def keeps_states(self) -> bool:
+        """Whether the code has resident states in a block of its own. Else they are inputs and outputs of the code, like other states."""
+        return self.executor == "plan" and self.plan is not None and self.plan.state_bytes > 0
+
+    @property
+    def passed_states(self) -> tuple[StateSpec, ...]:
+        """The states that are inputs and outputs of the code."""
+        return tuple(state for state in self.states if not (state.resident and self.keeps_states))
+
+    @property
+    def frame_inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs that a user gives: without resident states."""
+        hidden = {state.input for state in self.states if state.resident}
+        return tuple(spec for spec in self.inputs if spec.name not in hidden)
+
+    @property
+    def frame_outputs(self) -> tuple[TensorSpec, ...]:
+        """The outputs that a user gets: without resident states."""
+        hidden = {state.output for state in self.states if state.resident}
+        return tuple(spec for spec in self.outputs if spec.name not in hidden)
+
+    @property
+    def stream_inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs that a `Stream` takes with every frame: all but states."""
+        kept = {state.input for state in self.states}
+        return tuple(spec for spec in self.inputs if spec.name not in kept)
+
+    @property
+    def code_inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs that the code takes, in its order."""
+        return self.frame_inputs if self.keeps_states else self.inputs
+
+    @property
+    def code_outputs(self) -> tuple[TensorSpec, ...]:
+        """The outputs that the code writes, in its order."""
+        return self.frame_outputs if self.keeps_states else self.outputs
+
+    @property
+    def state_bytes(self) -> int:
+        """What the states of one stream take: the code's block, and both buffers of each state that is passed in and out."""
+        block = self.plan.state_bytes if self.plan is not None and self.keeps_states else 0
+        sizes = {spec.name: spec.bytes for spec in self.inputs}
+        return block + 2 * sum(sizes[state.input] for state in self.passed_states)
+
+    @property
+    def state_sizes(self) -> dict[str, int]:
+        """Bytes of every state of one stream, by the name of its input, and of what code keeps beside them; the sum is `state_bytes`."""
+        sizes = {spec.name: spec.bytes for spec in self.inputs}
+        block = self.plan.in_room("state") if self.plan is not None and self.keeps_states else ()
+        found = {buffer.name: buffer.size for buffer in block if buffer.name in sizes}
+        found |= {state.input: 2 * sizes[state.input] for state in self.passed_states}
+        beside = self.state_bytes - sum(found.values())
+        return {**found, **({BESIDE: beside} if beside else {})}
 
     @property
     def digest(self) -> str:
@@ -230,7 +303,7 @@ def _build(data: Mapping[str, Any]) -> Manifest:
         return tuple(_spec(entry, size) for entry in entries)
 
     inputs, outputs = specs(data["inputs"]), specs(data["outputs"])
-    states = tuple(StateSpec(state["input"], state["output"]) for state in data["states"])
+    states = tuple(StateSpec(state["input"], state["output"], bool(state.get("resident", False))) for state in data["states"])
     plan = None if data["plan"] is None else Plan.from_json(data["plan"])
     manifest = Manifest(
         data=data,
@@ -247,8 +320,9 @@ def _build(data: Mapping[str, Any]) -> Manifest:
     for names in ([spec.name for spec in inputs], [spec.name for spec in outputs]):
         if len(set(names)) != len(names):
             raise ValueError(f"a name occurs twice in {names}")
+    check_states(manifest)
     if plan is not None:
-        _check_plan(manifest, plan)
+        check_plan(manifest, plan)
     return manifest
 
 
@@ -271,21 +345,3 @@ def _stored(entry: Mapping[str, Any]) -> StoredTensor:
         None if permutation is None else tuple(permutation),
         None if blocks is None else tuple((int(axis), int(size)) for axis, size in blocks),
     )
-
-
-def _check_plan(manifest: Manifest, plan: Plan) -> None:
-    """A plan that disagrees with the rest would make native code read foreign memory."""
-    for room, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
-        declared = {spec.name: (spec.shape, spec.dtype) for spec in specs}
-        planned = {buffer.name: (buffer.shape, buffer.dtype) for buffer in plan.buffers if buffer.room == room}
-        if declared != planned:
-            raise ValueError(f"the plan's {room}s {planned} are not the declared {declared}")
-    for room, total in (("parameter", plan.parameter_bytes), ("arena", plan.arena_bytes)):
-        for buffer in plan.buffers:
-            size = dtype_named(buffer.dtype).itemsize
-            for extent in buffer.shape:
-                size *= extent
-            if buffer.room == room and not (buffer.offset >= 0 and size <= buffer.size and buffer.offset + buffer.size <= total):
-                raise ValueError(f"buffer {buffer.name} lies outside its {room} block")
-    if plan.parameter_bytes and not {buffer.name for buffer in plan.in_room("parameter")} <= manifest.parameters.keys():
-        raise ValueError("the plan names parameters that are not stored")

@@ -14,7 +14,7 @@ __all__ = ["ALIGNMENT", "Buffer", "Plan", "Room", "Step"]
 
 ALIGNMENT = 64
 
-Room = Literal["input", "output", "parameter", "arena"]
+Room = Literal["input", "output", "parameter", "arena", "state"]
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,10 @@ class Buffer:
 
     Attributes:
         name: unique in the plan; the user's name for inputs and outputs, the stored tensor's name for parameters.
-        room: where it lives. Inputs and outputs are the caller's memory; parameters are one read-only block; the arena is scratch.
+        room: where it lives. Inputs and outputs are the caller's memory; parameters are one read-only block; the arena is scratch; states
+            are one block that lasts from one call to the next (all zeros: nothing was seen yet).
         shape, dtype: concrete; numpy's dtype names.
-        offset: byte offset inside the parameter block or the arena; 0 for inputs and outputs.
+        offset: byte offset inside its block: parameters, arena, states; 0 for inputs and outputs.
         size: bytes.
         first, last: index of the first step that writes and the last that reads it (arena); -1 elsewhere.
     """
@@ -52,6 +53,9 @@ class Step:
         ops: their operators.
         macs: multiply-accumulates of the step; bytes: bytes it must move.
         note: what a reader should know of the kernel: the algorithm and its measured error, the tile.
+        active: for a step that computes only positions that may have changed: a state of int32 counters whose sum is how many it has
+            computed in the last frame that was not computed whole; empty for other steps.
+        positions: how many there are at all.
     """
 
     kernel: str
@@ -63,15 +67,26 @@ class Step:
     macs: int
     bytes: int
     note: str = ""
+    active: str = ""
+    positions: int = 0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Buffers, steps and the sizes of the two blocks. `entry` is the symbol that runs all steps in order.
+    """Buffers, steps and the sizes of the blocks. `entry` is the symbol that runs all steps in order.
 
     Calling convention of the entry (C, no TVM types):
         int32 entry(uint8 *arena, const uint8 *parameters, const void *input0, ..., void *output0, ..., int32 *status)
     It returns 0; `status` becomes 0, or the number of the step that failed, counted from 1 (the steps after it did not run).
+
+    A streaming program has states: its entry takes `uint8 *states` behind the parameters. The first step compares the frame with the one
+    before and sets the clock. Where that reads 1 then, the frame is computed whole, by the steps of `fresh`, else by those behind the first
+    of `steps`. Both write the same states. A failed step of `fresh` has the number that it had if it stood behind `steps`.
+
+    Attributes:
+        state_bytes: of the block of states; 0 for a program without.
+        fresh: the steps of a frame that is computed whole, behind the first one of `steps`; empty for a program without states.
+        clock: the name of the state, one int32, that says how many frames ago one was computed whole, counted from 1.
     """
 
     entry: str
@@ -79,6 +94,9 @@ class Plan:
     steps: tuple[Step, ...]
     arena_bytes: int
     parameter_bytes: int
+    state_bytes: int = 0
+    fresh: tuple[Step, ...] = ()
+    clock: str = ""
 
     def buffer(self, name: str) -> Buffer:
         return next(buffer for buffer in self.buffers if buffer.name == name)
@@ -101,4 +119,7 @@ class Plan:
             steps=tuple(Step(**tuples(entry)) for entry in data["steps"]),
             arena_bytes=data["arena_bytes"],
             parameter_bytes=data["parameter_bytes"],
+            state_bytes=data.get("state_bytes", 0),
+            fresh=tuple(Step(**tuples(entry)) for entry in data.get("fresh", ())),
+            clock=data.get("clock", ""),
         )

@@ -1,14 +1,15 @@
 """A self-test for machines without effc: C sources and what they compile in, from a plan and golden vectors.
 
 A linker for the target makes one static program of the model's object file, `SOURCES` and `SelfTest.header` (as `model.h`). The program
-carries parameters, inputs and expected outputs, runs the model once, compares, and exits with 0 (PASS), 1 (FAIL) or 2 (could not run).
+carries parameters, inputs and expected outputs, runs the model once, compares, and exits with 0 (PASS), 1 (FAIL) or 2 (could not run). One
+that keeps states is run on the frames of a clip: the outputs of the last frame depend on what was kept of all.
 """
 
 from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,7 @@ def self_test(
     inputs: Mapping[str, Array],
     expected: Mapping[str, Array],
     *,
+    earlier: Sequence[Mapping[str, Array]] = (),
     blob_path: Path | str = BLOB,
     tolerance: float = TOLERANCE,
 ) -> SelfTest:
@@ -70,13 +72,15 @@ def self_test(
         plan: of the model; its shapes are those of one call.
         parameters: stored tensors by name.
         inputs, expected: golden vectors of one call by the user's names.
+        earlier: inputs of the calls before it, for a model that keeps states.
         blob_path: where the caller writes `SelfTest.blob` before it compiles; relative to the compiler's working directory, or absolute.
         tolerance: see `effc.runtime.verify`.
 
     Raises:
         InputRejectedError: vectors are missing, have another shape or dtype than the plan, or a dtype that C does not have; all at once.
     """
-    rooms: tuple[tuple[Room, Mapping[str, Array]], ...] = (("parameter", parameters), ("input", inputs), ("output", expected))
+    calls: tuple[tuple[Room, Mapping[str, Array]], ...] = (*(("input", one) for one in (*earlier, inputs)), ("output", expected))
+    rooms: tuple[tuple[Room, Mapping[str, Array]], ...] = (("parameter", parameters), *calls)
     problems = [problem for room, arrays in rooms for buffer in plan.in_room(room) for problem in _misfit(buffer, arrays)]
     if problems:
         raise InputRejectedError("the vectors do not fit the plan, so there is no self-test", problems)
@@ -85,19 +89,21 @@ def self_test(
         content = np.ascontiguousarray(parameters[buffer.name]).tobytes()
         blob[buffer.offset : buffer.offset + len(content)] = content
     rows: dict[str, list[str]] = {"input": [], "output": []}
-    for room, arrays in rooms[1:]:
+    for room, arrays in calls:
         for buffer in plan.in_room(room):
             blob += bytes(-len(blob) % ALIGNMENT)
             array = arrays[buffer.name]
             rows[room].append(f"{{{_quoted(buffer.name)}, {_KINDS[buffer.dtype]}, {array.size}u, {len(blob)}u}}")
             blob += np.ascontiguousarray(array).tobytes()
-    return SelfTest(_header(plan, rows, str(blob_path), blob, tolerance), bytes(blob))
+    return SelfTest(_header(plan, 1 + len(earlier), rows, str(blob_path), blob, tolerance), bytes(blob))
 
 
-def _header(plan: Plan, rows: Mapping[str, list[str]], path: str, blob: bytes | bytearray, tolerance: float) -> str:
-    ins, outs = len(rows["input"]), len(rows["output"])
+def _header(plan: Plan, calls: int, rows: Mapping[str, list[str]], path: str, blob: bytes | bytearray, tolerance: float) -> str:
+    ins, outs = len(rows["input"]) // calls, len(rows["output"])
     pointers = [*(f"(in)[{index}]" for index in range(ins)), *(f"(out)[{index}]" for index in range(outs)), "&effc_status"]
-    types = ["uint8_t *", "const uint8_t *", *["const void *"] * ins, *["void *"] * outs, "int32_t *"]
+    states = ["uint8_t *"] if plan.state_bytes else []
+    types = ["uint8_t *", "const uint8_t *", *states, *["const void *"] * ins, *["void *"] * outs, "int32_t *"]
+    given = ["arena", "parameters", *(["effc_states"] if states else []), *pointers]
     lines = [
         "/* Generated; see selftest.c. */",
         f"#define EFFC_BLOB {_quoted(path)}",
@@ -105,11 +111,13 @@ def _header(plan: Plan, rows: Mapping[str, list[str]], path: str, blob: bytes | 
         f"#define EFFC_BLOB_CRC32 {zlib.crc32(blob)}u",
         f"#define EFFC_ARENA_BYTES {plan.arena_bytes}u",
         f"#define EFFC_TOLERANCE {tolerance!r}",
+        f"#define EFFC_CALLS {calls}u",
         f"#define EFFC_INPUTS {', '.join(rows['input'])}",
         f"#define EFFC_OUTPUTS {', '.join(rows['output'])}",
         f"extern int32_t {plan.entry}({', '.join(types)});",
         "static int32_t effc_status;",
-        f"#define EFFC_CALL(arena, parameters, in, out) ({plan.entry}({', '.join(['arena', 'parameters', *pointers])}), effc_status)",
+        *([f"_Alignas({ALIGNMENT}) static uint8_t effc_states[{plan.state_bytes}];"] if states else []),  # zeros: nothing was seen
+        f"#define EFFC_CALL(arena, parameters, in, out) ({plan.entry}({', '.join(given)}), effc_status)",
     ]
     return "\n".join(lines) + "\n"
 

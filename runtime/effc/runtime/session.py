@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import platform
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -17,6 +17,7 @@ from effc.runtime.artifact import SELF_TEST, Artifact, open_artifact
 from effc.runtime.executor import CODE, Executor, PlanExecutor, VirtualMachineExecutor, aligned_empty, is_aligned
 from effc.runtime.manifest import Manifest, TensorSpec
 from effc.runtime.native import built_for
+from effc.runtime.sequence import CallSequence
 from effc.runtime.tensors import Array, dtype_named
 from effc.runtime.threads import available_threads, use_threads
 
@@ -53,7 +54,7 @@ class Session:
 
     Attributes:
         artifact: the files behind it.
-        inputs, outputs: name, shape (at the artifact's batch) and dtype, in declaration order.
+        inputs, outputs: name, shape (at the artifact's batch) and dtype, in declaration order, without resident states.
         threads: worker threads asked for; `threads_used` says what TVM's pool gave the last call.
 
     One session may be used from several threads; the calls run one after the other. It does not survive `os.fork`.
@@ -62,8 +63,8 @@ class Session:
     def __init__(self, artifact: Artifact, *, threads: int | None = None) -> None:
         manifest = artifact.manifest
         self.artifact = artifact
-        self.inputs: tuple[TensorSpec, ...] = manifest.inputs
-        self.outputs: tuple[TensorSpec, ...] = manifest.outputs
+        self.inputs: tuple[TensorSpec, ...] = _framed(manifest, manifest.frame_inputs)
+        self.outputs: tuple[TensorSpec, ...] = _framed(manifest, manifest.frame_outputs)
         self.threads = available_threads() if threads is None else threads
         if self.threads < 1:
             raise DataError(f"{threads} threads: at least one is needed")
@@ -99,6 +100,8 @@ class Session:
 
         The code computes a fixed batch B in one call. Where the leading dimension is a batch, any number N >= 1 of samples is
         accepted: they run in ceil(N / B) calls, the last one filled up with copies of its last sample, whose results are dropped.
+        The N samples of an artifact with resident states are one clip: N frames in order, of which the first is computed whole. Each run
+        is a clip of its own; `Stream` goes on from frame to frame.
 
         Args:
             inputs: name -> array of the declared shape and dtype. Layout in memory does not matter.
@@ -109,6 +112,8 @@ class Session:
         Raises:
             DataError: names, shapes or dtypes do not fit; lists everything that is wrong.
         """
+        if self.manifest.streams:
+            return self._clip(inputs)
         fitting = self._fitting(inputs)
         if fitting is not None:
             return dict(zip(self._output_names, self._call(fitting), strict=True))
@@ -123,11 +128,23 @@ class Session:
             for index, spec in enumerate(self.outputs)
         }
 
-    def call_into(self, inputs: list[Array], outputs: list[Array]) -> None:
-        """One call of the code on arrays in declaration order, unchecked: shape, dtype, layout and alignment are the caller's duty."""
+    def call_into(self, inputs: Sequence[Array], outputs: Sequence[Array], states: Array | None = None) -> None:
+        """One call of the code, unchecked: shape, dtype, layout and alignment are the caller's duty.
+
+        Args:
+            inputs, outputs: in the order of the manifest's `code_inputs` and `code_outputs`.
+            states: the block of a sequence of calls, for code that keeps states.
+        """
         with self._lock:
             self.threads_used = use_threads(self.threads)
-            self._executor.call(inputs, outputs)
+            self._executor.call(inputs, outputs, states)
+
+    def new_sequence(self, *, resident_only: bool = False) -> CallSequence:
+        """Calls that keep states from one to the next, unchecked like `call_into`; `Stream` is what users want.
+
+        With `resident_only`, states that a user declared are inputs and outputs like others.
+        """
+        return CallSequence(self.manifest, self._executor.new_states(), self.call_into, resident_only=resident_only)
 
     def __enter__(self) -> Session:
         return self
@@ -138,11 +155,30 @@ class Session:
     def _fixed_call(self) -> _FixedCall | None:
         """The call through arrays of the session's own, for tensors so small that copying them is cheaper than anything else."""
         input_kinds = [(shape, dtype) for _, shape, dtype in self._input_kinds]
-        if sum(math.prod(shape) * dtype.itemsize for shape, dtype in input_kinds + self._output_kinds) > _COPY_LIMIT:
+        total = sum(math.prod(shape) * dtype.itemsize for shape, dtype in input_kinds + self._output_kinds)
+        if self.manifest.streams or total > _COPY_LIMIT:
             return None
         inputs = [aligned_empty(shape, dtype) for shape, dtype in input_kinds]
         outputs = [aligned_empty(shape, dtype) for shape, dtype in self._output_kinds]
         return _FixedCall(inputs, outputs, self._executor.prepare(inputs, outputs))
+
+    def _clip(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs of frames in order, after a start from zeroed resident states; other states are fed like any input.
+
+        Inputs without an axis of frames are the same for all of them; of outputs without one, those of the first frame are returned, as
+        `effc.ir.streaming.run_clip` does.
+        """
+        samples = self._check(inputs)
+        arrays = {spec.name: np.asarray(inputs[spec.name]) for spec in self.inputs}
+        sequence = self.new_sequence(resident_only=True)
+        frames = [
+            sequence.run({spec.name: arrays[spec.name][index : index + 1] if spec.batched else arrays[spec.name] for spec in self.inputs})
+            for index in range(1 if samples is None else samples)
+        ]
+        return {
+            spec.name: np.concatenate([frame[spec.name] for frame in frames]) if spec.batched else frames[0][spec.name]
+            for spec in self.outputs
+        }
 
     def _call(self, arrays: list[Array]) -> list[Array]:
         fixed = self._fixed
@@ -212,7 +248,7 @@ class Session:
                 what = f"dtype {array.dtype}" if is_array else f"a {type(given).__name__}, dtype {array.dtype} to numpy"
                 hint = f"convert it with {f'.astype({spec.dtype!r})' if is_array else f'numpy.asarray(values, {spec.dtype!r})'}"
                 problems.append(Problem(f"input {spec.name!r}", what, f"must be {spec.dtype}", hint))
-            free = spec.batched and self.manifest.symbolic_batch
+            free = spec.batched and (self.manifest.symbolic_batch or self.manifest.streams)
             if array.ndim != len(spec.shape) or array.shape[free:] != spec.shape[free:]:
                 wanted = f"[{', '.join(['N'] * free + [str(size) for size in spec.shape[free:]])}]"
                 problems.append(Problem(f"input {spec.name!r}", f"shape {list(array.shape)}", f"must be {wanted}"))
@@ -228,13 +264,18 @@ class Session:
         if problems:
             raise DataError("the inputs do not fit the compiled model", problems)
         count = next(iter(samples.values()), None)
-        unbatched = [spec.name for spec in self.outputs if not spec.batched]
+        unbatched = [] if self.manifest.streams else [spec.name for spec in self.outputs if not spec.batched]
         if count is not None and count != self.manifest.batch and unbatched:
             # They may mix samples, so neither parts nor a batch filled up with copies would give the same.
             raise DataError(
                 f"{count} samples: the outputs {unbatched} have no batch dimension, so exactly {self.manifest.batch} are needed"
             )
         return count
+
+
+def _framed(manifest: Manifest, specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    """What a user gives or gets: of a streaming program the leading axis of 1 counts frames, be its batch proved or not."""
+    return tuple(replace(spec, batched=spec.batched or spec.shape[:1] == (1,)) for spec in specs) if manifest.streams else specs
 
 
 def _executor(artifact: Artifact) -> Executor:
@@ -245,7 +286,7 @@ def _executor(artifact: Artifact) -> Executor:
     code = artifact.path / CODE
     _refuse_foreign_code(artifact, code)
     tensors = artifact.parameters()
-    inputs, outputs = [spec.name for spec in manifest.inputs], [spec.name for spec in manifest.outputs]
+    inputs, outputs = [spec.name for spec in manifest.code_inputs], [spec.name for spec in manifest.code_outputs]
     if manifest.plan is not None and manifest.executor == "plan":
         return PlanExecutor(manifest.plan, inputs, outputs, tensors, code)
     return VirtualMachineExecutor(manifest.data.get("vm") or {}, outputs, tensors, code)

@@ -1,13 +1,15 @@
-"""Run a streaming program frame by frame: its states stay inside, in two buffers each that change places after every frame."""
+"""Run a streaming program frame by frame: its states stay inside."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 
 import numpy as np
 
 from effc.errors import DataError, Problem
-from effc.runtime.executor import aligned_empty
+from effc.runtime.activity import ActivityReader, FrameActivity
+from effc.runtime.manifest import TensorSpec
 from effc.runtime.session import Session
 from effc.runtime.tensors import Array, dtype_named
 
@@ -15,68 +17,103 @@ __all__ = ["Stream"]
 
 
 class Stream:
-    """One sequence of frames through a session. Several streams may share a session.
+    """One sequence of frames through a session. Several streams may share a session; each has its own past.
+
+    A stream may be used from several threads, like a session: the frames run one after the other.
 
     Attributes:
         session: what computes the frames.
+        inputs, outputs: name, shape and dtype of what a frame takes and gives. The leading axis of a video's frame is 1.
         frames: frames since the start or the last reset.
     """
 
     def __init__(self, session: Session, initial: Mapping[str, Array] | None = None) -> None:
-        """Start with the states of `initial` (state's input name -> value); states that it does not name start as zeros."""
+        """Start with the states of `initial` (state's input name -> value); states that it does not name start as zeros.
+
+        Raises:
+            DataError: the artifact has no states; or see `reset`.
+        """
         if not session.manifest.states:
             raise DataError("the compiled model has no states, so there is nothing to stream; use Session.run")
         self.session = session
         self.frames = 0
-        self._new_name = {state.input: state.output for state in session.manifest.states}
-        self._inputs = [spec for spec in session.inputs if spec.name not in self._new_name]
-        self._outputs = [spec for spec in session.outputs if spec.name not in self._new_name.values()]
-        specs = {spec.name: spec for spec in session.inputs}
-        self._old = {name: aligned_empty(specs[name].shape, specs[name].dtype) for name in self._new_name}
-        self._new = {name: aligned_empty(specs[name].shape, specs[name].dtype) for name in self._new_name}
-        self._frame = {spec.name: aligned_empty(spec.shape, spec.dtype) for spec in self._inputs}
+        self._lock = threading.Lock()
+        self._sequence = session.new_sequence()
+        self._activity = ActivityReader(session.manifest, self._sequence.block)
+        self.inputs: tuple[TensorSpec, ...] = self._sequence.inputs
+        self.outputs: tuple[TensorSpec, ...] = self._sequence.outputs
+        resident = {state.input for state in session.manifest.states if state.resident}
+        self._given = [spec for spec in session.inputs if spec.name in self._sequence.states and spec.name not in resident]
         self.reset(initial)
 
     def reset(self, initial: Mapping[str, Array] | None = None) -> None:
-        """Forget the past. Raises DataError when `initial` names no state or has another shape or dtype."""
+        """Forget the past: the next frame is computed whole. Raises DataError when `initial` names no state of the user's, or one of
+        another shape or dtype; the states are as they were then."""
         initial = initial or {}
-        self._refuse(_misfits(initial, self._old, "state", complete=False))
-        for name, state in self._old.items():
-            state[...] = initial.get(name, 0)
-        self.frames = 0
+        _refuse(_misfits(initial, self._given, "state", complete=False))
+        with self._lock:
+            self._sequence.reset(initial)
+            self.frames = 0
 
     def run(self, frame: Mapping[str, Array]) -> dict[str, Array]:
-        """The outputs of the next frame, as new arrays; the states stay inside. Raises DataError, and the states are as they were."""
-        self._refuse(_misfits(frame, self._frame, "input", complete=True))
-        for name, buffer in self._frame.items():
-            buffer[...] = frame[name]
-        results = {spec.name: aligned_empty(spec.shape, spec.dtype) for spec in self._outputs}
-        written = results | {new: self._new[old] for old, new in self._new_name.items()}
-        read = self._frame | self._old
-        self.session.call_into([read[spec.name] for spec in self.session.inputs], [written[spec.name] for spec in self.session.outputs])
-        self._old, self._new = self._new, self._old
-        self.frames += 1
+        """The outputs of the next frame, as new arrays; the states stay inside.
+
+        Args:
+            frame: input name -> array of exactly the shape and dtype in `inputs`.
+
+        Raises:
+            DataError: the frame does not fit. The states are as they were.
+            InternalError: the code failed. Where it keeps its states itself, the next frame is computed whole then.
+        """
+        _refuse(_misfits(frame, self.inputs, "input", complete=True))
+        arrays = {name: np.asarray(array) for name, array in frame.items()}
+        with self._lock:
+            results = self._sequence.run(arrays)
+            self.frames += 1
         return results
 
+    def activity(self) -> FrameActivity:
+        """How much of the last frame was computed. Raises DataError when there was none since the start or the last reset."""
+        with self._lock:
+            if not self.frames:
+                raise DataError("no frame was run since the start or the last reset, so nothing was computed")
+            return self._activity.read()
+
     def states(self) -> dict[str, Array]:
-        """Copies of the current states by their input names."""
-        return {name: state.copy() for name, state in self._old.items()}
+        """Copies of the current states by their input names; resident states, which are effc's own, are not among them."""
+        with self._lock:
+            return {spec.name: self._sequence.states[spec.name].copy() for spec in self._given}
 
-    @staticmethod
-    def _refuse(problems: list[Problem]) -> None:
-        if problems:
-            raise DataError("the frame or the states do not fit the compiled model", problems)
+    def resident_states(self) -> dict[str, Array]:
+        """Copies of effc's own states, for tests and debugging: in the layout of the code, with the counters and lists that it keeps."""
+        with self._lock:
+            block, plan, given = self._sequence.block, self.session.manifest.plan, {spec.name for spec in self._given}
+            kept = {name: state.copy() for name, state in self._sequence.states.items() if name not in given}
+            if block is not None and plan is not None:
+                for one in plan.in_room("state"):
+                    room = block[one.offset : one.offset + one.size]
+                    dtype = dtype_named(one.dtype)
+                    count = int(np.prod(one.shape, dtype=np.int64))
+                    kept[one.name] = room[: count * dtype.itemsize].view(dtype).reshape(one.shape).copy()
+        return kept
 
 
-def _misfits(given: Mapping[str, Array], wanted: Mapping[str, Array], kind: str, *, complete: bool) -> list[Problem]:
-    unknown = [name for name in given if name not in wanted]
-    problems = [Problem(f"{kind} {name!r}", "the name", "is unknown", f"known: {', '.join(wanted)}") for name in unknown]
-    for name, buffer in wanted.items():
-        if name not in given:
+def _refuse(problems: list[Problem]) -> None:
+    if problems:
+        raise DataError("the frame or the states do not fit the compiled model", problems)
+
+
+def _misfits(given: Mapping[str, Array], wanted: tuple[TensorSpec, ...] | list[TensorSpec], kind: str, *, complete: bool) -> list[Problem]:
+    names = [spec.name for spec in wanted]
+    unknown = [name for name in given if name not in names]
+    problems = [Problem(f"{kind} {name!r}", "the name", "is unknown", f"known: {', '.join(names) or 'none'}") for name in unknown]
+    for spec in wanted:
+        if spec.name not in given:
             if complete:
-                problems.append(Problem(f"{kind} {name!r}", "nothing", "is missing"))
+                problems.append(Problem(f"{kind} {spec.name!r}", "nothing", "is missing", f"needed: {spec}"))
             continue
-        array = np.asarray(given[name])
-        if array.shape != buffer.shape or array.dtype != dtype_named(buffer.dtype.name):
-            problems.append(Problem(f"{kind} {name!r}", f"{array.dtype}{list(array.shape)}", f"must be {buffer.dtype}{list(buffer.shape)}"))
+        array = np.asarray(given[spec.name])
+        if array.shape != spec.shape or array.dtype != dtype_named(spec.dtype):
+            what = f"{array.dtype}{list(array.shape)}"
+            problems.append(Problem(f"{kind} {spec.name!r}", what, f"must be {spec.dtype}{list(spec.shape)}"))
     return problems

@@ -204,3 +204,12 @@ def test_preprocessing_is_read_as_people_write_it() -> None:
 def test_range_comes_first_and_mean_and_std_are_in_its_units() -> None:
     steps = Preprocess.parse("range=0..255,mean=100,std=10,channels=1")
     assert steps.apply(np.full((1, 1, 1), 130, np.uint8)).item() == pytest.approx(3)
+
+
+def test_a_clip_is_divided_at_one_point_in_time() -> None:
+    data = Dataset({"x": np.arange(12)[:, None]}, unit=2)
+    fit, selection = data.split(0.8, seed=0, in_order=True)
+    assert fit.inputs["x"].ravel().tolist() == list(range(10))
+    assert selection.inputs["x"].ravel().tolist() == [10, 11]
+    few, rest = data.part(slice(0, 4)).split(1.0, seed=0, in_order=True)
+    assert (len(few), len(rest)) == (2, 2)

@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from effc.ir import Batch, Edit, Program, Provenance
+from effc.ir import Batch, Edit, Program, Provenance, run_clip
 from effc.lowering.onnx import export_onnx
+from tests.unit.ir.streaming_net import clip, per_frame, streaming
 
 
 class Net(nn.Module):
@@ -105,3 +106,53 @@ def test_sparse_activations_are_the_same_in_onnxruntime(call: Any) -> None:
     x[1, 2], x[2], x[3, :2] = torch.nan, 0.5, torch.inf
     session = onnxruntime.InferenceSession(export_onnx(program))
     torch.testing.assert_close(torch.from_numpy(session.run(None, {"x": x.numpy()})[0]), module(x).detach(), equal_nan=True)
+
+
+@pytest.mark.parametrize(("threshold", "scene_cut", "refresh"), [(0.0, 0.25, 4), (0.3, 0.2, 0)])
+def test_a_streaming_program_is_run_by_onnxruntime_frame_by_frame(threshold: float, scene_cut: float, refresh: int) -> None:
+    program = streaming(per_frame(), threshold, scene_cut, refresh)
+    data = export_onnx(program)
+    model = onnx.load_from_string(data)
+    onnx.checker.check_model(model)
+    session = onnxruntime.InferenceSession(data)
+    assert [one.name for one in session.get_inputs()] == [value.name for value in program.interface.inputs]
+    x = clip(10)
+    x[6] = x[5]
+    x[6:] *= -1  # a cut
+    expected = run_clip(program, {"x": x})["scores"].numpy()
+    states = {value.name: np.zeros(value.at_batch(1), value.dtype) for value in program.interface.inputs[1:]}
+    clocks, scores = [], []
+    for frame in x.numpy():
+        results = dict(zip([one.name for one in session.get_outputs()], session.run(None, {"x": frame[None], **states}), strict=True))
+        states = {name: results[f"{name}_next"] for name in states}
+        clocks += results["stream.clock_next"].tolist()
+        scores.append(results["scores"])
+    assert clocks == ([1, 2, 3, 4, 1, 2, 1, 2, 3, 4] if refresh else [1, 2, 3, 4, 5, 6, 1, 2, 3, 4])
+    np.testing.assert_allclose(np.concatenate(scores), expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_one_function_serves_tensors_of_every_rank_and_streams_have_clocks_of_their_own() -> None:
+    class Ranks(nn.Module):
+        def forward(self, x: torch.Tensor, old: torch.Tensor, clock: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            ops = torch.ops.effc
+            flat = ops.truncate(x.flatten(1), old.flatten(1), clock, 0.5)
+            ticked = [ops.stream_clock(one, before, clock, 0.5, 0.25, 3) for one, before in ((x, old), (x[:, :, :1], old[:, :, :1]))]
+            bits = ops.stream_clock(x, old, clock, 0.0, 0.0, 0)
+            return (ops.truncate(x, old, clock, 0.5), flat, *ticked, bits)
+
+    generator = torch.Generator().manual_seed(1)
+    x, old = torch.randn((4, 2, 4, 5), generator=generator), torch.randn((4, 2, 4, 5), generator=generator)
+    old[:2] = x[:2]
+    old[0, 0, 0] += 0.5000001
+    x[1, 0, 0, 0] = float("nan")
+    x[3] = old[3] = 0.0
+    x[3, 0, 0, 0] = -0.0  # which only its sign tells from 0
+    clock = torch.tensor([2, 1, 0, 3], dtype=torch.int32)
+    dim = torch.export.Dim("batch", min=1)
+    exported = torch.export.export(Ranks(), (x, old, clock), dynamic_shapes=({0: dim}, {0: dim}, {0: dim}))
+    program = Program.from_exported(exported, Provenance("Ranks", "torch", "0" * 64), batch=Batch(True))
+    data = export_onnx(program)
+    assert len(onnx.load_from_string(data).functions) == 3
+    results = onnxruntime.InferenceSession(data).run(None, {"x": x.numpy(), "old": old.numpy(), "clock": clock.numpy()})
+    for result, expected in zip(results, program.run({"x": x, "old": old, "clock": clock}).values(), strict=True):
+        np.testing.assert_array_equal(result, expected.numpy())

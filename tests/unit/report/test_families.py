@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from effc.lowering import kernels
+from effc.lowering import kernels, streaming
 from effc.report.families import FAMILIES, described
 
 
@@ -22,7 +22,7 @@ def made(path: Path) -> set[str]:
 
 
 def test_every_family_is_described() -> None:
-    files = Path(kernels.__file__).parent.glob("*.py")
+    files = [path for package in (kernels, streaming) for path in Path(package.__file__).parent.glob("*.py")]
     assert {family for path in files for family in made(path)} | {family for family, _ in kernels.SCHEDULED} == set(FAMILIES)
 
 

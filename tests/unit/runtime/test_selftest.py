@@ -11,7 +11,7 @@ import pytest
 
 from effc.errors import InputRejectedError
 from effc.runtime.plan import Buffer, Plan
-from effc.runtime.selftest import BLOB, HEADER, SOURCES, self_test
+from effc.runtime.selftest import BLOB, HEADER, SOURCES, SelfTest, self_test
 from effc.runtime.tensors import Array
 from tests.unit.runtime.dense_artifact import BATCH, IN, PLAN, dense, weights
 
@@ -56,14 +56,17 @@ def vectors() -> tuple[dict[str, Array], dict[str, Array]]:
     return {"x": x}, {"y": dense(x, weights()["w"], weights()["b"]), "row": np.arange(BATCH)}
 
 
-def build(folder: Path, expected: dict[str, Array], threads: int = 3, flags: tuple[str, ...] = ()) -> Path:
+def built(folder: Path, expected: dict[str, Array], threads: int = 3, flags: tuple[str, ...] = ()) -> Path:
+    return build(folder, self_test(PLAN, weights(), vectors()[0], expected), MODEL, threads, flags)
+
+
+def build(folder: Path, test: SelfTest, model: str, threads: int = 3, flags: tuple[str, ...] = ()) -> Path:
     cc = shutil.which("cc") or shutil.which("gcc")
     if cc is None:
         pytest.skip("no C compiler (cc, gcc) on this machine")
-    test = self_test(PLAN, weights(), vectors()[0], expected)
     (folder / HEADER).write_text(test.header)
     (folder / BLOB).write_bytes(test.blob)
-    (folder / "dense.c").write_text(MODEL)
+    (folder / "dense.c").write_text(model)
     warnings = ["-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", "-I.", f"-DTHREADS={threads}", *flags]
     subprocess.run([cc, *warnings, *map(str, SOURCES), "dense.c", "-o", "selftest", "-lm", "-lpthread"], cwd=folder, check=True)
     return folder / "selftest"
@@ -75,12 +78,12 @@ def run(program: Path, threads: int = 3) -> tuple[int, str]:
 
 
 def test_right_vectors_pass(tmp_path: Path) -> None:
-    code, text = run(build(tmp_path, vectors()[1]))
+    code, text = run(built(tmp_path, vectors()[1]))
     assert (code, text.splitlines()[-1].split(":")[0]) == (0, "PASS"), text
 
 
 def test_without_threads(tmp_path: Path) -> None:
-    assert run(build(tmp_path, vectors()[1], threads=1, flags=("-DEFFC_SERIAL",)))[0] == 0
+    assert run(built(tmp_path, vectors()[1], threads=1, flags=("-DEFFC_SERIAL",)))[0] == 0
 
 
 @pytest.mark.parametrize("what", ["float", "integer", "nan"])
@@ -90,14 +93,14 @@ def test_wrong_vectors_fail(tmp_path: Path, what: str) -> None:
         expected["row"][3] += 1
     else:
         expected["y"][3, 2] += np.float32(np.nan if what == "nan" else 0.01)
-    code, text = run(build(tmp_path, expected))
+    code, text = run(built(tmp_path, expected))
     assert code == 1
     assert "FAIL" in text
 
 
 def test_data_of_another_build_are_noticed(tmp_path: Path) -> None:
     """A compiler cache may keep the assembled-in file of an earlier build; a pass must not come from there."""
-    build(tmp_path, vectors()[1])
+    built(tmp_path, vectors()[1])
     other = vectors()[1]
     other["y"] += 1
     (tmp_path / HEADER).write_text(self_test(PLAN, weights(), vectors()[0], other).header)
@@ -110,8 +113,28 @@ def test_data_of_another_build_are_noticed(tmp_path: Path) -> None:
     assert "not the model's" in text
 
 
+COUNTER = r"""
+#include <stdint.h>
+int32_t run(uint8_t *arena, const uint8_t *parameters, uint8_t *states, const float *x, float *y, int32_t *status) {
+  (void)arena, (void)parameters;
+  *status = (uintptr_t)states % 64 ? 5 : 0;
+  *y = *(float *)states = 10 * *(float *)states + *x;
+  return 0;
+}
+"""
+
+
+@pytest.mark.parametrize(("expected", "code"), [(123.0, 0), (3.0, 1)])
+def test_a_model_that_keeps_states_is_run_on_frames(tmp_path: Path, expected: float, code: int) -> None:
+    buffers = (Buffer("x", "input", (1,), "float32", 0, 4), Buffer("y", "output", (1,), "float32", 0, 4))
+    plan = Plan("run", (*buffers, Buffer("kept", "state", (1,), "float32", 0, 4)), (), 0, 0, state_bytes=64)
+    frames = [{"x": np.array([value], np.float32)} for value in (1, 2, 3)]
+    test = self_test(plan, {}, frames[-1], {"y": np.array([expected], np.float32)}, earlier=frames[:-1])
+    assert run(build(tmp_path, test, COUNTER))[0] == code
+
+
 def test_a_failing_model_is_not_a_failing_comparison(tmp_path: Path) -> None:
-    code, text = run(build(tmp_path, vectors()[1], threads=2), threads=3)
+    code, text = run(built(tmp_path, vectors()[1], threads=2), threads=3)
     assert code == 2
     assert "code 9" in text
 

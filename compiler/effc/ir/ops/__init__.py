@@ -19,6 +19,8 @@ from effc.ir.ops.qlinear_matmul import QLINEAR_MATMUL
 from effc.ir.ops.quantize_linear import QUANTIZE_LINEAR
 from effc.ir.ops.sparsify import SPARSIFY
 from effc.ir.ops.statistical_top_k import STATISTICAL_TOP_K
+from effc.ir.ops.stream_clock import STREAM_CLOCK
+from effc.ir.ops.truncate import TRUNCATE
 
 __all__ = ["NAMESPACE", "OPS", "Cost", "OpDef", "find"]
 
@@ -35,6 +37,8 @@ OPS: tuple[OpDef, ...] = (
     QUANTIZE_LINEAR,
     SPARSIFY,
     STATISTICAL_TOP_K,
+    STREAM_CLOCK,
+    TRUNCATE,
 )
 
 for _op in OPS:

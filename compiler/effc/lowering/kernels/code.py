@@ -18,6 +18,7 @@ __all__ = [
     "integer",
     "load",
     "local",
+    "located",
     "loop",
     "parallel",
     "prefetch",
@@ -111,12 +112,30 @@ def store(buffer: Any, value: Any, indices: Sequence[Index]) -> Any:
     return tirx.BufferStore(buffer, value, [_expression(index) for index in indices])
 
 
-def prefetch(element: Any) -> Any:
-    """Ask for the cache line of an element, which may lie behind the end of its buffer, without waiting for it."""
+def located(element: Any, name: str) -> tuple[Any, list[Any]]:
+    """A flat buffer whose first element is the given one, and the statements that find where it lies.
+
+    Elements around it are then read at distances that are known now, which costs a processor nothing; an index that comes from data is
+    computed once.
+    """
+    import tvm
     from tvm import tirx
 
-    read, second_level, data = integer(0), integer(2), integer(1)
-    return tirx.Evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch.p0", tirx.address_of(element), read, second_level, data))
+    dtype = str(element.source.dtype)
+    pointer = tirx.Var(name, tvm.ir.PointerType(tvm.ir.PrimType(dtype), "global"))
+    buffer = tirx.decl_buffer((1,), dtype, name=name, data=pointer)
+    return buffer, [tirx.Bind(pointer, tirx.address_of(element)), tirx.DeclBuffer(buffer, data=pointer)]
+
+
+def prefetch(element: Any, near: bool = False) -> Any:
+    """Ask for the cache line of an element, which may lie behind the end of its buffer, without waiting for it.
+
+    `near`: into the first-level cache, else into the second.
+    """
+    from tvm import tirx
+
+    read, level, data = integer(0), integer(3 if near else 2), integer(1)
+    return tirx.Evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch.p0", tirx.address_of(element), read, level, data))
 
 
 def single(value: Any) -> Any:

@@ -18,7 +18,7 @@ import numpy as np
 from effc.lowering.kernels.inlining import Load, NotInlinableError, inlined, rebuilt, same
 from effc.lowering.kernels.options import Known, Options
 
-__all__ = ["ANCHOR", "Block", "Epilogue", "Fused"]
+__all__ = ["ANCHOR", "Block", "Epilogue", "Fused", "blocks_of"]
 
 ANCHOR = "effc.anchor"
 Array = np.ndarray[Any, Any]
@@ -67,7 +67,7 @@ class Fused:
         self.remarks: list[str] = []
         self.reasons: list[str] = []
         self.arguments = list(function.params)
-        self.blocks = _blocks(function)
+        self.blocks = blocks_of(function)
         self._written = {block.buffer: block for block in self.blocks}
         if len(self._written) != len(self.blocks):
             raise NotInlinableError("a buffer is written twice")
@@ -160,9 +160,14 @@ class Epilogue:
         """The statement that stores the anchor's element at `position`, given its value."""
         from tvm import tirx
 
-        indices = self._indices(position)
-        values = dict(zip(self.variables, indices, strict=True)) | {self.sum: value}
-        return tirx.BufferStore(self.result, rebuilt(self.expression, values, tirx.BufferLoad), indices)
+        return tirx.BufferStore(self.result, self.value(position, value), self._indices(position))
+
+    def value(self, position: Sequence[Any], value: Any) -> Any:
+        """What is stored for the anchor's element at `position`, given its value."""
+        from tvm import tirx
+
+        values = dict(zip(self.variables, self._indices(position), strict=True)) | {self.sum: value}
+        return rebuilt(self.expression, values, tirx.BufferLoad)
 
     def at(self, expression: Any, position: Sequence[Any]) -> Any:
         """An expression of `variables` for the anchor's element at `position`."""
@@ -185,7 +190,7 @@ def _note(found: list[Any], buffer: Any, indices: Sequence[Any]) -> Any:
     return tirx.BufferLoad(buffer, list(indices))
 
 
-def _blocks(function: Any) -> list[Block]:
+def blocks_of(function: Any) -> list[Block]:
     from tvm import s_tir, tirx
 
     if not isinstance(function.body, s_tir.SBlockRealize):

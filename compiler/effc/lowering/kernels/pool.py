@@ -13,7 +13,7 @@ from effc.lowering.kernels.window_loops import loops
 from effc.lowering.kernels.windows import Windows
 from effc.targets import Target
 
-__all__ = ["pool"]
+__all__ = ["larger", "pool"]
 
 
 def pool(fused: Fused, fixed: Sequence[bool], target: Target) -> Implementation | None:
@@ -38,15 +38,15 @@ def pool(fused: Fused, fixed: Sequence[bool], target: Target) -> Implementation 
         before=fused.numbers("before"),
         start=-math.inf if largest else 0.0,
         element=lambda image, places, channel: fused.value(source, [image, *places, channel]),
-        step=lambda value, element, taps, channel: _larger(value, element) if largest else value + element,
+        step=lambda value, element, taps, channel: larger(value, element) if largest else value + element,
         result=lambda image, positions, channel, value: epilogue.store([image, *positions, channel], value),
-        join=_larger if largest else lambda a, b: a + b,
+        join=larger if largest else lambda a, b: a + b,
         step_cost=1.0 if largest else 0.5,
     )
     return Implementation(flat_function(fused.arguments, loops(windows, target)), "pool")
 
 
-def _larger(largest: Any, element: Any) -> Any:
+def larger(largest: Any, element: Any) -> Any:
     """The larger of two numbers, NaN where one is NaN: a machine's maximum hands on its second operand when either is NaN."""
     from tvm import tirx
 

@@ -15,6 +15,8 @@ from effc.lowering.ops import (
     quantize_linear,
     sparsify,
     statistical_top_k,
+    stream_clock,
+    truncate,
 )
 from effc.lowering.ops.base import OpKernel
 
@@ -33,4 +35,6 @@ OP_KERNELS: tuple[OpKernel, ...] = (
     quantize_linear.KERNEL,
     sparsify.KERNEL,
     statistical_top_k.KERNEL,
+    stream_clock.KERNEL,
+    truncate.KERNEL,
 )

@@ -1,11 +1,13 @@
-/* Runs a compiled model once on its golden inputs, on a machine that has neither effc nor TVM, and compares the outputs.
+/* Runs a compiled model on its golden inputs, on a machine that has neither effc nor TVM, and compares the outputs: once, or, where it
+ * keeps states, on the frames of a clip, of which the last one's outputs are compared.
  *
  * The generated model.h describes the model and names the file with its bytes, which the assembler puts into this program:
  *   EFFC_BLOB             path of the file: the parameters, then every input, then every expected output, each at a multiple of 64
  *   EFFC_BLOB_BYTES, EFFC_BLOB_CRC32   its size and checksum: compilers that cache (zig) do not notice when an assembled-in file changed
  *   EFFC_ARENA_BYTES      scratch memory of the model
  *   EFFC_CALL(arena, parameters, in, out)   calls its entry; the value is 0, or the step that failed
- *   EFFC_INPUTS, EFFC_OUTPUTS   lists of {name, kind, elements, offset in the blob}
+ *   EFFC_CALLS            how many calls there are
+ *   EFFC_INPUTS, EFFC_OUTPUTS   lists of {name, kind, elements, offset in the blob}; the inputs of all calls, and the outputs of the last
  *   EFFC_TOLERANCE        for floating point, of an output's largest finite magnitude; integers must be equal
  * Prints one line an output, then PASS or FAIL with the largest error. Exit status: 0 pass, 1 fail, 2 the model could not run.
  */
@@ -27,7 +29,7 @@ typedef struct {
 
 static const size_t width[] = {2, 2, 4, 8, 1, 2, 4, 8, 1, 2, 4, 8};
 static const Tensor inputs[] = {EFFC_INPUTS}, outputs[] = {EFFC_OUTPUTS};
-enum { N_INPUTS = sizeof inputs / sizeof *inputs, N_OUTPUTS = sizeof outputs / sizeof *outputs };
+enum { N_INPUTS = sizeof inputs / sizeof *inputs / EFFC_CALLS, N_OUTPUTS = sizeof outputs / sizeof *outputs };
 
 extern const uint8_t effc_blob[];
 __asm__(".section .rodata\n.balign 64\n.globl effc_blob\neffc_blob:\n.incbin \"" EFFC_BLOB "\"\n.byte 0\n.text\n");
@@ -84,9 +86,7 @@ int main(void) {
   double worst = 0;
   if (crc32(effc_blob, EFFC_BLOB_BYTES) != EFFC_BLOB_CRC32) return fprintf(stderr, "the data in this program are not the model's\n"), 2;
   for (size_t i = 0; i < N_INPUTS; ++i) {
-    size_t bytes = inputs[i].elements * width[inputs[i].kind];
-    in[i] = room(bytes);
-    if (in[i]) memcpy(in[i], effc_blob + inputs[i].offset, bytes);
+    in[i] = room(inputs[i].elements * width[inputs[i].kind]);
   }
   for (size_t i = 0; i < N_OUTPUTS; ++i) {
     size_t bytes = outputs[i].elements * width[outputs[i].kind];
@@ -96,8 +96,12 @@ int main(void) {
   for (size_t i = 0; i < N_INPUTS + N_OUTPUTS; ++i) {
     if (!arena || !(i < N_INPUTS ? in[i] : out[i - N_INPUTS])) return fprintf(stderr, "out of memory\n"), 2;
   }
-  int32_t code = EFFC_CALL(arena, effc_blob, in, out);
-  if (code != 0) return fprintf(stderr, "the model failed with code %d\n", (int)code), 2;
+  for (size_t call = 0; call < EFFC_CALLS; ++call) {
+    const Tensor *given = inputs + call * N_INPUTS;
+    for (size_t i = 0; i < N_INPUTS; ++i) memcpy(in[i], effc_blob + given[i].offset, given[i].elements * width[given[i].kind]);
+    int32_t code = EFFC_CALL(arena, effc_blob, in, out);
+    if (code != 0) return fprintf(stderr, "the model failed with code %d\n", (int)code), 2;
+  }
   for (size_t i = 0; i < N_OUTPUTS; ++i) {
     double relative = error(out[i], effc_blob + outputs[i].offset, &outputs[i]);
     printf("%s: %zu elements, error %.3g\n", outputs[i].name, outputs[i].elements, relative);

@@ -1,0 +1,154 @@
+"""Whether it pays to compute a layer of a streaming program by pixels: both ways' times, predicted from its work and from measured shares.
+
+    dense  = macs / dense rate                      pools, concatenations, resizes, elementwise layers: elements / move rate
+    sparse = launch + list * pixels + share * dense' / efficiency
+    kept   = compare * elements                     a dense result that is compared with that of the frame before
+
+`share` is the share of output pixels whose window holds a moved pixel, measured on the calibration clip; dense' is the time of the direct
+kernel, also where the dense one would be Winograd's. A layer is computed by pixels when its result is kept (it has a truncate) and so are
+all values that it reads. Without a truncate a layer is dense, and so is everything that reads it; a truncate behind a dense layer costs
+the comparison and lets what follows be sparse. `choose` decides which layers have one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+__all__ = ["STANDARD", "LayerWork", "StreamRates", "choose", "dense_time", "kept_time", "sparse_time", "total_time"]
+
+
+@dataclass(frozen=True)
+class StreamRates:
+    """One processor with all threads that a program uses.
+
+    Attributes:
+        macs: multiply-accumulates a nanosecond of the direct dense convolution.
+        depthwise: the same of depthwise convolutions, which memory bounds.
+        moves: output elements a nanosecond of pools, concatenations, resizes and elementwise layers.
+        winograd: how many times faster than the direct one a 3x3 convolution by Winograd's algorithm is.
+        efficiency: rate of the kernels that compute listed pixels, relative to the dense direct ones.
+        launch: nanoseconds that a sparse layer costs beside its pixels.
+        listing: nanoseconds for each output pixel: its window's mask, and its place in the list.
+        compare: nanoseconds for each output element of a dense layer whose result is compared with that of the frame before.
+    """
+
+    macs: float = 100.0
+    depthwise: float = 20.0
+    moves: float = 10.0
+    winograd: float = 2.0
+    efficiency: float = 0.75
+    launch: float = 3000.0
+    listing: float = 0.5
+    compare: float = 0.3
+
+
+STANDARD = StreamRates()
+"""Round numbers for two current cores with vectors of 512 bits."""
+
+
+@dataclass(frozen=True)
+class LayerWork:
+    """One layer of a frame.
+
+    Attributes:
+        name: of the layer.
+        macs: multiply-accumulates.
+        pixels: of its result.
+        elements: of its result: pixels times channels.
+        depthwise: whether it is a depthwise convolution.
+        winograd: whether the dense kernel is Winograd's: a 3x3 convolution of stride 1, without groups or dilation, of 16 channels or more
+        on
+            both sides.
+        reads: names of the layers (or of the frame) whose results it reads.
+        sparse: whether it can be computed by pixels at all.
+    """
+
+    name: str
+    macs: int
+    pixels: int
+    elements: int
+    depthwise: bool = False
+    winograd: bool = False
+    reads: tuple[str, ...] = ()
+    sparse: bool = True
+
+
+def _direct(work: LayerWork, rates: StreamRates) -> float:
+    return work.macs / (rates.depthwise if work.depthwise else rates.macs) + (0.0 if work.macs else work.elements / rates.moves)
+
+
+def dense_time(work: LayerWork, rates: StreamRates) -> float:
+    """Nanoseconds of the fastest dense kernel."""
+    return _direct(work, rates) / (rates.winograd if work.winograd else 1.0)
+
+
+def kept_time(work: LayerWork, rates: StreamRates) -> float:
+    """Nanoseconds of comparing a dense result with that of the frame before."""
+    return rates.compare * work.elements
+
+
+def sparse_time(work: LayerWork, share: float, rates: StreamRates) -> float:
+    """Nanoseconds of computing a share of a layer's pixels."""
+    return rates.launch + rates.listing * work.pixels + share * _direct(work, rates) / rates.efficiency
+
+
+def total_time(layers: Sequence[LayerWork], shares: Mapping[str, float], kept: Mapping[str, bool], rates: StreamRates) -> float:
+    """Nanoseconds of all layers.
+
+    Args:
+        layers: in order.
+        shares: of the pixels that must be computed, by name; where everything that a layer reads is kept.
+        kept: whether a layer's result is kept, by name; what is not in `layers` is (the frame).
+        rates: of the processor.
+    """
+    return sum(_time(work, shares, kept, rates) for work in layers)
+
+
+def _time(work: LayerWork, shares: Mapping[str, float], kept: Mapping[str, bool], rates: StreamRates) -> float:
+    if not kept[work.name]:
+        return dense_time(work, rates)
+    if work.sparse and all(kept.get(one, True) for one in work.reads):
+        return sparse_time(work, shares[work.name], rates)
+    return dense_time(work, rates) + kept_time(work, rates)
+
+
+def choose(layers: Sequence[LayerWork], shares: Mapping[str, float], rates: StreamRates = STANDARD) -> dict[str, bool]:
+    """Which layers keep their results, so that the predicted time is small.
+
+    One layer after the other changes sides where that saves time, from the end to the front and back, until none does; once from all kept,
+    once from none, and the better one is taken. (A layer at the end can be given up alone; one in the middle takes those behind it along,
+    and by then they are decided.)
+
+    Args:
+        layers: in order.
+        shares: see `total_time`; measured with all layers kept.
+        rates: of the processor.
+
+    Returns:
+        By name, whether its result is kept.
+    """
+    readers: dict[str, list[LayerWork]] = {}
+    for work in layers:
+        for one in work.reads:
+            readers.setdefault(one, []).append(work)
+
+    def improved(kept: dict[str, bool], order: Sequence[LayerWork]) -> bool:
+        changed = False
+        for work in order:
+            around = [work, *readers.get(work.name, ())]
+            before = total_time(around, shares, kept, rates)
+            kept[work.name] = not kept[work.name]
+            if total_time(around, shares, kept, rates) < before:
+                changed = True
+            else:
+                kept[work.name] = not kept[work.name]
+        return changed
+
+    found = []
+    for start in (True, False):
+        kept = {work.name: start for work in layers}
+        while improved(kept, layers[::-1]) | improved(kept, layers):
+            pass
+        found.append(kept)
+    return min(found, key=lambda one: total_time(layers, shares, one, rates))

@@ -1,0 +1,107 @@
+"""Which pixels of an image moved since the last frame: the mask that kernels over lists read and write, and the test that fills it.
+
+A mask has a byte for every pixel, 1 where it moved, in rows that are wider than the image: windows that stick out at the sides read zeros
+there. `rows` counts the moved pixels of each row; a row of the mask is only valid (and only read) where its count is not 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from effc.lowering.kernels.code import integer, sequence
+from effc.lowering.kernels.integer_vectors import spread, vector_store
+from effc.lowering.kernels.products import pieces
+
+__all__ = ["CHUNK", "LEFT", "Moved", "any_moved", "apart", "clear_row", "either", "mask_width", "moved_buffers", "vector_pieces"]
+
+CHUNK = 64  # pixels of a mask that are read at once
+LEFT = 16  # bytes in front of a row: how far windows may stick out
+
+
+def mask_width(width: int) -> int:
+    """Bytes of a row: room for windows that stick out, and for whole chunks behind the last pixel."""
+    return LEFT + -(-width // CHUNK) * CHUNK + 2 * CHUNK
+
+
+@dataclass(frozen=True)
+class Moved:
+    """The moved pixels of an image of `height` x `width`: `mask` uint8 (height, mask_width), `rows` int32 (height,)."""
+
+    mask: Any
+    rows: Any
+    height: int
+    width: int
+
+
+def moved_buffers(name: str, height: int, width: int) -> Moved:
+    from tvm import tirx
+
+    mask = tirx.decl_buffer((height, mask_width(width)), "uint8", name=f"{name}_mask")
+    return Moved(mask, tirx.decl_buffer((height,), "int32", name=f"{name}_rows"), height, width)
+
+
+def clear_row(moved: Moved, y: Any) -> Any:
+    """No pixel of a row moved, and its mask says so."""
+    from tvm import tirx
+
+    zeros = spread(tirx.const(0, "uint8"), CHUNK)
+    width = int(moved.mask.shape[1])
+    parts = [vector_store(moved.mask, zeros, [y, first], CHUNK) for first in range(0, width - CHUNK + 1, CHUNK)]
+    parts += [
+        vector_store(moved.mask, spread(tirx.const(0, "uint8"), size), [y, width // CHUNK * CHUNK + first], size)
+        for first, size in pieces(width % CHUNK)
+    ]
+    return sequence(parts)
+
+
+def vector_pieces(channels: int, lanes: int) -> list[tuple[int, int]]:
+    """(first channel, lanes) of the vectors that hold the channels of a pixel."""
+    whole = channels // lanes * lanes
+    return [(first, lanes) for first in range(0, whole, lanes)] + [(whole + first, size) for first, size in pieces(channels - whole)]
+
+
+def any_moved(new: Callable[[int, int], Any], old: Callable[[int, int], Any], channels: int, lanes: int, threshold: float) -> Any:
+    """Whether a pixel moved: a bool expression.
+
+    Args:
+        new, old: the vector of (first channel, lanes) of the pixel, now and as it was propagated last.
+        threshold: 0 asks whether any bit differs, else whether not |new - old| <= threshold in some channel (NaN moved).
+    """
+    found: dict[int, Any] = {}
+    for first, size in vector_pieces(channels, lanes):
+        one = apart(new(first, size), old(first, size), size, threshold)
+        found[size] = one if size not in found else either(found[size], one)
+    whole = [_reduced(value, size) for size, value in found.items()]
+    result = whole[0]
+    for other in whole[1:]:
+        result = either(result, other)
+    return result
+
+
+def apart(new: Any, old: Any, width: int, threshold: float) -> Any:
+    """Lane by lane. Magnitudes are compared as integers: their bits stand in the order of the numbers, and those of a NaN above all."""
+    from tvm import tirx
+
+    kind = "int32" if width == 1 else f"int32x{width}"
+    if threshold == 0:
+        return tirx.NE(tirx.reinterpret(kind, new), tirx.reinterpret(kind, old))
+    magnitude = tirx.bitwise_and(tirx.reinterpret(kind, new - old), spread(integer(0x7FFFFFFF), width))
+    return tirx.GT(magnitude, spread(integer(int(np.float32(threshold).view(np.int32))), width))
+
+
+def either(a: Any, b: Any) -> Any:
+    from tvm import tirx
+
+    return tirx.Or(a, b)
+
+
+def _reduced(value: Any, width: int) -> Any:
+    from tvm import tirx
+
+    if width == 1:
+        return value
+    return tirx.call_llvm_pure_intrin("bool", f"llvm.vector.reduce.or.v{width}i1", value)

@@ -1,0 +1,89 @@
+"""What is kept from frame to frame as the kernels write it: with the channels last, not transposed back for a reader outside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from effc.ir import Interface
+from effc.lowering.relax_edit import Main, known_sizes, operator_name
+from effc.lowering.streaming.stripping import Stripped
+from effc.lowering.to_relax import RelaxModule
+
+__all__ = ["NoListsError", "kept_channels_last", "with_kept"]
+
+
+class NoListsError(Exception):
+    """Kernels over lists cannot serve the program; the message says why."""
+
+
+def with_kept(relax_module: RelaxModule, bare: Stripped) -> tuple[RelaxModule, Interface]:
+    """The module and its interface with what is kept in channels-last layout, where it exists in that, and in front of the user's outputs.
+
+    A buffer that is both is the state then, and the output a copy of it: readers read what was propagated. Raises NoListsError.
+    """
+    module, last = kept_channels_last(relax_module.module, [one.shape for one in bare.kept])
+    shapes = {one.state: (one.shape[0], *one.shape[2:], one.shape[1]) for one, moved in zip(bare.kept, last, strict=True) if moved}
+    interface, count = bare.program.interface, len(bare.kept)
+    outputs = tuple(replace(value, shape=shapes.get(value.name, value.shape)) for value in interface.outputs)
+    outputs = outputs[len(outputs) - count :] + outputs[: len(outputs) - count]
+    return replace(relax_module, module=module), replace(interface, outputs=outputs)
+
+
+def kept_channels_last(module: Any, shapes: Sequence[tuple[int, ...]]) -> tuple[Any, list[bool]]:
+    """The module whose last results come first and have their channels last, where the network computes them so; for each whether it does.
+
+    Args:
+        module: one function `main` in channels-last layout whose results at the end are transposed back.
+        shapes: (1, C, H, W) of these results, in order.
+    """
+    from tvm import relax
+
+    main = Main(module["main"])
+    result = module["main"].body.body
+    if not isinstance(result, relax.Var) or not isinstance(main.bound.get(result), relax.Tuple):
+        raise NoListsError("the results are no tuple")
+    fields = list(main.bound[result].fields)
+    first = len(fields) - len(shapes)
+    last = []
+    for index, (_, channels, *spatial) in enumerate(shapes, first):
+        kept = _source(fields[index], main)
+        last.append(known_sizes(kept) == [1, *spatial, channels])
+        if last[-1]:
+            fields[index] = kept
+    fields = fields[first:] + fields[:first]
+
+    @relax.expr_functor.mutator
+    class Results(relax.PyExprMutator):  # type: ignore[misc]
+        def visit_var_binding_(self, binding: Any) -> None:
+            if binding.var.same_as(result):
+                variable = relax.Var(str(result.name), relax.TupleType([field.ty for field in fields]))
+                value = self.builder_.normalize(relax.Tuple([self.visit_expr(field) for field in fields]))
+                self.builder_.emit_normalized(relax.VarBinding(variable, value))
+                self.set_var_remap(result, variable)
+                return
+            super().visit_var_binding_(binding)
+
+    mutator = Results(module)
+    mutator.builder_.update_func(module.get_global_var("main"), mutator.visit_expr(module["main"]))
+    return relax.transform.DeadCodeElimination()(mutator.builder_.get()), last
+
+
+def _source(value: Any, main: Main) -> Any:
+    """What a result is transposed from; where the transposition moves nothing it is a view."""
+    from tvm import relax
+
+    bound = main.bound.get(value)
+    while isinstance(bound, (relax.Var, relax.TupleGetItem)):  # other names
+        if isinstance(bound, relax.Var):
+            value = bound
+        else:
+            group = main.bound.get(bound.tuple_value) if isinstance(bound.tuple_value, relax.Var) else bound.tuple_value
+            if not isinstance(group, relax.Tuple):
+                return value
+            value = group.fields[int(bound.index)]
+        bound = main.bound.get(value)
+    if bound is not None and operator_name(bound) in ("relax.permute_dims", "relax.reshape"):
+        return bound.args[0]
+    return value
