@@ -109,7 +109,8 @@ def _calls(session: Session, golden: Mapping[str, Array]) -> list[dict[str, Arra
             return array[index : index + 1] if array.shape != spec.shape else array
         return np.resize(array, (batch, *array.shape[1:])) if spec.batched else array
 
-    return [{spec.name: part(spec, index) for spec in session.inputs} for index in range(frames)]
+    wanted = session.manifest.stream_inputs if streams else session.inputs  # a stream keeps the states by itself
+    return [{spec.name: part(spec, index) for spec in wanted} for index in range(frames)]
 
 
 def _step_times(plan: Plan, session: Session, golden: Mapping[str, Array], code: Path) -> tuple[float, ...]:

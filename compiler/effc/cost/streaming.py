@@ -1,7 +1,7 @@
 """Whether it pays to compute a layer of a streaming program by pixels: both ways' times, predicted from its work and from measured shares.
 
     dense  = macs / dense rate                      pools, concatenations, resizes, elementwise layers: elements / move rate
-    sparse = launch + list * pixels + share * dense' / efficiency
+    sparse = launch + list * pixels + share * (position * pixels + dense' / efficiency)
     kept   = compare * elements                     a dense result that is compared with that of the frame before
 
 `share` is the share of output pixels whose window holds a moved pixel, measured on the calibration clip; dense' is the time of the direct
@@ -30,21 +30,24 @@ class StreamRates:
         efficiency: rate of the kernels that compute listed pixels, relative to the dense direct ones.
         launch: nanoseconds that a sparse layer costs beside its pixels.
         listing: nanoseconds for each output pixel: its window's mask, and its place in the list.
+        position: nanoseconds for each pixel that is computed, beside its multiply-accumulates: its window is gathered, its result compared with
+            that of the frame before, and stored.
         compare: nanoseconds for each output element of a dense layer whose result is compared with that of the frame before.
     """
 
-    macs: float = 100.0
-    depthwise: float = 20.0
-    moves: float = 10.0
-    winograd: float = 2.0
-    efficiency: float = 0.75
-    launch: float = 3000.0
-    listing: float = 0.5
-    compare: float = 0.3
+    macs: float = 150.0
+    depthwise: float = 70.0
+    moves: float = 8.0
+    winograd: float = 2.2
+    efficiency: float = 0.8
+    launch: float = 2500.0
+    listing: float = 0.25
+    position: float = 5.0
+    compare: float = 0.15
 
 
 STANDARD = StreamRates()
-"""Round numbers for two current cores with vectors of 512 bits."""
+"""Round numbers of two current cores with vectors of 512 bits, measured step by step on a detector of 57 layers."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def kept_time(work: LayerWork, rates: StreamRates) -> float:
 
 def sparse_time(work: LayerWork, share: float, rates: StreamRates) -> float:
     """Nanoseconds of computing a share of a layer's pixels."""
-    return rates.launch + rates.listing * work.pixels + share * _direct(work, rates) / rates.efficiency
+    return rates.launch + rates.listing * work.pixels + share * (rates.position * work.pixels + _direct(work, rates) / rates.efficiency)
 
 
 def total_time(layers: Sequence[LayerWork], shares: Mapping[str, float], kept: Mapping[str, bool], rates: StreamRates) -> float:

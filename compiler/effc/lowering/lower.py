@@ -38,7 +38,7 @@ from effc.lowering.to_relax import RelaxModule, to_relax
 from effc.lowering.toolchain import link_shared
 from effc.lowering.views import positive_axes
 from effc.lowering.virtual_machine import FUNCTION, virtual_machine_code
-from effc.runtime.plan import Buffer, Plan, Step
+from effc.runtime.plan import ALIGNMENT, Buffer, Plan, Step
 from effc.targets import Target
 
 __all__ = ["Lowered", "lower", "untranslatable"]
@@ -320,6 +320,8 @@ def _addresses(drafted: Draft, compiled: Mapping[str, Kernel], implementations: 
     order = {"input": 0, "output": 1, "parameter": 2, "state": 3, "arena": 4}
     buffers.sort(key=lambda buffer: order[buffer.room])  # stable: inputs and outputs keep their calling order
     fresh = len(steps) if drafted.fresh is None else drafted.fresh
+    if states:  # kernels over lists copy windows in whole vectors, which may end behind the last element
+        states, arena = states + ALIGNMENT, arena + ALIGNMENT
     return Plan(ENTRY, tuple(buffers), tuple(steps[:fresh]), arena, parameters, states, tuple(steps[fresh:]), drafted.clock)
 
 

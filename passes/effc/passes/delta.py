@@ -6,16 +6,16 @@
             frame_state' = kept, and likewise for each truncate
 
 On video most of a frame is the frame before. The pass puts an `effc::truncate` behind the frame and behind every layer (`delta_sites`): a
-pixel of which no channel moved by more than a threshold keeps its old values, and what reads it does not change there. The graph stays an
-ordinary dense one; compiled code computes the pixels that may have changed, and a frame whole where it is the first one, where `refresh`
-asks for it, and where more than `scene_cut` of its pixels moved.
+pixel that moved by no more than a threshold (root mean square over its channels) keeps its old values, and what reads it does not change
+there. The graph stays an ordinary dense one; compiled code computes the pixels that may have changed, and a frame whole where it is the
+first one, where `refresh` asks for it, and where more than `scene_cut` of its pixels moved.
 
 Modes:
 - `exact`: all thresholds 0. Outputs are those of the per-frame network, bit for bit. Needs no data.
 - `truncate`: DeltaCNN's rule. A threshold is a share of the largest magnitude of its tensor on the calibration clip: one share for all
   sites (`threshold`), or one for each, searched for under a bound on the output error (`max_error`; see `delta_search`) or a loss of the
-  metric (`max_drop`: the searched levels times a common factor). Every kept tensor stays within its threshold of what it was fed, in every
-  frame; the error of the outputs is measured, not promised.
+  metric (`max_drop`: the searched levels times a common factor). At every pixel of every frame a kept tensor is within its threshold of
+  what it was fed; the error of the outputs is measured, not promised.
 - `quantised`: step * round(x / step) in front of truncates with a threshold of 0, as the Delta Activation Layer does. The result is that
   of the per-frame network with these roundings, bit for bit. A layer that rounds already (trained with `effc.nn`'s delta activation) keeps
   its own steps; the others get them from the clip, 2 * level * largest magnitude, a channel or a layer (`per`), so that a level is the
@@ -25,9 +25,11 @@ With data and a target, layers that are predicted not to gain stay dense (`effc.
 behind a dense layer lets what follows be sparse.
 
 Does not fire, with a word in the log: behind reshapes, softmax over boxes, linear layers and global pools, which are computed densely;
-operators that cannot be computed by pixels; a program that streams already. Refused: networks without a single image input.
+operators that cannot be computed by pixels; a program that streams already. Recurrent layers are rewritten by `delta_recurrent`. Refused:
+other networks without a single image input.
 
-`--data` is a clip: `x` (T, ...) in frame order. The last fifth of it is not searched on, but the bound must hold there, too.
+`--data` is a clip: `x` (T, ...) in frame order. The bound on the error holds on all of it. The metric is judged on its last fifth, which
+the search does not look at then.
 
 Facts: `change_rate` of a truncate is the share of its pixels that moved, that of a layer's result the share that had to be computed.
 
@@ -57,6 +59,8 @@ from effc.passes.delta_work import works_of
 from effc.passes.eliminate_dead import EliminateDead
 from effc.passes.fold_batch_norm import FoldBatchNorm
 from effc.passes.fold_constants import FoldConstants
+from effc.passes.recurrent_fit import RecurrentRule, is_recurrent, stream_recurrent
+from effc.passes.recurrent_sites import recurrent_sites
 
 __all__ = ["Delta"]
 
@@ -129,6 +133,8 @@ class Delta(Pass):
         if program.interface.resident:
             context.log(self, program.provenance.source, False, "streams already")
             return program
+        if is_recurrent(program):
+            return self._recurrent(program, program, context)
         network = find_network(program)
         for node, why in network.left:
             context.log(self, node, False, why)
@@ -143,7 +149,7 @@ class Delta(Pass):
         calibration = None
         if context.fit is not None:
             calibration = Calibration(program, network, context.fit, self.mode == "quantised", self.per, self.scene_cut, self.refresh)
-        return self._stream(program, network, calibration, context)
+        return self._recurrent(self._stream(program, network, calibration, context), program, context)
 
     def _stream(self, program: Program, network: Network, calibration: Calibration | None, context: Context) -> Program:
         works = works_of(network)
@@ -168,6 +174,21 @@ class Delta(Pass):
             return result
         return result.with_facts(result.facts.with_values(_facts(calibration, measured, names)))
 
+    def _recurrent(self, program: Program, reference: Program, context: Context) -> Program:
+        """Recurrent layers on differences; `reference` is the program as it came."""
+        sites = recurrent_sites(program)
+        if self.mode != "truncate" or self.max_drop is not None:
+            why = "stays dense: sums of differences are not bit for bit the layer's; mode=truncate with threshold or max-error rewrites it"
+            for site in sites:
+                context.log(self, site.node, False, why)
+            return program
+        if not sites:
+            return program
+        bound = None if self.max_error is None else self.max_error * (1 - self.margin)
+        return stream_recurrent(
+            self, program, reference, context, RecurrentRule(self.threshold, bound, self.refresh, self.dense == "never")
+        )
+
     # ---- levels ----------------------------------------------------------------------------------------------------------------
 
     def _levels(
@@ -186,10 +207,13 @@ class Delta(Pass):
                 EffcWarning,
                 stacklevel=2,
             )
-        bound = self.max_error if self.max_error is not None else _NOMINAL
+        bound, end = self.max_error, calibration.model.count
+        if bound is None:
+            bound, end = _NOMINAL, calibration.held_back.start
         with context.progress("delta: searching", Search.steps(len(names))) as advance:
             search = Search(
-                calibration.pieces(kept),
+                calibration.model,
+                calibration.window(kept, end),
                 lambda levels: calibration.rules(levels, kept),
                 calibration.works,
                 kept,
@@ -198,9 +222,9 @@ class Delta(Pass):
                 advance,
             )
             if before is None:
-                found = search.run(names, calibration.model).levels
+                found = search.run(names).levels
             else:
-                found = search.again({name: before[name] for name in names}, calibration.model).levels
+                found = search.again({name: before[name] for name in names}).levels
         if self.max_error is not None:
             return found
         return within_drop(self, program, calibration, found, kept, self.max_drop or 0.0, context)

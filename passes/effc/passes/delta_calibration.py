@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from typing import Literal
 
@@ -21,10 +20,9 @@ from effc.passes.delta_work import works_of
 
 __all__ = ["Calibration"]
 
-_MACS = 8 * 10**9  # multiply-accumulates of one dense run over the frames that a search looks at, where they are enough frames
-_PIECES = 6  # of the clip that it looks at, at most
-_LENGTH = 10  # frames of each
-_SEARCHED = 0.8  # share of the clip, from its beginning, in which they lie
+_MACS = 8 * 10**9  # multiply-accumulates of one dense run over the frames that a search looks at
+_WINDOW, _SHORTEST = 64, 20  # frames that it looks at
+_SEARCHED = 0.8  # share of the clip, from its beginning, in which they lie where the rest is for judging
 _TYPICAL = 0.005  # level that shows which frames are hard
 _FAINTEST = 1 / 16  # magnitude of a channel, relative to that of its layer, from which its own counts
 _DIGITS = 4
@@ -73,7 +71,7 @@ class Calibration:
 
     @property
     def held_back(self) -> slice:
-        """The frames that no search looks at."""
+        """The frames at the end on which a metric is judged: no search looks at them then."""
         return slice(min(self.model.count - 1, max(1, round(self.model.count * _SEARCHED))), self.model.count)
 
     def tunable(self, kept: Mapping[str, bool]) -> list[str]:
@@ -110,22 +108,23 @@ class Calibration:
         """The shares of pixels that must be computed; everything where each frame of the clip was computed whole."""
         return measured.active if measured.sparse else dict.fromkeys(measured.active, 1.0)
 
-    def pieces(self, kept: Mapping[str, bool]) -> ClipModel:
-        """The network on the frames to search on: of each part of the first four fifths the piece with the largest typical errors."""
-        end = self.held_back.start
+    def window(self, kept: Mapping[str, bool], end: int) -> ClipModel:
+        """The network on the frames to search on: the part of the clip with the largest typical errors.
+
+        Args:
+            kept: which layers have a truncate.
+            end: the frame behind the last one to look at.
+        """
         macs = max(1, sum(work.macs for work in self.works))
-        count = min(end, self.model.chunk, _PIECES * _LENGTH, max(2 * _LENGTH, _MACS // macs))
-        if end == count:
-            chosen = [slice(0, end)]
-        else:
-            length = min(_LENGTH, count)
+        length = min(end, self.model.chunk, _WINDOW, max(_SHORTEST, _MACS // macs))
+        if length == self.model.count:
+            return self.model
+        first = 0
+        if length < end:
             powers = self.model.measure(self.rules(dict.fromkeys(self.tunable(kept), _TYPICAL), kept)).powers[:end].sum(1)
-            edges = [round(end * piece / (count // length)) for piece in range(count // length + 1)]
-            firsts = [int(np.convolve(powers[a:b], np.ones(length), "valid").argmax()) + a for a, b in itertools.pairwise(edges)]
-            chosen = [slice(first, first + length) for first in firsts]
-        frames = torch.cat([self._frames[one] for one in chosen])
-        begins = [0, *itertools.accumulate(one.stop - one.start for one in chosen[:-1])]
-        return ClipModel(self._program, self.network, frames, self.scene_cut, self.refresh, scales=self.model.scales, begins=begins)
+            first = int(np.convolve(powers, np.ones(length), "valid").argmax())
+        frames = self._frames[first : first + length]
+        return ClipModel(self._program, self.network, frames, self.scene_cut, self.refresh, scales=self.model.scales)
 
 
 def _short(value: float) -> float:

@@ -28,7 +28,7 @@ __all__ = ["ClipModel", "Rules", "Run"]
 
 Rules = Mapping[str, Rule]
 
-_BYTES = 2**29  # of the frames that go through the network together
+_BYTES = 640 * 2**20  # of the frames that go through the network together
 _COPIES = 4  # of the largest value that are in memory at once
 _TINY = float(np.finfo(np.float32).tiny)
 
@@ -53,7 +53,6 @@ class ClipModel:
         scene_cut: float,
         refresh: int,
         scales: Sequence[float] = (),
-        begins: Sequence[int] = (0,),
     ) -> None:
         """Run the dense program.
 
@@ -63,13 +62,12 @@ class ClipModel:
             frames: the clip as the program's input takes it: (T, ...).
             scene_cut, refresh: of `effc::stream_clock`.
             scales: what errors are relative to, for each output; from this clip where absent.
-            begins: the frames at which another piece of a video begins: they are computed whole.
 
         Raises:
             DataError: an output is NaN or infinite.
         """
         self.network, self.frames, self.count = network, frames, len(frames)
-        self.scene_cut, self.refresh, self.begins = scene_cut, refresh, frozenset(begins)
+        self.scene_cut, self.refresh = scene_cut, refresh
         self.layers = network.by_name
         self.batched = program.interface.batch.symbolic
         self.images = {node for layer in network.layers for node in layer.nodes}
@@ -106,7 +104,7 @@ class ClipModel:
             run.finish()
             run.drop()
             runs.append(run)
-        return Part.together([run.seen for run in runs], len(self.begins))
+        return Part.together([run.seen for run in runs])
 
     def _runs(self, rules: Rules | None) -> Iterator[Run]:
         before = None
@@ -171,7 +169,7 @@ class Run:
     @property
     def measured(self) -> Measured:
         """What was seen in these frames."""
-        return Part.together([self.seen], len(self.model.begins))
+        return Part.together([self.seen])
 
     # ---- one node --------------------------------------------------------------------------------------------------------------
 
@@ -211,8 +209,7 @@ class Run:
         before = self._before.get(node.name)
         if node is model.network.frame.node:
             rule = self.rules.get(node.name, Rule())
-            begins = [self.start + t in model.begins for t in range(self.number)]
-            kept, moved, self.seen.whole, self.clock = keep_frame(image, rule, before, self.clock, model.scene_cut, model.refresh, begins)
+            kept, moved, self.seen.whole, self.clock = keep_frame(image, rule, before, self.clock, model.scene_cut, model.refresh)
         else:
             active = active_pixels(model.layers[node.name], self._masks, model.constants)
             self.seen.active[node.name] = self.seen.share(active)

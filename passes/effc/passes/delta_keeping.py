@@ -71,7 +71,7 @@ def keep(x: Tensor, rule: Rule, previous: Tensor | None, active: Tensor | None, 
 
 
 def keep_frame(
-    x: Tensor, rule: Rule, previous: Tensor | None, clock: int, scene_cut: float, refresh: int, begins: Sequence[bool]
+    x: Tensor, rule: Rule, previous: Tensor | None, clock: int, scene_cut: float, refresh: int
 ) -> tuple[Tensor, Tensor, list[bool], int]:
     """The frames as the network reads them.
 
@@ -79,7 +79,6 @@ def keep_frame(
         x, rule, previous: as for `keep`.
         clock: of the frame before; 0 at a reset.
         scene_cut, refresh: of `effc::stream_clock`.
-        begins: at which frames another video begins, as after a reset.
 
     Returns:
         What is kept, which pixels moved, which frames are computed whole, and the clock of the last one.
@@ -92,7 +91,7 @@ def keep_frame(
     before = torch.zeros_like(rows[0]) if previous is None else _rows(previous)[0]
     for t, row in enumerate(rows):
         apart = _apart(row, before, rule.threshold)
-        fresh = begins[t] or clock == 0 or (refresh > 0 and clock >= refresh) or int(apart.sum()) > most_moved(scene_cut, len(row))
+        fresh = clock == 0 or (refresh > 0 and clock >= refresh) or int(apart.sum()) > most_moved(scene_cut, len(row))
         clock = 1 if fresh else min(clock, LAST - 1) + 1
         whole.append(fresh)
         moved[t] = True if fresh else apart
@@ -106,8 +105,8 @@ def _rounded(x: Tensor, rule: Rule) -> Tensor:
 
 
 def _apart(new: Tensor, old: Tensor, threshold: float) -> Tensor:
-    """Which rows differ by more than the threshold in some element; a NaN does."""
-    return (new != old).any(1) if threshold == 0 else ~((new - old).abs_() <= threshold).all(1)
+    """Which rows differ by more than the threshold, as a root mean square; a NaN does."""
+    return (new != old).any(1) if threshold == 0 else ~((new - old).square_().sum(1) <= threshold * threshold * new.shape[1])
 
 
 def _rows(x: Tensor) -> Tensor:

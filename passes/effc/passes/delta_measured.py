@@ -12,7 +12,7 @@ from torch import Tensor
 __all__ = ["Measured", "Part"]
 
 Array = np.ndarray[Any, Any]
-_POWER = 4
+_POWER = 3
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Measured:
 
     Attributes:
         errors: the largest difference to the dense outputs, relative to the largest magnitude of each over the clip: (frames, outputs).
-        powers: the mean over the elements of the fourth power of that difference, likewise.
+        powers: the mean over the elements of the third power of that difference, likewise.
         active: share of the pixels of a layer that had to be computed, by the name of its site: mean over the frames that were not whole.
         moved: share of the pixels of a site that moved, likewise; the frame's, too.
-        whole: how many frames were computed whole, beside those at which a video begins.
+        whole: how many frames were computed whole, beside the first one.
         sparse: how many were not.
     """
 
@@ -41,9 +41,10 @@ class Measured:
         return float(self.errors.max(initial=0.0))
 
     @property
-    def typical(self) -> float:
-        """The root of the mean fourth power over elements, frames and outputs: large errors count, single ones do not decide."""
-        return float(self.powers.mean() ** (1 / _POWER))
+    def each(self) -> Array:
+        """Of each output, the root of the mean third power over elements and frames: large errors count, single ones do not decide."""
+        means: Array = self.powers.mean(0) ** (1 / _POWER)
+        return means
 
 
 class Part:
@@ -80,8 +81,8 @@ class Part:
         self.powers[:, output] = apart.pow_(_POWER).mean(1).numpy()
 
     @classmethod
-    def together(cls, parts: Sequence[Part], begins: int) -> Measured:
-        """All parts of a clip in which `begins` videos begin."""
+    def together(cls, parts: Sequence[Part]) -> Measured:
+        """All parts of a clip."""
         whole = sum(sum(part.whole) for part in parts)
         sparse = sum(len(part.whole) for part in parts) - whole
 
@@ -90,4 +91,4 @@ class Part:
 
         errors, powers = (np.concatenate(arrays) for arrays in ([part.errors for part in parts], [part.powers for part in parts]))
         active, moved = mean([part.active for part in parts]), mean([part.moved for part in parts])
-        return Measured(errors, powers, active, moved, whole - begins, sparse)
+        return Measured(errors, powers, active, moved, whole - 1, sparse)

@@ -3,20 +3,25 @@
 A level is a threshold relative to the largest magnitude of its site. Early layers need small ones, late layers bear more, and how much
 cannot be told from a layer alone, since its mask is the mask of all that follows. So whole networks are tried (`effc.passes.delta_clip`):
 
-    1. one level for all sites, as large as the bound allows, by bisection;
+    1. one level for all sites, as large as the bound allows;
     2. sweeps over the sites, from front to back: each level times or divided by a factor, where
 
            log(predicted time) + weight * log(typical error)
 
        falls. The largest error of a clip hangs on a few numbers of one frame and says little about a small change; typical is the mean of
-       fourth powers over all elements of all frames. The weight is what the two are worth at a common scale: how the time falls when all
-       levels rise together. Behind each sweep all levels are scaled so that the typical error is what it was;
-    3. all levels times a common factor, as large as the bound on the largest error allows, by bisection.
+       third powers over all elements and frames, of the output that limits the levels most. The weight is what time and error are worth
+       at a common scale: how the time falls when all levels rise together. Behind each sweep all levels are scaled so that the typical
+       error is what it was;
+    3. all levels times a common factor, as large as the bound on the largest error allows;
+    4. rounds over the sites in which a level rises where the time falls and the bound holds; of the way from step 3 to there as much as
+    holds
+       on all frames, by bisection.
 
 DeltaCNN (arXiv 2203.03996, section 4) goes once from front to back and doubles each threshold while the loss allows it, so that the first
 layers spend the whole budget; step 2 weighs them against each other.
 
-Steps 1 and 2 look at the pieces of the clip with the largest errors, step 3 at all of it.
+Steps 1, 2 and the rounds of step 4 look at a window of the clip, steps 3 and 4 end with all of it. The window is one piece: what is kept
+grows old, and in many short pieces that begin anew it would not, so that levels seem harmless which are not.
 """
 
 from __future__ import annotations
@@ -24,6 +29,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from effc.cost.streaming import LayerWork, StreamRates, total_time
 from effc.passes.base import Advance
@@ -35,13 +42,14 @@ __all__ = ["Levels", "Search", "Searched"]
 
 Levels = dict[str, float]
 
-FIRST = 0.005
+_FIRST = 0.03
+_SCALES = 30  # down to a two-hundredth, or a fifteenth
 _HIGHEST = 1.0
 _FACTORS = (3.0, 2.0, 1.5)  # of the sweeps
 _TINY = 1e-9
 _TRIES, _NEAR, _DAMPED = 4, 0.1, 0.7  # the error rises faster than the levels where masks change, too
-_BISECTIONS = 7
-_STEP = 1.6  # of a factor that has no upper or no lower end yet
+_BISECTIONS = 5
+_ROUNDS, _RISE = 2, 1.4
 _WIDE = 2.0  # scale up and down by which time and error are weighed against each other
 
 
@@ -58,7 +66,8 @@ class Search:
 
     def __init__(
         self,
-        model: ClipModel,
+        whole: ClipModel,
+        window: ClipModel,
         rules: Callable[[Mapping[str, float]], dict[str, Rule]],
         works: Sequence[LayerWork],
         kept: Mapping[str, bool],
@@ -69,7 +78,8 @@ class Search:
         """What to search with.
 
         Args:
-            model: the network on a clip of at most `model.chunk` frames.
+            whole: the network on the clip on which the bound must hold.
+            window: the network on the part of it to search on, of at most `chunk` frames.
             rules: what levels by name mean at the sites.
             works: of the layers, for predicted times.
             kept: which layers have a truncate.
@@ -77,38 +87,48 @@ class Search:
             bound: on the output error, relative; over 0.
             advance: one step for every network that was tried.
         """
-        self.model, self.rules, self.works, self.kept = model, rules, works, kept
+        self.whole, self.model, self.rules, self.works, self.kept = whole, window, rules, works, kept
+        self._weights = np.ones(len(whole.scales))  # of the outputs' typical errors
+        self._worth = 1.0  # of the typical error against the time
         self.rates, self.bound, self.advance = rates, bound, advance
 
     @staticmethod
     def steps(sites: int) -> int:
         """About how many networks are tried, for a progress bar."""
-        return 2 * len(_FACTORS) * (sites + 4) + 2 * _BISECTIONS
+        return (2 * len(_FACTORS) + _ROUNDS) * (sites + 4) + _SCALES
 
-    def run(self, names: Sequence[str], model: ClipModel) -> Searched:
-        """The levels of the named sites, in the order of execution.
-
-        Args:
-            names: of the sites.
-            model: the network on all frames on which the bound must hold.
-        """
-        best = self._scaled(self.model, dict.fromkeys(names, FIRST))
+    def run(self, names: Sequence[str]) -> Searched:
+        """The levels of the named sites, which stand in the order of execution."""
+        best = self._scaled(self.model, dict.fromkeys(names, _FIRST), 1.0, 0.75)
         if any(best.levels.values()):
+            each = best.measured.each
+            self._weights = best.measured.errors.max(0) / np.maximum(_TINY, each)
             for factor in _FACTORS:
+                self._worth = self._weight(best.levels)
                 swept = self._as_typical(best, self._sweep(best.levels, factor))
-                if self.time(swept.measured) >= self.time(best.measured):
+                if self._value(swept.measured) >= self._value(best.measured):
                     break
                 best = swept
-        return self.again(best.levels, model)
+        return self.again(best.levels)
 
-    def again(self, levels: Levels, model: ClipModel) -> Searched:
-        """Levels times the common factor that the bound allows on all frames."""
-        return self._scaled(model, levels)
+    def again(self, levels: Levels) -> Searched:
+        """Levels in these proportions, or nearly, for which the bound holds."""
+        found = self._scaled(self.whole, levels, 1.5, 0.9)
+        if not any(found.levels.values()):
+            return found
+        raised = found.levels
+        for _ in range(_ROUNDS):
+            raised = self._raised(raised)
+        return self._towards(found, raised)
 
     def time(self, measured: Measured) -> float:
         """Predicted nanoseconds of a frame."""
         shares = measured.active if measured.sparse else dict.fromkeys(measured.active, 1.0)
         return total_time(self.works, shares, self.kept, self.rates)
+
+    def _typical(self, measured: Measured) -> float:
+        """The typical error, as if it were a largest one."""
+        return max(_TINY, float((self._weights * measured.each).max(initial=0.0)))
 
     # ---- steps -----------------------------------------------------------------------------------------------------------------
 
@@ -117,41 +137,64 @@ class Search:
         self.advance(1, f"error {found.error:.3g}, {self.time(found) / 1000:.0f} µs")
         return found
 
-    def _scaled(self, model: ClipModel, levels: Levels) -> Searched:
-        """The levels times the factor at which they are fastest within the bound, as far as a bisection shows; all 0 where none is."""
-        nothing = dict.fromkeys(levels, 0.0)
-        best, low, high, factor = Searched(nothing, self._tried(model, nothing)), 0.0, math.inf, 1.0
-        for _ in range(_BISECTIONS):
+    def _scaled(self, model: ClipModel, levels: Levels, highest: float, step: float) -> Searched:
+        """The levels times the largest factor of a row, from `highest` down by `step`, at which the bound holds; all 0 where none is.
+
+        Not a bisection: the largest error does not rise steadily with the levels.
+        """
+        factor = highest
+        for _ in range(_SCALES):
             tried = _times(levels, factor)
             measured = self._tried(model, tried)
             if measured.error <= self.bound:
-                low = factor
-                if self.time(measured) < self.time(best.measured):
-                    best = Searched(tried, measured)
-            else:
-                high = factor
-            factor = factor * _STEP if math.isinf(high) else factor / _STEP if low == 0 else math.sqrt(low * high)
-        return best
+                return Searched(tried, measured)
+            factor *= step
+        nothing = dict.fromkeys(levels, 0.0)
+        return Searched(nothing, self._tried(model, nothing))
 
     def _as_typical(self, before: Searched, levels: Levels) -> Searched:
         """Levels times the factor that gives them about the typical error of `before`."""
         found = Searched(levels, self._tried(self.model, levels))
         for _ in range(_TRIES):
-            ratio = max(_TINY, found.measured.typical) / max(_TINY, before.measured.typical)
+            ratio = self._typical(found.measured) / self._typical(before.measured)
             if abs(math.log(ratio)) < _NEAR:
                 break
             scaled = _times(found.levels, ratio**-_DAMPED)
             found = Searched(scaled, self._tried(self.model, scaled))
         return found
 
+    def _value(self, measured: Measured) -> float:
+        """What sweeps lower: time and typical error, at what they are worth."""
+        return math.log(self.time(measured)) + self._worth * math.log(self._typical(measured))
+
     def _sweep(self, levels: Levels, factor: float) -> Levels:
         """One round over the sites by time and typical error."""
-        weight = self._weight(levels)
+        return self._round(levels, (factor, 1 / factor), self._value)
+
+    def _raised(self, levels: Levels) -> Levels:
+        """One round in which levels rise while the bound holds."""
 
         def value(measured: Measured) -> float:
-            return math.log(self.time(measured)) + weight * math.log(max(_TINY, measured.typical))
+            return self.time(measured) if measured.error <= self.bound else math.inf
 
-        return self._round(levels, (factor, 1 / factor), value)
+        return self._round(levels, (_RISE,), value)
+
+    def _towards(self, found: Searched, levels: Levels) -> Searched:
+        """The farthest levels on the way from those that hold to others for which the bound holds on all frames."""
+        best, share, low, high = found, 1.0, 0.0, 1.0
+        for _ in range(_BISECTIONS):
+            tried = {name: level * (levels[name] / level) ** share if level > 0 else 0.0 for name, level in found.levels.items()}
+            measured = self._tried(self.whole, tried)
+            if measured.error <= self.bound:
+                low = share
+                if self.time(measured) < self.time(best.measured):
+                    best = Searched(tried, measured)
+            else:
+                high = share
+            if low == 1.0:
+                break
+            share = (low + high) / 2
+        return best
 
     def _round(self, levels: Levels, factors: Sequence[float], value: Callable[[Measured], float]) -> Levels:
         """Each level in turn times the first of the factors by which the value falls."""
@@ -184,7 +227,7 @@ class Search:
     def _weight(self, levels: Levels) -> float:
         """How much the logarithm of the time falls for a rise of that of the error, when all levels rise together."""
         small, large = (self._tried(self.model, _times(levels, by)) for by in (1 / _WIDE, _WIDE))
-        rise = math.log(max(_TINY, large.typical)) - math.log(max(_TINY, small.typical))
+        rise = math.log(self._typical(large)) - math.log(self._typical(small))
         fall = math.log(self.time(small)) - math.log(self.time(large))
         return min(1.0, max(0.1, fall / rise)) if rise > _TINY else 1.0
 

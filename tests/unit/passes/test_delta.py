@@ -166,7 +166,7 @@ def test_every_kept_tensor_stays_within_its_threshold_of_what_it_was_fed() -> No
         watched.clip.run({result.interface.frame_inputs[0].name: frame})
         for node in truncates(result):
             fed, kept = watched.values[node.args[0].name], watched.values[node.name]
-            assert bool(((fed - kept).abs() <= node.args[3]).all())
+            assert bool(((fed - kept).square().mean(1).sqrt() <= node.args[3] * (1 + 1e-6)).all())
             if node.name in held:
                 stayed, fresh = (kept == held[node.name]).all(1), (kept == fed).all(1)
                 assert bool((stayed | fresh).all())  # a pixel keeps all its channels, or takes all of them
@@ -392,15 +392,3 @@ def test_options_are_checked_and_parse_back() -> None:
     with pytest.raises(DataError, match="at least two frames"):
         stream(program, "mode=truncate,threshold=0.01", clip(1))
     assert Delta().name == "delta"
-
-
-def test_pieces_of_a_clip_are_streams_of_their_own() -> None:
-    program, frames = network(Residual), clip(12, noise=0.02)
-    found = find_network(program)
-    rules = dict.fromkeys([found.frame.node.name, *(layer.node.name for layer in found.layers)], Rule(0.05))
-    alone = [ClipModel(program, found, part, 1.0, 0, scales=[1.0]).measure(rules) for part in (frames[:5], frames[5:])]
-    joined = ClipModel(program, found, frames, 1.0, 0, scales=[1.0], begins=[0, 5]).measure(rules)
-    assert joined.error == pytest.approx(max(one.error for one in alone), rel=1e-4)
-    assert (joined.whole, joined.sparse) == (0, 10)
-    name = found.layers[-1].node.name
-    assert joined.active[name] == pytest.approx(0.4 * alone[0].active[name] + 0.6 * alone[1].active[name])

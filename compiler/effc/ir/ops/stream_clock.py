@@ -77,7 +77,8 @@ def _onnx() -> Callable[..., Any]:
             apart = op.Or(op.Not(op.Equal(x, previous)), signs)
         else:
             limit = op.CastLike(op.Constant(value_float=threshold), x)
-            apart = op.Not(op.LessOrEqual(op.Abs(op.Sub(x, previous)), limit))
+            far = op.Sub(x, previous)
+            apart = op.Not(op.LessOrEqual(op.ReduceMean(op.Mul(far, far), op.Constant(value_ints=[1]), keepdims=1), op.Mul(limit, limit)))
         one = op.CastLike(op.Constant(value_int=1), clock)
         zero = op.Sub(one, one)
         moved = op.Flatten(op.ReduceMax(op.CastLike(apart, clock), op.Constant(value_ints=[1]), keepdims=1), axis=1)

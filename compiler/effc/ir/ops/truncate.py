@@ -1,7 +1,7 @@
 """`effc::truncate`: a tensor of a video, kept where it hardly moved: the op behind temporal sparsity (the pass `delta`).
 
     fresh[n]       = clock[n] == 1
-    moved[n, p]    = any over channels c of not (|x[n, c, p] - previous[n, c, p]| <= threshold)
+    moved[n, p]    = not (mean over channels c of (x[n, c, p] - previous[n, c, p])^2 <= threshold^2)
     result[n, :, p] = x[n, :, p]          if fresh[n] or moved[n, p] or threshold == 0
                       previous[n, :, p]   otherwise
 
@@ -11,7 +11,11 @@ not compute it again.
 
 This is DeltaCNN's rule (Parger et al., CVPR 2022, arXiv 2203.03996: the part of a change that was not propagated is kept until it exceeds
 the threshold), written with values instead of differences: x is compared with what was propagated last, so a slow drift adds up until it
-counts. `|result - x| <= threshold` holds in every channel of every frame. Nothing is accumulated, so nothing drifts.
+counts. In every frame the root mean square over the channels of `result - x` is at most the threshold at each pixel. Nothing is
+accumulated, so nothing drifts.
+
+The size of a change is its root mean square over the channels, which DeltaCNN's layers offer beside their default, the largest channel:
+of many channels one nearly always moves, so for the same error of the outputs more would be computed (docs/streaming.md has figures).
 
 A threshold of 0 is the identity, bit for bit: there `previous` only tells kernels what to compute. NaN counts as moved, and so does a
 difference that has none (infinity minus infinity).
@@ -32,8 +36,9 @@ __all__ = ["TRUNCATE", "check_pixels", "moved_pixels"]
 
 
 def moved_pixels(x: Tensor, previous: Tensor, threshold: float) -> Tensor:
-    """Which pixels moved by more than the threshold in some channel: (N, 1, *spatial) bool for (N, C, *spatial)."""
-    return ~((x - previous).abs() <= threshold).all(1, keepdim=True)
+    """Which pixels moved by more than the threshold, as a root mean square over channels: (N, 1, *spatial) bool for (N, C, *spatial)."""
+    far = (x - previous).to(torch.promote_types(x.dtype, torch.float32)).square_().sum(1, keepdim=True)
+    return ~(far <= threshold * threshold * x.shape[1])
 
 
 def check_pixels(op: str, x: Tensor, previous: Tensor, clock: Tensor, threshold: float) -> None:
@@ -74,9 +79,9 @@ def _onnx() -> Callable[..., Any]:
         if threshold == 0:
             return op.Identity(x)
         limit = op.CastLike(op.Constant(value_float=threshold), x)
-        near = op.CastLike(op.LessOrEqual(op.Abs(op.Sub(x, previous)), limit), clock)
         one = op.CastLike(op.Constant(value_int=1), clock)
-        still = op.Equal(op.ReduceMin(near, op.Constant(value_ints=[1]), keepdims=1), one)
+        apart = op.Sub(x, previous)
+        still = op.LessOrEqual(op.ReduceMean(op.Mul(apart, apart), op.Constant(value_ints=[1]), keepdims=1), op.Mul(limit, limit))
         kept = op.Transpose(op.And(op.Transpose(still), op.Not(op.Equal(clock, one))))
         return op.Where(kept, previous, x)
 
@@ -90,5 +95,5 @@ TRUNCATE = OpDef(
     fake=_fake,
     cost=_cost,
     onnx=_onnx,
-    summary="keep a pixel's previous values where no channel moved by more than a threshold",
+    summary="keep a pixel's previous values where it moved by no more than a threshold",
 )

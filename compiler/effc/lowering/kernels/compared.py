@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from effc.lowering.kernels.code import allocated, flat_function, integer, local, loop, parallel, sequence, store
+from effc.lowering.kernels.code import allocated, flat_function, floats, integer, local, loop, parallel, sequence, store
 from effc.lowering.kernels.integer_vectors import cast, spread, vector_load, vector_store, whole, whole_store
 from effc.lowering.kernels.listed_results import Results, propagated
-from effc.lowering.kernels.moved import LEFT, apart, clear_row
+from effc.lowering.kernels.moved import LEFT, apart, clear_row, over
 from effc.lowering.kernels.pixel_list import TASKS
 from effc.lowering.kernels.products import vectors
 
@@ -41,11 +41,17 @@ def compared_planes(results: Results, lanes: int) -> Any:
     moved, channels = results.moved, results.channels
     new = tirx.decl_buffer((1, channels, moved.height, moved.width), "float32", name="new")
 
+    nothing = integer(0) if results.threshold == 0 else floats(0.0)
+
+    def moved_lanes(distance: Any, size: int) -> Any:
+        return distance if results.threshold == 0 else cast(over(distance, size, channels, results.threshold), "int32", size)
+
     def row(y: Any) -> Any:
         counts = local(lanes, "counts", "int32")
 
         def stretch(x: Any, size: int) -> Any:
             marks = local(size, "marks", "int32")
+            distance = local(size, "distance", "int32" if results.threshold == 0 else "float32")
 
             def place(channel: Any) -> list[Any]:
                 return [integer(0), channel, y, x]
@@ -54,7 +60,9 @@ def compared_planes(results: Results, lanes: int) -> Any:
                 one = apart(
                     vector_load(new, place(channel), size), vector_load(results.state, place(channel), size), size, results.threshold
                 )
-                return whole_store(marks, tirx.bitwise_or(whole(marks), cast(one, "int32", size)))
+                if results.threshold == 0:
+                    return whole_store(distance, tirx.bitwise_or(whole(distance), cast(one, "int32", size)))
+                return whole_store(distance, whole(distance) + one)
 
             def kept(channel: Any) -> Any:
                 own = whole(marks) != spread(integer(0), size)
@@ -62,10 +70,11 @@ def compared_planes(results: Results, lanes: int) -> Any:
                 return vector_store(results.state, value, place(channel), size)
 
             return allocated(
-                [marks],
+                [marks, distance],
                 [
-                    whole_store(marks, spread(integer(0), size)),
+                    whole_store(distance, spread(nothing, size)),
                     loop(channels, noted, name="channel"),
+                    whole_store(marks, moved_lanes(whole(distance), size)),
                     vector_store(moved.mask, cast(whole(marks), "uint8", size), [y, x + LEFT], size),
                     vector_store(counts, vector_load(counts, [0], size) + whole(marks), [0], size),
                     loop(channels, kept, name="channel"),

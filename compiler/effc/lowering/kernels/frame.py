@@ -13,15 +13,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from effc.lowering.kernels.code import allocated, choose, flat_function, integer, load, local, loop, parallel, sequence, store
+from effc.lowering.kernels.code import allocated, choose, flat_function, integer, load, local, loop, parallel, prefetch, sequence, store
 from effc.lowering.kernels.integer_vectors import cast, spread, vector_load, vector_store, whole, whole_store
-from effc.lowering.kernels.moved import CHUNK, LEFT, Moved, any_moved, apart, clear_row, either
+from effc.lowering.kernels.moved import CHUNK, LEFT, Moved, any_moved, apart, clear_row, over, together
 from effc.lowering.kernels.pixel_list import TASKS
 from effc.lowering.kernels.products import vectors
 
 __all__ = ["FrameBuffers", "frame_kernel"]
 
 _ROWS = 8  # of a task, at least: to share out less is no gain
+_AHEAD = 4  # rows between a request for the memory's data and their use
 _MANY = 4096  # moved pixels that are worth starting threads
 
 
@@ -125,16 +126,29 @@ def _compared_row(buffers: FrameBuffers, y: Any, lanes: int) -> Any:
         def stretch(x: Any, size: int) -> Any:
             """Neighbouring pixels, a vector of each channel."""
             found: Any = None
+            asked = [
+                prefetch(element)
+                for channel in range(channels)
+                for element in _elements(buffers, channel, tirx.min(y + _AHEAD, integer(moved.height - 1)), x)
+            ]
             for channel in range(channels):
                 new, old = (_plane(buffers, kind, channel, y, x, size) for kind in ("frame", "planes"))
                 one = apart(new, old, size, buffers.threshold)
-                found = one if found is None else either(found, one)
-            return counted(found, x, size)
+                found = one if found is None else together(found, one, buffers.threshold)
+            moves = over(found, size, channels, buffers.threshold)
+            return sequence([*(asked if size == lanes else []), counted(moves, x, size)])
 
         marked = vectors(moved.width, lanes, stretch)
     clear = whole_store(counts, spread(integer(0), lanes))
     summed = whole(counts) if lanes == 1 else tirx.call_llvm_pure_intrin("int32", f"llvm.vector.reduce.add.v{lanes}i32", whole(counts))
     return allocated([counts], [clear, clear_row(moved, y), *marked, store(moved.rows, summed, [y])])
+
+
+def _elements(buffers: FrameBuffers, channel: int, y: Any, x: Any) -> list[Any]:
+    """A pixel's element of a channel, in the frame and in what was propagated last."""
+    if buffers.planes is None:
+        return [load(one, [0, y, x, 0]) for one in (buffers.frame, buffers.state)]
+    return [load(one, [0, channel, y, x]) for one in (buffers.frame, buffers.planes)]
 
 
 def _plane(buffers: FrameBuffers, kind: str, channel: int, y: Any, x: Any, size: int) -> Any:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from effc.lowering.kernels.code import allocated, choose, flat_function, floats, integer, load, loop, sequence, store, vector
+from effc.lowering.kernels.code import allocated, choose, flat_function, floats, integer, load, located, loop, sequence, store, vector
 from effc.lowering.kernels.conv import Convolution, choice, read
 from effc.lowering.kernels.fused import Epilogue, Fused
 from effc.lowering.kernels.implementation import Implementation
@@ -79,7 +79,8 @@ class _Kernel:
         self.input = fused.arguments[fused.argument(conv.input)]  # type: ignore[index]
         self.depth = math.prod(conv.window) * conv.channels
         self.group = rows * max(1, min(_MOST_TILES, _PATCH // (rows * self.depth * 4)))
-        self.patch = tirx.decl_buffer((TASKS, self.group + few, self.depth), "float32", name="patch")
+        rest = -(-lanes // self.depth)  # rows that the last vector of a row may reach into
+        self.patch = tirx.decl_buffer((TASKS, self.group + few + rest, self.depth), "float32", name="patch")
         self.sums = tirx.decl_buffer((TASKS, self.group + few, conv.features), "float32", name="sums")
 
     def work(self, work: Work) -> Any:
@@ -192,12 +193,27 @@ class _Kernel:
         def zeros(to: int, count: int) -> Any:
             return loop(count, lambda at: store(self.patch, floats(0.0), [work.task, row, to + at]), name="zero")
 
+        corner, found = located(load(self.input, [0, top, left, 0]), "corner")
+
+        def taken(start: int, to: int, count: int) -> Any:
+            """`count` elements at a distance from the window's first: whole vectors, over what is written next."""
+            whole = -(-count // self.lanes)
+
+            def part(number: Any) -> Any:
+                at = number * self.lanes
+                value = vector_load(corner, [start + at], self.lanes)
+                return vector_store(self.patch, value, [work.task, row, to + at], self.lanes)
+
+            if whole <= _WRITTEN_OUT:
+                return sequence([part(integer(number)) for number in range(whole)])
+            return loop(whole, part, name="part")
+
         def inside_row(tap: int) -> Any:
-            line = top + tap * conv.dilation[0]
-            to = tap * taps * channels
+            start, to = tap * conv.dilation[0] * conv.sizes[1] * channels, tap * taps * channels
             if runs:
-                return copied(line, left, to, taps * channels)
-            return sequence([copied(line, left + column * conv.dilation[1], to + column * channels, channels) for column in range(taps)])
+                return taken(start, to, taps * channels)
+            step = conv.dilation[1] * channels
+            return sequence([taken(start + column * step, to + column * channels, channels) for column in range(taps)])
 
         def any_row(tap: int) -> Any:
             line = top + tap * conv.dilation[0]
@@ -220,7 +236,9 @@ class _Kernel:
             if end is not True:
                 middle = end if middle is True else tirx.And(middle, end)
         every = range(conv.window[0])
-        return choose(middle, sequence([inside_row(tap) for tap in every]), sequence([any_row(tap) for tap in every]))
+        return sequence(
+            [*found, choose(middle, sequence([inside_row(tap) for tap in every]), sequence([any_row(tap) for tap in every]))]
+        )
 
 
 def within(place: Any, conv: Convolution, axis: int, tap: int) -> Any:

@@ -16,7 +16,7 @@ from effc.lowering.kernels.code import integer, sequence
 from effc.lowering.kernels.integer_vectors import spread, vector_store
 from effc.lowering.kernels.products import pieces
 
-__all__ = ["CHUNK", "LEFT", "Moved", "any_moved", "apart", "clear_row", "either", "mask_width", "moved_buffers", "vector_pieces"]
+__all__ = ["CHUNK", "LEFT", "Moved", "any_moved", "apart", "clear_row", "mask_width", "moved_buffers", "over", "together", "vector_pieces"]
 
 CHUNK = 64  # pixels of a mask that are read at once
 LEFT = 16  # bytes in front of a row: how far windows may stick out
@@ -69,39 +69,60 @@ def any_moved(new: Callable[[int, int], Any], old: Callable[[int, int], Any], ch
 
     Args:
         new, old: the vector of (first channel, lanes) of the pixel, now and as it was propagated last.
-        threshold: 0 asks whether any bit differs, else whether not |new - old| <= threshold in some channel (NaN moved).
+        channels: of the pixel.
+        threshold: 0 asks whether any bit differs, else whether the root mean square over the channels of new - old is more (NaN is).
     """
-    found: dict[int, Any] = {}
+    vectors: dict[int, Any] = {}  # by lanes
     for first, size in vector_pieces(channels, lanes):
         one = apart(new(first, size), old(first, size), size, threshold)
-        found[size] = one if size not in found else either(found[size], one)
-    whole = [_reduced(value, size) for size, value in found.items()]
-    result = whole[0]
-    for other in whole[1:]:
-        result = either(result, other)
-    return result
+        vectors[size] = one if size not in vectors else together(vectors[size], one, threshold)
+    result: Any = None
+    for size, value in vectors.items():
+        whole = _folded(value, size, threshold)
+        result = whole if result is None else together(result, whole, threshold)
+    return over(result, 1, channels, threshold)
 
 
 def apart(new: Any, old: Any, width: int, threshold: float) -> Any:
-    """Lane by lane. Magnitudes are compared as integers: their bits stand in the order of the numbers, and those of a NaN above all."""
+    """How far two vectors are apart, lane by lane: which bits differ at a threshold of 0, else the square of the difference."""
     from tvm import tirx
 
-    kind = "int32" if width == 1 else f"int32x{width}"
     if threshold == 0:
+        kind = "int32" if width == 1 else f"int32x{width}"
         return tirx.NE(tirx.reinterpret(kind, new), tirx.reinterpret(kind, old))
-    magnitude = tirx.bitwise_and(tirx.reinterpret(kind, new - old), spread(integer(0x7FFFFFFF), width))
-    return tirx.GT(magnitude, spread(integer(int(np.float32(threshold).view(np.int32))), width))
+    return (new - old) * (new - old)
 
 
-def either(a: Any, b: Any) -> Any:
+def together(a: Any, b: Any, threshold: float) -> Any:
+    """What is apart in one or the other."""
     from tvm import tirx
 
-    return tirx.Or(a, b)
+    return tirx.Or(a, b) if threshold == 0 else a + b
 
 
-def _reduced(value: Any, width: int) -> Any:
+def over(value: Any, width: int, channels: int, threshold: float) -> Any:
+    """Whether pixels moved, given how far their channels are apart together: a bool expression, or a vector of them.
+
+    Sums of squares are compared as integers: their bits stand in the order of the numbers, and those of a NaN, without its sign, above all.
+    """
     from tvm import tirx
 
-    if width == 1:
+    if threshold == 0:
         return value
-    return tirx.call_llvm_pure_intrin("bool", f"llvm.vector.reduce.or.v{width}i1", value)
+    kind = "int32" if width == 1 else f"int32x{width}"
+    magnitude = tirx.bitwise_and(tirx.reinterpret(kind, value), spread(integer(0x7FFFFFFF), width))
+    limit = np.float32(threshold * threshold * channels)
+    return tirx.GT(magnitude, spread(integer(int(limit.view(np.int32))), width))
+
+
+def _folded(value: Any, width: int, threshold: float) -> Any:
+    """All lanes of a vector together."""
+    from tvm import tirx
+
+    if threshold == 0:
+        return value if width == 1 else tirx.call_llvm_pure_intrin("bool", f"llvm.vector.reduce.or.v{width}i1", value)
+    while width > 1:
+        width //= 2
+        low, high = ([integer(start + lane) for lane in range(width)] for start in (0, width))
+        value = tirx.Shuffle([value], low) + tirx.Shuffle([value], high)
+    return value

@@ -26,6 +26,7 @@ _BITS = 16
 AHEAD = 8  # entries between a request and its use
 _MOST_AHEAD = 512  # bytes of a line that are asked for; processors go on by themselves
 _CACHE_LINE = 64
+_FEW = 96  # moved pixels of a task
 _POSITION = 600  # multiply-accumulates that would take as long as listing, comparing and storing a position does
 
 
@@ -69,7 +70,7 @@ def ahead(work: Work, number: Any, lines: Callable[[Any, Any], Sequence[tuple[An
     later = tirx.min(number + AHEAD, work.count - 1)
     requests = []
     for element, size in lines(*work.at(later)):
-        for offset in range(0, min(size, _MOST_AHEAD), _CACHE_LINE):
+        for offset in range(0, min(max(size - _CACHE_LINE, 4), _MOST_AHEAD), _CACHE_LINE):  # what starts one line and ends in the next: one
             place = list(element.indices)
             place[-1] = place[-1] + offset // 4
             requests.append(prefetch(load(element.source, place), near=True))
@@ -104,7 +105,10 @@ def fits(height: int, width: int, reaches: Sequence[Reach]) -> bool:
     if max(height, width) >= 1 << (_BITS - 1):
         return False
     return all(
-        reach.before[1] <= LEFT and (reach.window[1] - 1) * reach.dilation[1] <= CHUNK and reach.strides[1] in (1, 2, 4)
+        reach.before[1] <= LEFT
+        and (reach.window[1] - 1) * reach.dilation[1] <= CHUNK
+        and reach.strides[1] in (1, 2, 4)
+        and (width - 1) * reach.strides[1] + (reach.window[1] - 1) * reach.dilation[1] - reach.before[1] < reach.moved.width + CHUNK
         for reach in reaches
     )
 
@@ -119,13 +123,18 @@ def listed(what: Listed, body: Callable[[Work], Any]) -> Any:
     def counted(y: Any) -> Any:
         return store(total, load(total, [0]) + _estimate(what, y), [0])
 
-    def task(number: Any, tasks: int) -> Any:
-        return _task(what, places, load(total, [0]), number, tasks, body)
+    def task(number: Any, tasks: Any, slot: Any) -> Any:
+        return _task(what, places, load(total, [0]), number, tasks, slot, body)
+
+    def shared(number: Any) -> Any:
+        """Where there is little, every second task has nothing: half a list fills its tiles better than a quarter."""
+        step = tirx.if_then_else(load(total, [0]) < _FEW * TASKS, integer(2), integer(1))
+        return choose(number % step == 0, task(number // step, TASKS // step, number), store(what.active, integer(0), [number]))
 
     cost = min(what.macs + _POSITION, 1 << 14)
-    worth = load(total, [0]) * integer(cost) >= integer(PARALLEL_MACS)
-    alone = [task(integer(0), 1), loop(TASKS - 1, lambda t: store(what.active, integer(0), [t + 1]))]
-    spread_out = parallel(TASKS, lambda number: task(number, TASKS))
+    worth = load(total, [0]) >= integer(-(-PARALLEL_MACS // cost))
+    alone = [task(integer(0), 1, integer(0)), loop(TASKS - 1, lambda t: store(what.active, integer(0), [t + 1]))]
+    spread_out = parallel(TASKS, shared)
     return allocated(
         [total, places],
         [store(total, integer(0), [0]), loop(what.height, counted, name="y"), choose(worth, spread_out, sequence(alone))],
@@ -139,25 +148,26 @@ def _estimate(what: Listed, y: Any) -> Any:
     found: Any = integer(0)
     for reach in what.reaches:
         for tap in range(reach.window[0]):
-            row, inside = _row(reach, y, tap)
+            row, inside = _row(reach, what.height, y, tap)
             found = found + (
                 load(reach.moved.rows, [row]) if inside is True else tirx.if_then_else(inside, load(reach.moved.rows, [row]), integer(0))
             )
     return found
 
 
-def _row(reach: Reach, y: Any, tap: int) -> tuple[Any, Any]:
-    """The row of the input, and whether it lies inside the image (True where it always does)."""
+def _row(reach: Reach, height: int, y: Any, tap: int) -> tuple[Any, Any]:
+    """The row of the input that one of `height` rows reads, and whether it lies inside the image (True where it always does)."""
     from tvm import tirx
 
-    if reach.window[0] == 1 and reach.before[0] == 0:
-        return y * reach.strides[0], True
-    row = y * reach.strides[0] + tap * reach.dilation[0] - reach.before[0]
+    offset = tap * reach.dilation[0] - reach.before[0]
+    row = y * reach.strides[0] + offset
+    if offset >= 0 and (height - 1) * reach.strides[0] + offset < reach.moved.height:
+        return row, True
     return row, tirx.And(row >= 0, row < reach.moved.height)
 
 
-def _task(what: Listed, places: Any, total: Any, number: Any, tasks: int, body: Callable[[Work], Any]) -> Any:
-    """List the positions of a task's rows, then compute them."""
+def _task(what: Listed, places: Any, total: Any, number: Any, tasks: Any, slot: Any, body: Callable[[Work], Any]) -> Any:
+    """List the positions of a task's rows, then compute them; `slot` is the place of its counter and scratch."""
     from tvm import tirx
 
     passed, first, end = local(1, "passed", "int32"), local(1, "first", "int32"), local(1, "end", "int32")
@@ -165,8 +175,8 @@ def _task(what: Listed, places: Any, total: Any, number: Any, tasks: int, body: 
     def row(y: Any) -> Any:
         cost = local(1, "cost", "int32")
         own: Any = True
-        if tasks > 1:
-            at = load(passed, [0]) * integer(tasks)
+        if not isinstance(tasks, int):
+            at = load(passed, [0]) * tasks
             own = tirx.And(at >= total * number, tirx.Or(at < total * (number + 1), number == tasks - 1))
         started = choose(load(end, [0]) < 0, sequence([store(first, y * what.width, [0]), store(end, y * what.width, [0])]), _nothing())
         listing = sequence([clear_row(what.result, y), started, _line(what, places, end, y)])
@@ -175,7 +185,7 @@ def _task(what: Listed, places: Any, total: Any, number: Any, tasks: int, body: 
         return allocated([cost], [store(cost, _estimate(what, y), [0]), handled, store(passed, load(passed, [0]) + load(cost, [0]), [0])])
 
     count = load(end, [0]) - load(first, [0])
-    work = Work(places, load(first, [0]), count, number)
+    work = Work(places, load(first, [0]), count, slot)
     return allocated(
         [passed, first, end],
         [
@@ -183,7 +193,7 @@ def _task(what: Listed, places: Any, total: Any, number: Any, tasks: int, body: 
             store(first, integer(-1), [0]),
             store(end, integer(-1), [0]),
             loop(what.height, row, name="y"),
-            store(what.active, count, [number]),
+            store(what.active, count, [slot]),
             choose(count > 0, body(work), _nothing()),
         ],
     )
@@ -202,7 +212,7 @@ def _line(what: Listed, places: Any, end: Any, y: Any) -> Any:
         x = number * positions
         parts = [whole_store(one, spread(tirx.const(0, "uint8"), int(one.shape[0]))) for one in found.values()]
         for reach in what.reaches:
-            parts += [_joined(reach, found[reach.strides[1]], y, x, tap) for tap in range(reach.window[0])]
+            parts += [_joined(reach, what.height, found[reach.strides[1]], y, x, tap) for tap in range(reach.window[0])]
         some: Any = None
         for one in found.values():
             any_ = tirx.call_llvm_pure_intrin("uint8", f"llvm.vector.reduce.or.v{int(one.shape[0])}i8", whole(one))
@@ -223,11 +233,11 @@ def _line(what: Listed, places: Any, end: Any, y: Any) -> Any:
     return allocated([*found.values(), bits], [loop(-(-what.width // positions), chunk, name="chunk")])
 
 
-def _joined(reach: Reach, found: Any, y: Any, x: Any, tap: int) -> Any:
+def _joined(reach: Reach, height: int, found: Any, y: Any, x: Any, tap: int) -> Any:
     """Mark what is read through one row of the window: at `x * stride` the mark of position x."""
     from tvm import tirx
 
-    row, inside = _row(reach, y, tap)
+    row, inside = _row(reach, height, y, tap)
     size, marks = int(found.shape[0]), whole(found)
     for column in range(reach.window[1]):
         place = x * reach.strides[1] + (column * reach.dilation[1] - reach.before[1] + LEFT)

@@ -16,11 +16,14 @@ __all__ = ["KERNEL", "near", "still_pixels"]
 
 
 def near(importer: Any, x: Any, previous: Any, threshold: float) -> Any:
-    """Where x is within the threshold of `previous`: bool, of x's shape; false for NaN."""
+    """Which pixels of x are within the threshold of `previous`: bool (N, 1, *spatial); false for NaN."""
     from tvm import relax
 
     emit, op = importer.block_builder.emit, relax.op
-    return emit(op.less_equal(emit(op.abs(emit(op.subtract(x, previous)))), relax.const(threshold, x.ty.dtype)))
+    wide = "float64" if str(x.ty.dtype) == "float64" else "float32"
+    far = emit(op.astype(emit(op.subtract(x, previous)), wide))
+    total = emit(op.sum(emit(op.multiply(far, far)), axis=[1], keepdims=True))
+    return emit(op.less_equal(total, relax.const(threshold * threshold * int(x.ty.shape[1]), wide)))
 
 
 def still_pixels(importer: Any, same: Any) -> Any:

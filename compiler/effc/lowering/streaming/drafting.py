@@ -30,7 +30,7 @@ __all__ = ["streaming_draft"]
 
 
 def streaming_draft(dense: Draft, stripped: Stripped, target: Target) -> Draft:
-    """The calls of both kinds of frame. Raises NoListsError where the frame is read in another way than the first step keeps it.
+    """The calls of both kinds of frame. Raises NoListsError where a tensor is kept in a layout that its other readers do not read.
 
     Args:
         dense: of `stripped.program`, with its kept outputs in channels-last layout.
@@ -70,26 +70,22 @@ class _Drafting:
     # ---- the frame -----------------------------------------------------------------------------------------------------------
 
     def _frame_kept(self, calls: Sequence[Call]) -> list[Call]:
-        """The calls without those that transpose the frame: they read its state."""
+        """The calls without those that transpose the frame: what they write is its state. Others read it as it came, also from a state."""
         state, name = self.frame.kept.state, self.frame.input
         _, channels, height, width = self.frame.kept.shape
         renamed: dict[str, str] = {}
         left = []
         for call in calls:
-            if name in call.reads and not self._reads_as_kept():
-                transposed = call.reads == (name,) and is_transposition(self.dense.functions[call.function])
-                if not transposed or self.slots[call.writes[0]].room != "arena":
-                    raise NoListsError("something is computed from the frame before it has its channels last")
+            transposed = call.reads == (name,) and not self._reads_as_kept() and is_transposition(self.dense.functions[call.function])
+            if transposed and self.slots[call.writes[0]].room == "arena":
                 renamed[call.writes[0]] = state
             else:
                 left.append(call)
-        if self._reads_as_kept():
-            renamed[name] = state
         for old in renamed:
-            if old != name:
-                del self.slots[old]
+            del self.slots[old]
+        renamed[name] = state if self._reads_as_kept() else f"{state}.planes"
         self._state(state, (1, height, width, channels), "float32")
-        self.sources[state] = ((state, (1, 1)),)
+        self.sources[state] = self.sources[renamed[name]] = ((state, (1, 1)),)
         self._moved(state, height, width)
         return [replace(call, reads=tuple(renamed.get(one, one) for one in call.reads)) for call in left]
 
@@ -160,7 +156,7 @@ class _Drafting:
     def _stage(self, call: Call, results: Results) -> Stage | None:
         shapes = [self.slots[name].shape for name in call.reads]
         stored = tuple(self.slots[name].room == "parameter" for name in call.reads)
-        moved = [tuple((state, self.moved[state], step) for state, step in self.sources.get(name, ())) for name in call.reads]
+        moved = [tuple((state, self.moved[state], step) for state, step in self._sources(call, index)) for index in range(len(call.reads))]
         active = self._buffer("active", (TASKS,), "int32")
         return listed_stage(self.dense.functions[call.function], shapes, stored, moved, results, active, self.target)
 
@@ -176,11 +172,21 @@ class _Drafting:
         for index, name in enumerate(call.reads):
             if self.slots[name].room == "parameter":
                 continue
-            if index not in steps or not self.sources.get(name):
+            sources = self._sources(call, index)
+            if index not in steps or not sources:
                 return
-            found += [(state, (step[0] * steps[index][0], step[1] * steps[index][1])) for state, step in self.sources[name]]
+            found += [(state, (step[0] * steps[index][0], step[1] * steps[index][1])) for state, step in sources]
         if found and len(set(found)) <= _MOST_SOURCES:
             self.sources[written] = tuple(dict.fromkeys(found))
+
+    def _sources(self, call: Call, index: int) -> tuple[tuple[str, Pair], ...]:
+        """The states whose moved pixels are those of an operand: none where the call reads a view of the buffer, with other pixels."""
+        name = call.reads[index]
+        sources = self.sources.get(name, ())
+        written, read = self.slots[name].shape, tuple(int(size) for size in self.dense.functions[call.function].params[index].shape)
+        sizes = [(self.moved[state].height, self.moved[state].width) for state, step in sources[:1] if step == (1, 1)]
+        one_channel = any({written, read} <= {(1, *size, 1), (1, 1, *size)} for size in sizes)  # both layouts are one
+        return sources if written == read or one_channel else ()
 
     def _apart(self, call: Call) -> Call:
         """A call of the second list writes other scratch than its twin of the first: the two lists never run together."""
