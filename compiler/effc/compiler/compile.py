@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -29,7 +28,7 @@ from effc.lowering.measuring import with_rates
 from effc.lowering.toolchain import compiler_for
 from effc.lowering.tuning import load_tiles
 from effc.passes import Context, Decision, Pass, Pipeline, parse_passes
-from effc.passes.base import Progress
+from effc.passes.base import Progress, silent
 from effc.report import Quality, Report, render
 from effc.runtime import Manifest, preflight, write_artifact
 from effc.targets import Target, find_target
@@ -191,7 +190,7 @@ def compile_with(
     progress: Progress | None = None,
 ) -> CompileResult:
     """`compile_model` with the settings in one object, as a config file and flags make it; `held`: data and eval that are in memory."""
-    progress = progress or _silent
+    progress = progress or silent
     preflight(out, force=force)
     target, passes = find_target(settings.target), parse_passes(settings.passes)
     if settings.tune and not target.runs_here:
@@ -303,7 +302,3 @@ def _rewrite(
 
         result = pipeline(original, context, observe=observe)
     return _Rewritten(result, tuple(context.decisions), tuple(runs))
-
-
-def _silent(label: str, total: int) -> AbstractContextManager[Any]:
-    return nullcontext(lambda count: None)

@@ -30,8 +30,8 @@ class StreamRates:
         efficiency: rate of the kernels that compute listed pixels, relative to the dense direct ones.
         launch: nanoseconds that a sparse layer costs beside its pixels.
         listing: nanoseconds for each output pixel: its window's mask, and its place in the list.
-        position: nanoseconds for each pixel that is computed, beside its multiply-accumulates: its window is gathered, its result compared with
-            that of the frame before, and stored.
+        position: nanoseconds for each pixel that is computed, beside its multiply-accumulates: its window is gathered, its result compared
+            with that of the frame before, and stored.
         compare: nanoseconds for each output element of a dense layer whose result is compared with that of the frame before.
     """
 

@@ -42,7 +42,7 @@ def streaming_program(
     """
     edit = Edit(program)
     frame = edit.node(network.frame.node.name)
-    first = next(node for node in edit.graph.nodes if node.op == "call_function")
+    first = [node for node in edit.graph.nodes if node.op == "placeholder"][-1].next  # casts of weights may stand before
     place = first if frame.op == "placeholder" else frame.next
     image = frame.meta["val"]
     one_a_sample = image.new_empty((image.shape[0],), dtype=torch.int32)

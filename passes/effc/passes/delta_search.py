@@ -49,7 +49,7 @@ _FACTORS = (3.0, 2.0, 1.5)  # of the sweeps
 _TINY = 1e-9
 _TRIES, _NEAR, _DAMPED = 4, 0.1, 0.7  # the error rises faster than the levels where masks change, too
 _BISECTIONS = 5
-_ROUNDS, _RISE = 2, 1.4
+_ROUNDS, _RISE = 1, 1.4
 _WIDE = 2.0  # scale up and down by which time and error are weighed against each other
 
 

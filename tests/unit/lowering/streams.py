@@ -16,6 +16,7 @@ from effc.ir import Batch, Program, Provenance
 from effc.ir.streaming import run_clip
 from effc.lowering import lower
 from effc.lowering.kernels.options import Options, Winograd
+from effc.lowering.streaming.keeping import NoListsError
 from effc.passes import Context, parse_passes
 from effc.passes.pipeline import Pipeline
 from effc.runtime.executor import PlanExecutor, aligned_empty
@@ -48,14 +49,15 @@ class Frame:
 
 
 class Compiled:
-    """A streaming program's code."""
+    """A streaming program's code. Raises NoListsError where it computes all frames whole."""
 
     def __init__(self, program: Program, target: str = "cpu", winograd: Winograd = "auto") -> None:
         self.program = program
         lowered = lower(program, find_target(target), options=Options(winograd=winograd))
         self.notes, plan = lowered.notes, lowered.plan
         assert plan is not None
-        assert plan.state_bytes, self.notes
+        if not plan.state_bytes:
+            raise NoListsError("; ".join(self.notes) or "nothing streams")
         self.plan = plan
         taken, given = program.interface.frame_inputs, program.interface.frame_outputs
         with tempfile.TemporaryDirectory() as folder:

@@ -15,7 +15,7 @@ from typing import Any
 
 from effc.lowering.kernels.code import allocated, choose, flat_function, integer, load, local, loop, parallel, prefetch, sequence, store
 from effc.lowering.kernels.integer_vectors import cast, spread, vector_load, vector_store, whole, whole_store
-from effc.lowering.kernels.moved import CHUNK, LEFT, Moved, any_moved, apart, clear_row, over, together
+from effc.lowering.kernels.moved import LEFT, Moved, any_moved, apart, clear_row, over, together, vector_pieces
 from effc.lowering.kernels.pixel_list import TASKS
 from effc.lowering.kernels.products import vectors
 
@@ -23,7 +23,6 @@ __all__ = ["FrameBuffers", "frame_kernel"]
 
 _ROWS = 8  # of a task, at least: to share out less is no gain
 _AHEAD = 4  # rows between a request for the memory's data and their use
-_MANY = 4096  # moved pixels that are worth starting threads
 
 
 @dataclass(frozen=True)
@@ -86,28 +85,24 @@ def frame_kernel(buffers: FrameBuffers, lanes: int) -> Any:
     fresh = sequence(
         [store(buffers.clock, integer(1), [0]), spread_out(TASKS, lambda task: rows_of(task, lambda y: _copied_row(buffers, y, lanes)))]
     )
-    updated = choose(
-        load(total, [0]) >= _MANY,
-        spread_out(TASKS, lambda task: rows_of(task, lambda y: _updated_row(buffers, y))),
-        loop(moved.height, lambda y: _updated_row(buffers, y), name="y"),
-    )
-    aged = sequence([store(buffers.clock, tirx.min(clock, integer(2**31 - 2)) + 1, [0]), updated])
+    aged = store(buffers.clock, tirx.min(clock, integer(2**31 - 2)) + 1, [0])
     arguments = [buffers.frame, *([] if buffers.planes is None else [buffers.planes]), buffers.state]
     arguments += [moved.mask, moved.rows, buffers.clock, buffers.active]
     return flat_function(arguments, allocated([total], [spread_out(TASKS, compared), *summed, choose(anew, fresh, aged)]))
 
 
 def _compared_row(buffers: FrameBuffers, y: Any, lanes: int) -> Any:
-    """Fill a row of the mask, and count."""
+    """Fill a row of the mask, count, and propagate what moved."""
     from tvm import tirx
 
     moved, channels = buffers.moved, buffers.channels
     counts = local(lanes, "counts", "int32")
+    nothing = tirx.Evaluate(integer(0))
 
     def counted(marks: Any, x: Any, size: int) -> Any:
-        """Note a vector of conditions."""
+        """Note a vector of 0 and 1."""
         mask = vector_store(moved.mask, cast(marks, "uint8", size), [y, x + LEFT], size)
-        return sequence([mask, vector_store(counts, vector_load(counts, [0], size) + cast(marks, "int32", size), [0], size)])
+        return sequence([mask, vector_store(counts, vector_load(counts, [0], size) + marks, [0], size)])
 
     if buffers.planes is None and channels > 1:
 
@@ -118,30 +113,62 @@ def _compared_row(buffers: FrameBuffers, y: Any, lanes: int) -> Any:
             def old(first: int, size: int) -> Any:
                 return vector_load(buffers.state, [0, y, x, integer(first)], size)
 
-            return counted(any_moved(new, old, channels, lanes, buffers.threshold), x, 1)
+            mark = local(1, "mark", "int32")
+            found = store(mark, cast(any_moved(new, old, channels, lanes, buffers.threshold), "int32", 1), [0])
+            stored = [
+                vector_store(buffers.state, new(first, size), [0, y, x, integer(first)], size)
+                for first, size in vector_pieces(channels, lanes)
+            ]
+            kept = choose(load(mark, [0]) != 0, sequence(stored), nothing)
+            return allocated([mark], [found, kept, counted(load(mark, [0]), x, 1)])
 
         marked = [loop(moved.width, pixel, name="x")]
     else:
 
         def stretch(x: Any, size: int) -> Any:
             """Neighbouring pixels, a vector of each channel."""
+            marks, any_ = local(size, "marks", "int32"), local(1, "any", "int32")
+            ahead = tirx.min(y + _AHEAD, integer(moved.height - 1))
+            asked = [prefetch(element) for channel in range(channels) for element in _elements(buffers, channel, ahead, x)]
             found: Any = None
-            asked = [
-                prefetch(element)
-                for channel in range(channels)
-                for element in _elements(buffers, channel, tirx.min(y + _AHEAD, integer(moved.height - 1)), x)
-            ]
             for channel in range(channels):
                 new, old = (_plane(buffers, kind, channel, y, x, size) for kind in ("frame", "planes"))
                 one = apart(new, old, size, buffers.threshold)
                 found = one if found is None else together(found, one, buffers.threshold)
-            moves = over(found, size, channels, buffers.threshold)
-            return sequence([*(asked if size == lanes else []), counted(moves, x, size)])
+            some = whole(marks) if size == 1 else tirx.call_llvm_pure_intrin("int32", f"llvm.vector.reduce.or.v{size}i32", whole(marks))
+
+            def value(channel: int) -> Any:
+                new, old = (_plane(buffers, kind, channel, y, x, size) for kind in ("frame", "planes"))
+                return tirx.Select(whole(marks) != spread(integer(0), size), new, old)
+
+            return allocated(
+                [marks, any_],
+                [
+                    *(asked if size == lanes else []),
+                    whole_store(marks, cast(over(found, size, channels, buffers.threshold), "int32", size)),
+                    counted(whole(marks), x, size),
+                    store(any_, some, [0]),
+                    choose(load(any_, [0]) != 0, _propagated(buffers, y, x, size, value), nothing),
+                ],
+            )
 
         marked = vectors(moved.width, lanes, stretch)
     clear = whole_store(counts, spread(integer(0), lanes))
     summed = whole(counts) if lanes == 1 else tirx.call_llvm_pure_intrin("int32", f"llvm.vector.reduce.add.v{lanes}i32", whole(counts))
     return allocated([counts], [clear, clear_row(moved, y), *marked, store(moved.rows, summed, [y])])
+
+
+def _propagated(buffers: FrameBuffers, y: Any, x: Any, size: int, value: Callable[[int], Any]) -> Any:
+    """Store neighbouring pixels, given the vector of each channel, in both layouts."""
+    channels = buffers.channels
+    rows = [local(size, f"row{channel}") for channel in range(channels)]
+    parts = [whole_store(one, value(channel)) for channel, one in enumerate(rows)]
+    if buffers.planes is not None:
+        parts += [vector_store(buffers.planes, whole(one), [0, channel, y, x], size) for channel, one in enumerate(rows)]
+    for number in range(channels):  # vectors of the row with its channels last
+        joined = _interleaved([whole(one) for one in rows], number, size)
+        parts.append(vector_store(buffers.state, joined, [0, y, x, integer(number * size)], size))
+    return allocated(rows, parts)
 
 
 def _elements(buffers: FrameBuffers, channel: int, y: Any, x: Any) -> list[Any]:
@@ -158,37 +185,12 @@ def _plane(buffers: FrameBuffers, kind: str, channel: int, y: Any, x: Any, size:
     return vector_load(buffers.frame if kind == "frame" else buffers.planes, [0, channel, y, x], size)
 
 
-def _updated_row(buffers: FrameBuffers, y: Any) -> Any:
-    """Propagate what moved of a row, a chunk of its mask at a time."""
+def _copied_row(buffers: FrameBuffers, y: Any, lanes: int) -> Any:
+    """Propagate a whole row: what did not move of it, since the rest has been."""
     from tvm import tirx
 
-    moved, channels, nothing = buffers.moved, buffers.channels, tirx.Evaluate(integer(0))
-    bits = local(1, "bits", "uint8")
-
-    def pixel(x: Any) -> Any:
-        stored = []
-        for channel in range(channels):
-            value = load(buffers.frame, [0, y, x, channel] if buffers.planes is None else [0, channel, y, x])
-            stored.append(store(buffers.state, value, [0, y, x, channel]))
-            if buffers.planes is not None:
-                stored.append(store(buffers.planes, value, [0, channel, y, x]))
-        return choose(load(moved.mask, [y, x + LEFT]) != tirx.const(0, "uint8"), sequence(stored), nothing)
-
-    def chunk(number: Any) -> Any:
-        first = number * CHUNK
-        some = tirx.call_llvm_pure_intrin("uint8", f"llvm.vector.reduce.or.v{CHUNK}i8", vector_load(moved.mask, [y, first + LEFT], CHUNK))
-        count = CHUNK if moved.width % CHUNK == 0 else tirx.min(integer(CHUNK), moved.width - first)
-        each = loop(count, lambda at: pixel(first + at), name="x")
-        return sequence([store(bits, some, [0]), choose(load(bits, [0]) != tirx.const(0, "uint8"), each, nothing)])
-
-    chunks = allocated([bits], [loop(-(-moved.width // CHUNK), chunk, name="chunk")])
-    return choose(load(moved.rows, [y]) > 0, chunks, nothing)
-
-
-def _copied_row(buffers: FrameBuffers, y: Any, lanes: int) -> Any:
-    """Propagate a whole row."""
-    moved, channels, planes = buffers.moved, buffers.channels, buffers.planes
-    if planes is None:
+    moved, channels = buffers.moved, buffers.channels
+    if buffers.planes is None and channels > 1:
 
         def part(at: Any, size: int) -> Any:  # the elements of a row follow each other
             return vector_store(buffers.state, vector_load(buffers.frame, [0, y, 0, at], size), [0, y, 0, at], size)
@@ -196,17 +198,14 @@ def _copied_row(buffers: FrameBuffers, y: Any, lanes: int) -> Any:
         return sequence(vectors(moved.width * channels, lanes, part))
 
     def stretch(x: Any, size: int) -> Any:
-        rows = [local(size, f"row{channel}") for channel in range(channels)]
-        parts = []
-        for channel, one in enumerate(rows):
-            parts.append(whole_store(one, vector_load(buffers.frame, [0, channel, y, x], size)))
-            parts.append(vector_store(planes, whole(one), [0, channel, y, x], size))
-        for number in range(channels):  # vectors of the row with its channels last
-            joined = _interleaved([whole(one) for one in rows], number, size)
-            parts.append(vector_store(buffers.state, joined, [0, y, x, integer(number * size)], size))
-        return allocated(rows, parts)
+        every = local(1, "every", "uint8")
+        marks = vector_load(moved.mask, [y, x + LEFT], size)
+        done = marks if size == 1 else tirx.call_llvm_pure_intrin("uint8", f"llvm.vector.reduce.and.v{size}i8", marks)
+        copied = _propagated(buffers, y, x, size, lambda channel: _plane(buffers, "frame", channel, y, x, size))
+        left = choose(load(every, [0]) == tirx.const(0, "uint8"), copied, tirx.Evaluate(integer(0)))
+        return allocated([every], [store(every, done, [0]), left])
 
-    return sequence(vectors(moved.width, lanes, stretch))
+    return choose(load(moved.rows, [y]) < moved.width, sequence(vectors(moved.width, lanes, stretch)), tirx.Evaluate(integer(0)))
 
 
 def _interleaved(rows: Sequence[Any], number: int, size: int) -> Any:

@@ -236,9 +236,7 @@ class _Kernel:
             if end is not True:
                 middle = end if middle is True else tirx.And(middle, end)
         every = range(conv.window[0])
-        return sequence(
-            [*found, choose(middle, sequence([inside_row(tap) for tap in every]), sequence([any_row(tap) for tap in every]))]
-        )
+        return sequence([*found, choose(middle, sequence([inside_row(tap) for tap in every]), sequence([any_row(tap) for tap in every]))])
 
 
 def within(place: Any, conv: Convolution, axis: int, tap: int) -> Any:
