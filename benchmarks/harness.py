@@ -56,6 +56,8 @@ $EFFC_DATA is a folder (default: ../shared/data beside the repository) with
              torchvision.datasets.CIFAR10(root, train=False, download=True) has them in that order; cifar10_train8068.npz: training images
   stories260K/  stories260K.bin (a llama2.c checkpoint, karpathy/tinyllamas) and tinystories_tokens.npz: `ids`, TinyStories in the ids of
              that model's tokenizer (N, 256)
+  video/     street_192x240x320_delta.npz: 192 frames of OpenCV's sample video vtest.avi, scaled to 240 x 320, as wrap-around differences
+             (uint8) under `delta`; `benchmarks.clips.street_from(video, path)` makes it
 Without it, rows that need it are skipped and say so."""
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import ap, dense_cpu, lm_sparsity, proact, relu_sparsity, resilience
+from benchmarks import ap, dense_cpu, lm_sparsity, proact, relu_sparsity, resilience, stream
 from benchmarks.harness import DATA_HELP, REPOSITORY, TIMES_EFFC, markdown
 
 __all__ = ["BENCHMARKS", "main", "replaced", "section", "text"]
@@ -31,6 +31,7 @@ BENCHMARKS = {
     "resilience": "What bit flips do to a trained network",
     "proact": "Bounded activations under bit flips",
     "ap": "Pruning with Activating-while-Pruning",
+    "stream": "Video: computing only what changed",
     "accuracy": "Nearness to the source model",
     "onnx_nodes": "ONNX's own node tests",
 }
@@ -41,6 +42,7 @@ SHORT = {
     "resilience": resilience.SHORT,
     "proact": proact.SHORT,
     "ap": ap.SHORT,
+    "stream": stream.SHORT,
 }  # the tables of a benchmark that the README shows, where it does not show all
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 

@@ -14,9 +14,10 @@ most k * 2^-24 of sum |w x|, so 1e-5 of the output's largest magnitude leaves ro
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx
@@ -33,8 +34,14 @@ _UNINITIALISED = frozenset({_aten.empty.memory_format, _aten.empty_like.default,
 
 @dataclass(frozen=True)
 class _Known:
-    value: Tensor
+    """The value of a node; that of a `split` is a group, whose parts other nodes take."""
+
+    value: Tensor | tuple[Tensor, ...]
     trains: bool
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in (self.value if isinstance(self.value, tuple) else (self.value,)))
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,7 @@ class FoldConstants(Pass):
                 if value is not None:
                     known[node] = value
         for node, result in list(known.items()):
-            if node.op != "call_function" or all(user in known for user in node.users):
+            if node.op != "call_function" or isinstance(result.value, tuple) or all(user in known for user in node.users):
                 continue
             tensor = edit.add_tensor(f"{source_of(node)}.folded", result.value, kind="parameter" if result.trains else "buffer")
             edit.replace(node, tensor)
@@ -66,14 +73,21 @@ class FoldConstants(Pass):
 
     def _evaluate(self, node: fx.Node, known: Mapping[fx.Node, _Known], context: Context) -> _Known | None:
         target, fake = node.target, node.meta.get("val")
-        if not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten" or not isinstance(fake, Tensor):
+        if target is operator.getitem:
+            group = known[node.all_input_nodes[0]]
+            part: Any = group.value[node.args[1]]  # type: ignore[index]
+            return _Known(part, group.trains)
+        parts: list[Any] = list(fake) if isinstance(fake, (list, tuple)) else [fake]
+        if not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten":
+            return None
+        if not all(isinstance(part, Tensor) for part in parts):
             return None
         if target in _UNINITIALISED or torch.Tag.nondeterministic_seeded in target.tags:
             return None
-        if not all(isinstance(size, int) for size in fake.shape):
+        if not all(isinstance(size, int) for part in parts for size in part.shape):
             return None
-        size = fake.numel() * fake.element_size()
-        read = sum(known[one].value.nbytes for one in node.all_input_nodes)
+        size = sum(part.numel() * part.element_size() for part in parts)
+        read = sum(known[one].nbytes for one in node.all_input_nodes)
         if size > read + _GROWTH:
             context.log(self, node, False, f"its {size:,} bytes would be stored instead of computed from {read:,}")
             return None
@@ -81,5 +95,7 @@ class FoldConstants(Pass):
         with torch.no_grad():
             value = target(*args, **kwargs)
         inputs = [known[one] for one in node.all_input_nodes]
-        trains = bool(inputs) and all(one.trains for one in inputs) and value.is_floating_point()
-        return _Known(value.contiguous(), trains)
+        several = isinstance(value, (list, tuple))
+        values = tuple(part.contiguous() for part in (value if several else (value,)))
+        trains = bool(inputs) and all(one.trains for one in inputs) and all(part.is_floating_point() for part in values)
+        return _Known(values if several else values[0], trains)

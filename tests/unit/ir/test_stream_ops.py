@@ -20,7 +20,7 @@ def bits(x: Tensor) -> list[int]:
     return found
 
 
-def test_a_pixel_moves_as_a_whole_when_one_channel_is_over_the_threshold() -> None:
+def test_a_pixel_moves_as_a_whole_when_its_channels_together_are_over_the_threshold() -> None:
     previous = torch.zeros(1, 2, 1, 4)
     x = torch.tensor([[0.25, 0.25, 0.0, -0.25], [0.25, 0.2500001, -1.0, 0.0]]).reshape(1, 2, 1, 4)  # the threshold itself is not over
     kept = truncate(x, previous, LATER, 0.25)
@@ -71,13 +71,13 @@ def test_nothing_drifts_over_ten_thousand_frames(rule: str) -> None:
         if rule == "the op":
             new = truncate(x, kept, LATER, 0.5)
         else:  # a published implementation compares with what was fed last, not with what was handed on
-            moved = ((x - fed).abs() > 0.5).any(1, keepdim=True)
+            moved = (x - fed).square().mean(1, keepdim=True) > 0.25
             new = torch.where(moved, x, kept)
         moves += int(not torch.equal(new, kept))
         kept, fed = new, x
-        worst = max(worst, float((kept - x).abs().max()))
+        worst = max(worst, float((kept - x).square().mean(1).sqrt().max()))
     if rule == "the op":
-        assert worst <= 0.5
+        assert worst <= 0.5 * (1 + 1e-6)
         assert moves < 5_000  # it does skip
     else:
         assert worst > 5.0

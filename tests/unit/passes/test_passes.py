@@ -304,3 +304,23 @@ def test_a_range_on_one_sample_is_said_in_the_singular() -> None:
     context = Context(fit=data_for(program, 1))
     Pipeline(parse_passes("ranger"))(program, context)
     assert context.decisions[0].why.endswith("its range on 1 sample")
+
+
+class SplitWeights(nn.Module):
+    """Parts of a stored tensor, as the import of a recurrent layer makes them to put its gates in another order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.arange(12.0).reshape(6, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, two, three = self.weight.split(2)
+        return torch.nn.functional.linear(x, torch.cat([three, one, two]))
+
+
+def test_parts_of_stored_tensors_are_folded() -> None:
+    program = load_program(SplitWeights(), example_inputs=[torch.ones(1, 2)])
+    folded, _ = apply("fold-constants", program)
+    assert [str(node.target) for node in folded.nodes] == ["aten.linear.default"]
+    (stored,) = folded.tensors.values()
+    assert stored.tolist() == [[8, 9], [10, 11], [0, 1], [2, 3], [4, 5], [6, 7]]

@@ -84,6 +84,19 @@ def _source(value: Any, main: Main) -> Any:
                 return value
             value = group.fields[int(bound.index)]
         bound = main.bound.get(value)
-    if bound is not None and operator_name(bound) in ("relax.permute_dims", "relax.reshape"):
+    if bound is None:
+        return value
+    if (
+        operator_name(bound) == "relax.permute_dims"
+        and bound.attrs.axes is not None
+        and [int(axis) for axis in bound.attrs.axes] == [0, 3, 1, 2]
+    ):
+        return bound.args[0]
+    if operator_name(bound) == "relax.reshape" and _long_axes(bound.args[0]) == _long_axes(value):
         return bound.args[0]
     return value
+
+
+def _long_axes(value: Any) -> list[int]:
+    """The axes of more than one element: where those are the same, a view changes no order of pixels and channels."""
+    return [size for size in known_sizes(value) or () if size != 1]
