@@ -25,12 +25,12 @@ demo: $(VENV)/.stamp
 	@echo "report: $(CURDIR)/out/digits/report.html"
 
 test: $(VENV)/.stamp
-	$(BIN)/python -m pytest -m "not slow" -q
+	$(BIN)/python -m pytest -m "not slow" -q -n 2 --dist loadfile
 
 # The cross linker too, so that code for other machines is tested wherever an emulator (qemu-user) is installed.
 test-all: $(VENV)/.stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[cross]"
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: $(VENV)/.stamp
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,9 @@ from effc.ir import Edit, Program
 from effc.ir.arrays import to_torch
 from effc.ir.ops.stream_clock import STREAM_CLOCK
 from effc.lowering import lower, run_lowered
+from effc.lowering.kernels.moved import Moved
+from effc.lowering.kernels.pixel_list import Reach, fits
+from effc.lowering.streaming.keeping import NoListsError
 from effc.targets import find_target
 from tests.unit.compiler.test_cross_targets import OTHERS, needs_tools
 from tests.unit.ir import streaming_net
@@ -29,14 +33,31 @@ class Eighths(nn.Module):
         super().__init__()
         self.first, self.second = nn.Conv2d(3, 9, 3, 1, 1), nn.Conv2d(9, 18, 3, 2, 1)
         self.depthwise = nn.Conv2d(18, 18, 3, 1, 1, groups=18)
-        generator = torch.Generator().manual_seed(0)
-        for parameter in self.parameters():
-            parameter.data = torch.randint(-2, 3, parameter.shape, generator=generator) / 4
+        quarters(self)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = torch.relu(self.first(x))
         y = torch.relu(self.second(F.max_pool2d(x, 2)))
         return torch.relu(self.depthwise(y)) + y, x
+
+
+class Movement(nn.Module):
+    """What is kept behind a movement: the elements of another tensor that is kept, as other pixels."""
+
+    def __init__(self, movement: Callable[[Tensor], Tensor], channels: int) -> None:
+        super().__init__()
+        self.first, self.second, self.movement = nn.Conv2d(3, 4, 3, 1, 1), nn.Conv2d(channels, 5, 3, 1, 1), movement
+        quarters(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.second(self.movement(torch.relu(self.first(x)))))
+
+
+def quarters(net: nn.Module) -> None:
+    """Weights that are multiples of 1/4."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in net.parameters():
+        parameter.data = torch.randint(-2, 3, parameter.shape, generator=generator) / 4
 
 
 def drifting(frames: int) -> Array:
@@ -87,6 +108,18 @@ def test_thresholds_and_clocks_are_the_programs_in_every_bit() -> None:
     assert held > 100  # thresholds did something
 
 
+def test_a_movement_of_what_is_kept_is_kept_as_its_own_pixels() -> None:
+    clip = drifting(12)[:, :, 10:18, 12:20]
+    program = streaming(Movement(lambda x: x.reshape(-1, 8, 4, 8), 8), clip[:5], "mode=truncate,threshold=0.15,scene-cut=1")
+    expected = states_of(program, clip)
+    for t, found in enumerate(Compiled(program, winograd="off").clip(clip)):
+        for name, output in found.outputs.items():
+            np.testing.assert_array_equal(output, expected[t][name], f"{name} in frame {t}")
+    program = streaming(Movement(lambda x: x.transpose(2, 3), 4), clip[:5], "mode=truncate,threshold=0.15,scene-cut=1")
+    with pytest.raises(NoListsError, match=r"stream\.transpose was joined"):  # two transpositions became one, which reads no truncation
+        Compiled(program)
+
+
 class Small(nn.Module):
     def __init__(self, channels: int, permuted: bool = False) -> None:
         super().__init__()
@@ -100,10 +133,12 @@ class Small(nn.Module):
         return torch.relu(self.third(torch.relu(self.second(torch.relu(self.first(x))))))
 
 
-@pytest.mark.parametrize("shape", [(1, 9, 17), (4, 80, 130), (3, 1, 66)], ids=["one channel", "four channels", "one row"])
+@pytest.mark.parametrize(
+    "shape", [(1, 9, 17), pytest.param((4, 80, 130), marks=pytest.mark.slow), pytest.param((3, 1, 66), marks=pytest.mark.slow)]
+)
 def test_frames_of_other_shapes(shape: tuple[int, int, int]) -> None:
     program = streaming(Small(shape[0]), special(shape))
-    code = Compiled(program)
+    code = Compiled(program, winograd="off")  # it spreads what a NaN becomes
     assert len(code.listed) >= 2
     assert not wrong(code, program, special(shape))
 
@@ -141,11 +176,11 @@ class Beyond(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.first, self.second, self.third = nn.Conv2d(3, 8, 3, 1, 1), nn.Conv2d(8, 17, 1), nn.Conv2d(8, 9, 3, 2)
+        self.first, self.second = nn.Conv2d(3, 8, 3, 1, 1), nn.Conv2d(8, 17, 1)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = torch.relu(self.first(x))
-        return F.max_pool2d(F.pad(x, (0, 3, 0, 9)), 2, 1), self.second(F.pad(x, (0, 5, 0, 40))), self.third(F.pad(x, (0, 90, 0, 2)))
+        return F.max_pool2d(F.pad(x, (0, 3, 0, 9)), 2, 1), self.second(F.pad(x, (0, 5, 0, 40)))
 
 
 def test_windows_behind_the_last_row() -> None:
@@ -154,6 +189,16 @@ def test_windows_behind_the_last_row() -> None:
     assert code.listed["stream.second"] == "listed conv"
     assert code.listed["stream.max_pool2d"] == "listed pool"
     assert not wrong(code, program, special((3, 40, 65)))
+
+
+def test_windows_that_stick_out_further_than_a_mask_are_not_listed() -> None:
+    moved = Moved(None, None, 40, 65)
+    assert fits(40, 65 + 64, [Reach(moved)])
+    assert not fits(40, 65 + 65, [Reach(moved)])
+    assert fits(40, 65, [Reach(moved, (3, 3), before=(99, 16))])
+    assert not fits(40, 65, [Reach(moved, (3, 3), before=(0, 17))])
+    assert not fits(40, 22, [Reach(moved, strides=(1, 3))])
+    assert not fits(1 << 15, 65, [Reach(moved)])
 
 
 class Viewed(nn.Module):

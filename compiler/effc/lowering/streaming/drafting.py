@@ -53,6 +53,7 @@ class _Drafting:
         self.exact = all(one.threshold == 0 for one in (*stripped.kept, stripped.frame.kept))
 
     def run(self) -> Draft:
+        self._refuse_detours()
         whole = self._frame_kept(self.dense.calls)
         first = [self._frame_call()]
         fresh: list[Call] = []
@@ -66,6 +67,13 @@ class _Drafting:
         used = {name for call in self.result.calls for name in (*call.reads, *call.writes)}
         self.result.slots = {name: slot for name, slot in self.slots.items() if name in used or slot.room in ("input", "output")}
         return self.result
+
+    def _refuse_detours(self) -> None:
+        """A transposition may have been joined with the next: then nothing reads what is propagated, but what that was made from."""
+        read = {name for call in self.dense.calls for name in call.reads}
+        for name, one in self.kept.items():
+            if one.threshold and one.read and name not in read:
+                raise NoListsError(f"what reads {name} was joined with it")
 
     # ---- the frame -----------------------------------------------------------------------------------------------------------
 

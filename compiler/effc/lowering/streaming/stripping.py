@@ -26,11 +26,12 @@ __all__ = ["Frame", "Kept", "Stripped", "stripped"]
 
 @dataclass(frozen=True)
 class Kept:
-    """A tensor that is kept from frame to frame: the state, and by how much a pixel must move to be propagated."""
+    """A tensor that is kept from frame to frame: the state, by how much a pixel must move to be propagated, and whether a node reads it."""
 
     state: str
     threshold: float
     shape: tuple[int, ...]
+    read: bool = True
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ def stripped(program: Program) -> Stripped | None:
             continue
         if value.target is not TRUNCATE.overload or value.args[1:3] != (inputs[name], clock) or set(inputs[name].users) - {value, clock}:
             return None
-        kept[name] = Kept(name, float(value.args[3]), tuple(int(size) for size in value.meta["val"].shape))
+        read = any(user.op != "output" for user in value.users)
+        kept[name] = Kept(name, float(value.args[3]), tuple(int(size) for size in value.meta["val"].shape), read)
     own = names[previous]
     if own not in kept or resident[own].args[0] is not x or kept[own].threshold != float(threshold):
         return None
