@@ -172,7 +172,7 @@ def _macs(plan: Plan) -> str:
     """Of one call; a streaming program's frame that is not computed whole has as many at the most, and mostly less."""
     total = sum(step.macs for step in plan.steps)
     listed = sum(step.macs for step in plan.steps if step.active)
-    return f"{total:,}" + (f", {listed / total:.0%} of them only where something changed" if listed else "")
+    return f"{total:,}" + (f", {listed / total:.1%} of them in layers that compute only what changed" if listed else "")
 
 
 def _peak_bytes(plan: Plan) -> int:

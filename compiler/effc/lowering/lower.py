@@ -13,6 +13,7 @@ import numpy as np
 from effc.errors import ConfigError, InternalError, Problem, UnsupportedModelError
 from effc.ir import Program
 from effc.ir.arrays import to_numpy
+from effc.ir.ops.truncate import TRUNCATE
 from effc.ir.torch_calls import decompose
 from effc.ir.torch_compat import core_decompositions
 from effc.lowering.arena import Lifetime, align, place
@@ -106,7 +107,7 @@ def lower(
         raise ConfigError(f"batch {batch}: a streaming program takes one frame at a time")
     concrete, options = fix_batch(program, batch), options or Options()
     job = _Job(concrete, target, batch if program.interface.batch.symbolic else 1, options, tune_seconds, progress or _silent)
-    if not program.interface.resident:
+    if not any(node.target is TRUNCATE.overload for node in program.nodes):  # recurrent layers keep states, but no pixels
         return _lowered(job, None)
     bare, why = stripped(concrete), "its states are not those of the pass delta"
     if bare is not None:
@@ -150,7 +151,7 @@ def _lowered(job: _Job, bare: Stripped | None) -> Lowered:
         try:
             interface = dense.interface
             if bare is not None:
-                relax_module, interface = with_kept(relax_module, bare)
+                relax_module, interface, bare = with_kept(relax_module, bare)
             with _tvm_failures("the program"):
                 fused = optimise(relax_module, chip)
             drafted = draft(fused, interface, stored, relax_module.inputs)

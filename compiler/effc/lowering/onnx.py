@@ -177,10 +177,17 @@ def _torch_dtype(dtype: Any) -> torch.dtype:
 
 
 def _rename(model: Any, interface: Interface) -> None:
-    """Give inputs and outputs the user's names, everywhere that they are used."""
+    """Give inputs and outputs the user's names, everywhere that they are used.
+
+    A value may be several of them: the output of a streaming program is the new state, too, where it is a tensor that is kept. The first
+    name is the value's; the others, which must be there as well, are copies of it.
+    """
+    from onnx import helper
+
     old = [value.name for value in (*model.graph.input, *model.graph.output)]
     new = [value.name for value in (*interface.inputs, *interface.outputs)]
-    names = dict(zip(old, new, strict=True))
+    names: dict[str, str] = {}
+    copies = [(before, name) for before, name in zip(old, new, strict=True) if names.setdefault(before, name) != name]
     taken = set(new) - set(old)
     for node in model.graph.node:
         for values in (node.input, node.output):
@@ -190,6 +197,7 @@ def _rename(model: Any, interface: Interface) -> None:
         initializer.name = f"{initializer.name}_inner" if initializer.name in taken else initializer.name
     for value, name in zip((*model.graph.input, *model.graph.output), new, strict=True):
         value.name = name
+    model.graph.node.extend(helper.make_node("Identity", [names[before]], [name], name=f"copy_{name}") for before, name in copies)
     for values in (model.graph.input, model.graph.output):
         for value in values:
             for dim in value.type.tensor_type.shape.dim:

@@ -19,7 +19,7 @@ Modes:
 - `quantised`: step * round(x / step) in front of truncates with a threshold of 0, as the Delta Activation Layer does. The result is that
   of the per-frame network with these roundings, bit for bit. A layer that rounds already (trained with `effc.nn`'s delta activation) keeps
   its own steps; the others get them from the clip, 2 * level * largest magnitude, a channel or a layer (`per`), so that a level is the
-  largest error of a value here, too.
+  largest error of a value here, too. The frame is compared as it is: a camera has rounded it.
 
 With data and a target, layers that are predicted not to gain stay dense (`effc.cost.streaming`; `dense=never` keeps all). A truncate
 behind a dense layer lets what follows be sparse.

@@ -89,8 +89,8 @@ class Calibration:
     def _rule(self, name: str, level: float) -> Rule:
         magnitudes = self.model.largest[name]
         largest = float(magnitudes.max())
-        if level == 0 or largest == 0:
-            return Rule()
+        if level == 0 or largest == 0 or (self._quantised and name == self.network.frame.node.name):
+            return Rule()  # a frame comes from a camera that has rounded it
         if not self._quantised:
             return Rule(_short(level * largest))
         # A channel that is next to 0 on the whole clip would get a step for its noise.

@@ -14,7 +14,7 @@ from torch import nn
 
 from effc.ir import Batch, Edit, Program, Provenance, run_clip
 from effc.lowering.onnx import export_onnx
-from tests.unit.ir.streaming_net import clip, per_frame, streaming
+from tests.unit.ir.streaming_net import SIZE, clip, per_frame, streaming
 
 
 class Net(nn.Module):
@@ -129,6 +129,35 @@ def test_a_streaming_program_is_run_by_onnxruntime_frame_by_frame(threshold: flo
         scores.append(results["scores"])
     assert clocks == ([1, 2, 3, 4, 1, 2, 1, 2, 3, 4] if refresh else [1, 2, 3, 4, 5, 6, 1, 2, 3, 4])
     np.testing.assert_allclose(np.concatenate(scores), expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_an_output_that_is_a_kept_tensor_has_a_name_beside_its_state() -> None:
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 3, padding=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.relu(self.second(torch.relu(self.first(x))))
+
+    torch.manual_seed(4)
+    exported = torch.export.export(Last().eval(), (torch.zeros(1, 3, SIZE, SIZE),))
+    origin = Provenance("Last", "torch", "0" * 64)
+    program = Program.from_exported(exported, origin, batch=Batch(False, "test"), input_names=["x"], output_names=["scores"])
+    program = streaming(program, 0.3)
+    data = export_onnx(program)
+    onnx.checker.check_model(onnx.load_from_string(data), full_check=True)
+    session = onnxruntime.InferenceSession(data)
+    names = [one.name for one in session.get_outputs()]
+    assert names == [value.name for value in program.interface.outputs] and len(set(names)) == len(names)
+    x = clip(6)
+    expected = run_clip(program, {"x": x})["scores"].numpy()
+    states = {value.name: np.zeros(value.at_batch(1), value.dtype) for value in program.interface.inputs[1:]}
+    for frame, wanted in zip(x.numpy(), expected, strict=True):
+        results = dict(zip(names, session.run(None, {"x": frame[None], **states}), strict=True))
+        states = {name: results[f"{name}_next"] for name in states}
+        np.testing.assert_array_equal(results["scores"], states["relu.1"])
+        np.testing.assert_allclose(results["scores"][0], wanted, atol=1e-5 * np.abs(expected).max())
 
 
 def test_one_function_serves_tensors_of_every_rank_and_streams_have_clocks_of_their_own() -> None:

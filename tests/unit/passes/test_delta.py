@@ -273,8 +273,8 @@ def test_quantised_streams_give_the_bits_of_the_quantised_per_frame_program(per:
     assert not torch.equal(streamed, per_frame(program, frames))
     assert all(node.args[3] == 0 for node in truncates(result))
     steps = [value for name, value in result.tensors.items() if result.tensor_names[name].endswith("delta_step")]
-    assert len(steps) == len(truncates(result)) - 1
-    assert float(steps[0].max()) == pytest.approx(2 * 0.02 * float(frames.abs().max()), rel=1e-3)
+    assert len(steps) == len(truncates(result)) - 2  # the frame is compared as it is, and so are the outputs
+    assert truncates(result)[0].args[0].op == "placeholder"
     assert all((value.numel() > 1) == (per == "channel") for value in steps)
     assert any("rounded to steps of" in decision.why for decision in context.decisions)
 

@@ -137,11 +137,13 @@ class _Drafting:
         kept = self.kept[written]
         _, channels, height, width = kept.shape
         if any(self.readers[name] > 1 for name in call.reads) and is_movement(self.dense.functions[call.function]):
+            if kept.threshold == 0:  # then it is that tensor
+                return [call], call
             raise NoListsError(f"{written} is another layout of a tensor that its readers read as it is")
         moved = self._moved(written, height, width)
         self.sources[written] = ((written, (1, 1)),)
         shape = self.slots[written].shape
-        last = shape == (1, height, width, channels)  # else the network computes it in planes
+        last = kept.channels_last  # else the network computes it in planes
         results = Results(self._buffer("state", shape), moved, channels, kept.threshold)
         stage = self._stage(call, results) if last else None
         if stage is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,8 +19,10 @@ class NoListsError(Exception):
     """Kernels over lists cannot serve the program; the message says why."""
 
 
-def with_kept(relax_module: RelaxModule, bare: Stripped) -> tuple[RelaxModule, Interface]:
+def with_kept(relax_module: RelaxModule, bare: Stripped) -> tuple[RelaxModule, Interface, Stripped]:
     """The module and its interface with what is kept in channels-last layout, where it exists in that, and in front of the user's outputs.
+
+    What is kept says then whether its channels are last: the sizes do not tell where height, width and channels are equal.
 
     A buffer that is both is the state then, and the output a copy of it: readers read what was propagated. Raises NoListsError.
     """
@@ -28,7 +31,8 @@ def with_kept(relax_module: RelaxModule, bare: Stripped) -> tuple[RelaxModule, I
     interface, count = bare.program.interface, len(bare.kept)
     outputs = tuple(replace(value, shape=shapes.get(value.name, value.shape)) for value in interface.outputs)
     outputs = outputs[len(outputs) - count :] + outputs[: len(outputs) - count]
-    return replace(relax_module, module=module), replace(interface, outputs=outputs)
+    kept = tuple(replace(one, channels_last=moved) for one, moved in zip(bare.kept, last, strict=True))
+    return replace(relax_module, module=module), replace(interface, outputs=outputs), replace(bare, kept=kept)
 
 
 def kept_channels_last(module: Any, shapes: Sequence[tuple[int, ...]]) -> tuple[Any, list[bool]]:
@@ -48,9 +52,9 @@ def kept_channels_last(module: Any, shapes: Sequence[tuple[int, ...]]) -> tuple[
     first = len(fields) - len(shapes)
     last = []
     for index, (_, channels, *spatial) in enumerate(shapes, first):
-        kept = _source(fields[index], main)
-        last.append(known_sizes(kept) == [1, *spatial, channels])
-        if last[-1]:
+        kept, transposed = _source(fields[index], main)
+        last.append(transposed or channels == 1 or math.prod(spatial) == 1)  # of one channel or one pixel both layouts are one
+        if transposed:
             fields[index] = kept
     fields = fields[first:] + fields[:first]
 
@@ -70,8 +74,8 @@ def kept_channels_last(module: Any, shapes: Sequence[tuple[int, ...]]) -> tuple[
     return relax.transform.DeadCodeElimination()(mutator.builder_.get()), last
 
 
-def _source(value: Any, main: Main) -> Any:
-    """What a result is transposed from; where the transposition moves nothing it is a view."""
+def _source(value: Any, main: Main) -> tuple[Any, bool]:
+    """What a result is transposed from, and whether it is; where the transposition moves nothing it is a view."""
     from tvm import relax
 
     bound = main.bound.get(value)
@@ -81,20 +85,22 @@ def _source(value: Any, main: Main) -> Any:
         else:
             group = main.bound.get(bound.tuple_value) if isinstance(bound.tuple_value, relax.Var) else bound.tuple_value
             if not isinstance(group, relax.Tuple):
-                return value
+                return value, False
             value = group.fields[int(bound.index)]
         bound = main.bound.get(value)
     if bound is None:
-        return value
+        return value, False
     if (
         operator_name(bound) == "relax.permute_dims"
         and bound.attrs.axes is not None
         and [int(axis) for axis in bound.attrs.axes] == [0, 3, 1, 2]
     ):
-        return bound.args[0]
-    if operator_name(bound) == "relax.reshape" and _long_axes(bound.args[0]) == _long_axes(value):
-        return bound.args[0]
-    return value
+        return bound.args[0], True
+    sizes = known_sizes(value) or [0, 0]
+    one = sizes[1] == 1 or math.prod(sizes[2:]) == 1
+    if operator_name(bound) == "relax.reshape" and one and _long_axes(bound.args[0]) == _long_axes(value):
+        return bound.args[0], True
+    return value, False
 
 
 def _long_axes(value: Any) -> list[int]:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import fx, ops
 
 from effc.ir import Edit, Program
@@ -26,12 +27,21 @@ __all__ = ["Frame", "Kept", "Stripped", "stripped"]
 
 @dataclass(frozen=True)
 class Kept:
-    """A tensor that is kept from frame to frame: the state, by how much a pixel must move to be propagated, and whether a node reads it."""
+    """A tensor that is kept from frame to frame.
+
+    Attributes:
+        state: its state.
+        threshold: by how much a pixel must move to be propagated.
+        shape: (1, C, H, W).
+        read: whether a node reads it.
+        channels_last: whether its kernel writes it as (1, H, W, C); known behind `keeping`.
+    """
 
     state: str
     threshold: float
     shape: tuple[int, ...]
     read: bool = True
+    channels_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,8 @@ def stripped(program: Program) -> Stripped | None:
         if value is clock:
             continue
         if value.target is not TRUNCATE.overload or value.args[1:3] != (inputs[name], clock) or set(inputs[name].users) - {value, clock}:
+            return None
+        if value.meta["val"].dtype != torch.float32:
             return None
         read = any(user.op != "output" for user in value.users)
         kept[name] = Kept(name, float(value.args[3]), tuple(int(size) for size in value.meta["val"].shape), read)
