@@ -227,7 +227,7 @@ def compile_with(
     trial = emulated = None
     if target.runs_here:
         with progress("checking the compiled code", 1) as advance:
-            trial = try_out(files, fields)
+            trial = try_out(files, fields, rewritten.program)
             advance(1)
     else:
         with progress("building and running the self-test", 1) as advance:

@@ -16,7 +16,7 @@ from torch import Tensor
 from effc.compiler.settings import Settings
 from effc.data import DATA_BYTES, Dataset, HeldArrays, Preprocess, load_dataset
 from effc.errors import DataError, EffcWarning, InputRejectedError, LimitError, Problem
-from effc.ir import Program
+from effc.ir import Interface, Program
 from effc.passes import Pass
 
 __all__ = ["ARRAYS", "DataSource", "Inputs", "check_files", "held_arrays", "read_inputs"]
@@ -67,8 +67,10 @@ def read_inputs(settings: Settings, program: Program, passes: Sequence[Pass], he
     """Read what the settings name, or take what is `held` in memory.
 
     Raises:
-        DataError: it does not fit the program. LimitError: a file is too large.
+        DataError: it does not fit the program, or no data can. LimitError: a file is too large.
     """
+    if settings.data is not None or settings.eval is not None:
+        _refuse_uncounted_states(program.interface)
     preprocess = Preprocess.parse(settings.preprocess) if settings.preprocess else None
     values, limit = program.interface.frame_inputs, settings.limits.get("data_bytes", DATA_BYTES)
     data = held_out = fit = selection = None
@@ -88,6 +90,20 @@ def read_inputs(settings: Settings, program: Program, passes: Sequence[Pass], he
     content = _content(settings.init, limit)
     initial = _initial(settings.init, content, program)
     return Inputs(data, fit, selection, held_out, preprocess, initial, hashlib.sha256(content).hexdigest())
+
+
+def _refuse_uncounted_states(interface: Interface) -> None:
+    """Raises DataError for a step whose states have another leading axis than its inputs: data are samples, each with states of its own."""
+    declared = {state.input for state in interface.states if not state.resident}
+    inputs = [value for value in interface.inputs if value.name not in declared]
+    counts = {value.shape[0] for value in inputs if value.shape}
+    states = [value for value in interface.inputs if value.name in declared and value.shape and value.shape[0] not in counts]
+    if counts and states:
+        hint = "export the step with states (batch, layers, hidden), and let it swap the axes: gru(x, h.transpose(0, 1).contiguous())"
+        raise DataError(
+            f"data cannot be used with this step: they hold samples, and its states have no axis of them as {inputs[0]} has",
+            [Problem(f"state {value.name!r}", str(value), "its first axis does not count samples", hint) for value in states],
+        )
 
 
 def _say_unused(settings: Settings, passes: Sequence[Pass]) -> None:

@@ -17,7 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from effc.compiler.resets import check_resets
 from effc.errors import InternalError, Problem, VerificationError
+from effc.ir import Program
 from effc.runtime import Session, Stream, Verification, load, verify_golden, write_artifact
 from effc.runtime.executor import CODE, address, aligned_empty
 from effc.runtime.manifest import TensorSpec
@@ -51,11 +53,18 @@ class Trial:
     threads: int
 
 
-def try_out(files: Mapping[str, bytes], fields: Mapping[str, Any]) -> Trial:
+def try_out(files: Mapping[str, bytes], fields: Mapping[str, Any], program: Program) -> Trial:
     """Load the artifact from a temporary folder, check it against its golden vectors, and time it.
 
+    A streaming one is also run with a reset before every frame (`resets`).
+
+    Args:
+        files, fields: of the artifact.
+        program: what it was made from.
+
     Raises:
-        VerificationError: an output is further from the program's than float32 sums in another order explain.
+        VerificationError: an output is further from the program's than float32 sums in another order explain; or frames of a stream are
+            not those that are computed whole, though nothing is truncated.
     """
     _remove_leftovers()
     with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-") as folder:
@@ -63,17 +72,26 @@ def try_out(files: Mapping[str, bytes], fields: Mapping[str, Any]) -> Trial:
         write_artifact(path, files, fields)
         session = load(path)
         verification = verify_golden(session)
-        if not verification.passed:
-            wrong = [entry for entry in verification.differences if not entry.within(verification.tolerance)]
-            raise VerificationError(
-                f"the compiled code differs from the program by more than {verification.tolerance:g} of the largest magnitude",
-                [Problem(f"output {one.name}", f"{one.relative:.3g} at {one.index}", one.reason or "is too far off") for one in wrong],
-            )
+        _refuse(
+            verification, f"the compiled code differs from the program by more than {verification.tolerance:g} of the largest magnitude"
+        )
         golden, _ = session.artifact.golden()
+        resets = check_resets(session, program, golden)
+        if resets is not None:
+            _refuse(resets, "frames of the compiled stream differ from the same frames after a reset, which must have the same bits")
         call = _call_time(session, golden)
         plan = session.manifest.plan
         steps = _step_times(plan, session, golden, path / CODE) if plan is not None else ()
         return Trial(verification, call, steps, session.threads_used)
+
+
+def _refuse(verification: Verification, what: str) -> None:
+    """Raises VerificationError with what differs."""
+    wrong = [entry for entry in verification.differences if not entry.within(verification.tolerance)]
+    if wrong:
+        raise VerificationError(
+            what, [Problem(f"output {one.name}", f"{one.relative:.3g} at {one.index}", one.reason or "is too far off") for one in wrong]
+        )
 
 
 def _remove_leftovers() -> None:

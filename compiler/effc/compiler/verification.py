@@ -1,5 +1,7 @@
 """Whether an artifact computes what its own program computes, and what its source computes; and if not, since which pass.
 
+A streaming artifact is compared with itself, too, with a reset before every frame (`resets`).
+
 For an ONNX source onnxruntime is asked, too: the import of the source is effc's own work, so a misread operator would be on both sides.
 
 An artifact that differs from its own program is a bug of effc. One that differs from its source may have been meant to: a lossy pass
@@ -16,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from effc.compiler.golden import calls, run_program
+from effc.compiler.resets import check_resets
 from effc.compiler.wavering import spread, wavering
 from effc.data import Dataset, load_dataset
 from effc.data.preprocess import Preprocess
@@ -122,6 +125,10 @@ def verify_artifact(
         Finding("artifact against its golden outputs", verify_golden(session), count, None, True),
         Finding("artifact against its own program, golden inputs", compare(outputs, run_program(program, inputs)), count, None, True),
     ]
+    resets = check_resets(session, program, inputs)
+    if resets is not None:
+        what = "artifact as a stream against itself with a reset before every frame, bit for bit"
+        findings.append(Finding(what, resets, count, None, True))
     original = None if source is None else load_program(source, input_shapes=input_shapes, limits=limits, check_import=check_import)
     diverging = ""
     if original is not None:

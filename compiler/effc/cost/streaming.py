@@ -8,14 +8,19 @@
 kernel, also where the dense one would be Winograd's. A layer is computed by pixels when its result is kept (it has a truncate) and so are
 all values that it reads. Without a truncate a layer is dense, and so is everything that reads it; a truncate behind a dense layer costs
 the comparison and lets what follows be sparse. `choose` decides which layers have one.
+
+The rates are those of two current cores, scaled to the width of the target's vectors (`stream_rates`): predictions tell which way is
+faster, and are no times of any one machine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-__all__ = ["STANDARD", "LayerWork", "StreamRates", "choose", "dense_time", "kept_time", "sparse_time", "total_time"]
+__all__ = ["STANDARD", "LayerWork", "StreamRates", "choose", "dense_time", "kept_time", "sparse_time", "stream_rates", "total_time"]
+
+_LANES = 16  # float32 elements of a vector of the processor that was measured
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,16 @@ class StreamRates:
 
 STANDARD = StreamRates()
 """Round numbers of two current cores with vectors of 512 bits, measured step by step on a detector of 57 layers."""
+
+
+def stream_rates(lanes: int) -> StreamRates:
+    """The rates of two cores whose vectors hold so many float32 elements (`Target.lanes`).
+
+    What vectors compute and move scales with them: multiply-accumulates, depthwise ones, and moved elements. Launches, lists, and the cost
+    of a listed pixel do not.
+    """
+    scale = lanes / _LANES
+    return replace(STANDARD, macs=STANDARD.macs * scale, depthwise=STANDARD.depthwise * scale, moves=STANDARD.moves * scale)
 
 
 @dataclass(frozen=True)

@@ -376,8 +376,7 @@ class Edit:
             results = root.out_spec.num_leaves + len(self._interface.outputs) - len(before.outputs)
             root.in_spec = leaves.tree_flatten((tuple(range(arguments)), {}))[1]
             root.out_spec = leaves.tree_flatten(tuple(range(results)))[1]
-            root.inputs = [spec.arg for spec in self._inputs if spec.kind == InputKind.USER_INPUT]
-            root.outputs = [spec.arg for spec in self._outputs]
+            root.inputs, root.outputs = [], []  # as torch leaves those of the root: names in there do not follow a decomposition
             root.forward_arg_names = None
         return call_graph
 

@@ -11,13 +11,14 @@ there. The graph stays an ordinary dense one; compiled code computes the pixels 
 first one, where `refresh` asks for it, and where more than `scene_cut` of its pixels moved.
 
 Modes:
-- `exact`: all thresholds 0. Outputs are those of the per-frame network, bit for bit. Needs no data.
+- `exact`: all thresholds 0. Outputs are, bit for bit, those of the same compiled code computing every frame whole. Code that was compiled
+  without the pass may use Winograd's algorithm where this cannot, and differs then by its rounding. Needs no data.
 - `truncate`: DeltaCNN's rule. A threshold is a share of the largest magnitude of its tensor on the calibration clip: one share for all
   sites (`threshold`), or one for each, searched for under a bound on the output error (`max_error`; see `delta_search`) or a loss of the
   metric (`max_drop`: the searched levels times a common factor). At every pixel of every frame a kept tensor is within its threshold of
   what it was fed; the error of the outputs is measured, not promised.
 - `quantised`: step * round(x / step) in front of truncates with a threshold of 0, as the Delta Activation Layer does. The result is that
-  of the per-frame network with these roundings, bit for bit. A layer that rounds already (trained with `effc.nn`'s delta activation) keeps
+  of the same code computing every frame whole, bit for bit. A layer that rounds already (trained with `effc.nn`'s delta activation) keeps
   its own steps; the others get them from the clip, 2 * level * largest magnitude, a channel or a layer (`per`), so that a level is the
   largest error of a value here, too. The frame is compared as it is: a camera has rounded it.
 
@@ -26,7 +27,7 @@ behind a dense layer lets what follows be sparse.
 
 Does not fire, with a word in the log: behind reshapes, softmax over boxes, linear layers and global pools, which are computed densely;
 operators that cannot be computed by pixels; a program that streams already. Recurrent layers are rewritten by `delta_recurrent`. Refused:
-other networks without a single image input.
+other networks without a single float32 image, and outputs without an axis of frames.
 
 `--data` is a clip: `x` (T, ...) in frame order. The bound on the error holds on all of it. The metric is judged on its last fifth, which
 the search does not look at then.
@@ -44,7 +45,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from effc.cost.streaming import STANDARD, choose, dense_time, sparse_time
+from effc.cost.streaming import STANDARD, StreamRates, choose, dense_time, sparse_time, stream_rates
 from effc.errors import DataError, EffcWarning, counted
 from effc.ir import Program, ValueFacts
 from effc.passes.base import Context, Pass
@@ -53,6 +54,7 @@ from effc.passes.delta_calibration import Calibration
 from effc.passes.delta_insert import streaming_program
 from effc.passes.delta_keeping import Rule
 from effc.passes.delta_measured import Measured
+from effc.passes.delta_movements import sliced
 from effc.passes.delta_search import Levels, Search
 from effc.passes.delta_sites import Network, find_network
 from effc.passes.delta_work import works_of
@@ -135,7 +137,8 @@ class Delta(Pass):
             return program
         if is_recurrent(program):
             return self._recurrent(program, program, context)
-        network = find_network(program)
+        per_frame = sliced(program)
+        network = find_network(per_frame)
         for node, why in network.left:
             context.log(self, node, False, why)
         if not any(layer.sparse for layer in network.layers):
@@ -148,8 +151,9 @@ class Delta(Pass):
             )
         calibration = None
         if context.fit is not None:
-            calibration = Calibration(program, network, context.fit, self.mode == "quantised", self.per, self.scene_cut, self.refresh)
-        return self._recurrent(self._stream(program, network, calibration, context), program, context)
+            calibration = Calibration(per_frame, network, context.fit, self.mode == "quantised", self.per, self.scene_cut, self.refresh)
+        result = self._stream(per_frame, network, calibration, context)
+        return self._recurrent(result if result.interface.resident else program, program, context)
 
     def _stream(self, program: Program, network: Network, calibration: Calibration | None, context: Context) -> Program:
         works = works_of(network)
@@ -160,14 +164,14 @@ class Delta(Pass):
             levels = self._levels(program, calibration, kept, context)
             measured = calibration.model.measure(calibration.rules(levels, kept))
             if self.dense == "auto" and context.target is not None:
-                chosen = choose(works, calibration.shares(measured), STANDARD)
+                chosen = choose(works, calibration.shares(measured), _rates(context))
                 if chosen != kept:
                     kept = chosen
                     levels = self._levels(program, calibration, kept, context, levels)
                     measured = calibration.model.measure(calibration.rules(levels, kept))
         rules = calibration.rules(levels, kept) if calibration is not None else {name: Rule() for name in (network.frame.node.name, *kept)}
         if not any(kept.values()):
-            return self._nothing(program, network, calibration, context)
+            return self._nothing(program, network, context)
         result, names = streaming_program(program, network, kept, rules, self.scene_cut, self.refresh)
         self._explain(network, calibration, rules, kept, measured, context)
         if calibration is None or measured is None:
@@ -217,7 +221,7 @@ class Delta(Pass):
                 lambda levels: calibration.rules(levels, kept),
                 calibration.works,
                 kept,
-                STANDARD,
+                _rates(context),
                 bound * (1 - self.margin),
                 advance,
             )
@@ -231,7 +235,7 @@ class Delta(Pass):
 
     # ---- words -----------------------------------------------------------------------------------------------------------------
 
-    def _nothing(self, program: Program, network: Network, calibration: Calibration | None, context: Context) -> Program:
+    def _nothing(self, program: Program, network: Network, context: Context) -> Program:
         for layer in network.layers:
             context.log(self, layer.node, False, "stays dense: no layer of this network is predicted to gain on this clip")
         warnings.warn(
@@ -249,39 +253,39 @@ class Delta(Pass):
         context: Context,
     ) -> None:
         works = {work.name: work for work in works_of(network)}
-        frame = network.frame
+        frame, rates = network.frame, _rates(context)
         moved = "" if measured is None else f"; {measured.moved[frame.node.name]:.1%} of its pixels moved a frame"
         refresh = f", whole every {counted(self.refresh, 'frame')}" if self.refresh else ""
-        context.log(self, frame.label, True, f"{_said(rules[frame.node.name])}, whole when over {self.scene_cut:.0%} moved{refresh}{moved}")
+        context.log(
+            self, frame.label, True, f"{rules[frame.node.name].described}, whole when over {self.scene_cut:.0%} moved{refresh}{moved}"
+        )
         shares = None
         if calibration is not None and measured is not None:
             shares = calibration.shares(measured)
             computed = f"{calibration.computed(measured, kept):.1%} of the layers' multiply-accumulates computed a frame"
             seen = f"largest error of an output {measured.error:.3g} on {counted(calibration.model.count, 'frame')}"
-            context.log(self, calibration.source, True, f"{computed}; {seen}")
+            of = "" if context.target is None else f" with vectors of {context.target.lanes} float32 numbers"
+            context.log(self, calibration.source, True, f"{computed}; {seen}; times are predicted for two cores{of}")
         for layer in network.layers:
             name = layer.node.name
             sparse = layer.sparse and all(kept.get(one.name, True) for one in layer.reads)
             times = ""
             if shares is not None:
                 times = (
-                    f"{shares[name]:.1%} of its pixels may change: {sparse_time(works[name], shares[name], STANDARD) / 1000:,.1f} µs "
-                    f"predicted, dense {dense_time(works[name], STANDARD) / 1000:,.1f} µs"
+                    f"{shares[name]:.1%} of its pixels may change: {sparse_time(works[name], shares[name], rates) / 1000:,.1f} µs "
+                    f"predicted, dense {dense_time(works[name], rates) / 1000:,.1f} µs"
                 )
             if not kept[name]:
                 context.log(self, layer.node, False, f"stays dense; {times}" if layer.sparse else f"stays dense: {layer.why_dense}")
             elif sparse:
-                context.log(self, layer.node, True, "; ".join(filter(None, (_said(rules[name]), times))))
+                context.log(self, layer.node, True, "; ".join(filter(None, (rules[name].described, times))))
             else:
                 why = layer.why_dense or "something that it reads is dense"
-                context.log(self, layer.node, True, f"{_said(rules[name])}, behind a dense layer: {why}")
+                context.log(self, layer.node, True, f"{rules[name].described}, behind a dense layer: {why}")
 
 
-def _said(rule: Rule) -> str:
-    if rule.step is not None:
-        low, high = float(rule.step.min()), float(rule.step.max())
-        return f"rounded to steps of {low:.4g}" + (f" to {high:.4g}" if high > low else "")
-    return "exact" if rule.threshold == 0 else f"threshold {rule.threshold:.4g}"
+def _rates(context: Context) -> StreamRates:
+    return STANDARD if context.target is None else stream_rates(context.target.lanes)
 
 
 def _facts(calibration: Calibration, measured: Measured, names: Mapping[str, str]) -> dict[str, ValueFacts]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx
+from torch.utils._pytree import tree_map
 
 from effc.errors import DataError
 from effc.ir import Program
@@ -31,6 +32,10 @@ Rules = Mapping[str, Rule]
 _BYTES = 640 * 2**20  # of the frames that go through the network together
 _COPIES = 4  # of the largest value that are in memory at once
 _TINY = float(np.finfo(np.float32).tiny)
+
+
+class _Frames(list[Any]):
+    """What was computed frame by frame, one value a frame. A plain list is the result of one operator, such as a split."""
 
 
 class ClipModel:
@@ -70,9 +75,9 @@ class ClipModel:
         self.scene_cut, self.refresh = scene_cut, refresh
         self.layers = network.by_name
         self.batched = program.interface.batch.symbolic
-        self.images = {node for layer in network.layers for node in layer.nodes}
         self.input = program.input_nodes[network.frame.input]
         self.constants = _constants(program, self.input)
+        self.images = {node for layer in network.layers for node in layer.nodes if self._takes_images(node)}
         self.nodes = [node for node in program.nodes if node not in self.constants]
         given = list(program.graph.output_node().args[0])  # type: ignore[arg-type]
         self.results = [one for one in given if isinstance(one, fx.Node) and one not in self.constants]
@@ -92,6 +97,11 @@ class ClipModel:
         self.scales = list(scales) or [
             max(_TINY, *(float(part[index].abs().max()) for part in self.dense)) for index in range(len(self.results))
         ]
+
+    def _takes_images(self, node: fx.Node) -> bool:
+        """Whether many frames go through a node together: all that it reads is (N, C, H, W), or the same for all frames."""
+        values = [one.meta["val"] for one in node.all_input_nodes if one not in self.constants]
+        return all(isinstance(value, Tensor) and value.ndim == 4 for value in values)
 
     def start(self, rules: Rules) -> Run:
         """A run of the first `chunk` frames, with nothing computed yet."""
@@ -191,11 +201,13 @@ class Run:
             held = self._values[one]
             if frame is None:
                 return _joined(held)
-            return held[frame] if isinstance(held, list) else held[frame : frame + 1] if isinstance(held, Tensor) else held
+            if isinstance(held, _Frames):
+                return held[frame]
+            return tree_map(lambda part: part[frame : frame + 1] if isinstance(part, Tensor) else part, held)
 
         if self.model.batched or node in self.model.images or node is self.model.network.frame.node:
             return _call(node, *fx.map_arg((node.args, node.kwargs), value))
-        return [_call(node, *fx.map_arg((node.args, node.kwargs), partial(value, frame=t))) for t in range(self.number)]
+        return _Frames(_call(node, *fx.map_arg((node.args, node.kwargs), partial(value, frame=t))) for t in range(self.number))
 
     def _keep(self, node: fx.Node) -> None:
         model = self.model
@@ -225,15 +237,19 @@ class Run:
 def _call(node: fx.Node, args: Any, kwargs: Any) -> Any:
     schema = getattr(node.target, "_schema", None)
     if schema is not None and schema.is_mutable:  # another run may go on from the value that it would change
-        args = torch.utils._pytree.tree_map(lambda one: one.clone() if isinstance(one, Tensor) else one, args)
+        args = tree_map(lambda one: one.clone() if isinstance(one, Tensor) else one, args)
     return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
 def _joined(value: Any) -> Any:
-    """What was computed frame by frame, as one tensor."""
-    if not isinstance(value, list) or not all(isinstance(one, Tensor) for one in value):
-        return value
-    return torch.cat(value) if value[0].ndim else torch.stack(value)
+    """What was computed frame by frame, as if it had been computed at once: tensors, or lists and tuples of them."""
+    return tree_map(_together, *value) if isinstance(value, _Frames) else value
+
+
+def _together(*parts: Any) -> Any:
+    if not isinstance(parts[0], Tensor):
+        return parts[0]
+    return torch.cat(parts) if parts[0].ndim else torch.stack(parts)
 
 
 def _constants(program: Program, given: fx.Node) -> dict[fx.Node, Any]:

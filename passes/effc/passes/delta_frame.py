@@ -1,4 +1,4 @@
-"""The frame: the one image that a network reads, (N, C, H, W) floating point; behind its permutation where it is fed as (N, H, W, C)."""
+"""The frame: the one image that a network reads, (N, C, H, W) float32; behind its permutation where it is fed as (N, H, W, C)."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def find_frame(program: Program) -> Frame:
         image, why = _image_of(node, value.name)
         if image is None:
             problems.append(
-                Problem(value.name, f"input {value}", why, "delta takes programs whose one input is an image that convolutions read")
+                Problem(value.name, f"input {value}", why, "delta takes programs whose one input is a float32 image that convolutions read")
             )
         else:
             found.append(image)
@@ -69,6 +69,8 @@ def _image_of(node: fx.Node, name: str) -> tuple[Frame | None, str]:
     value = node.meta["val"]
     if not isinstance(value, Tensor) or value.ndim != 4 or not value.is_floating_point():
         return None, "is no image: four axes of floating-point numbers"
+    if value.dtype != torch.float32:
+        return None, "is no float32, and streams are compiled for that alone"
     users = [user for user in node.users if user.target != _aten.sym_size.int]
     permuted = {str(list(user.args[1])) for user in users if user.target == _aten.permute.default}  # type: ignore[arg-type]
     if len(users) == 1 and permuted == {str([0, 3, 1, 2])}:

@@ -29,6 +29,14 @@ class Rule:
     threshold: float = 0.0
     step: Tensor | None = None
 
+    @property
+    def described(self) -> str:
+        """In words."""
+        if self.step is not None:
+            low, high = float(self.step.min()), float(self.step.max())
+            return f"rounded to steps of {low:.4g}" + (f" to {high:.4g}" if high > low else "")
+        return "exact" if self.threshold == 0 else f"threshold {self.threshold:.4g}"
+
 
 def keep(x: Tensor, rule: Rule, previous: Tensor | None, active: Tensor | None, whole: Sequence[bool]) -> tuple[Tensor, Tensor]:
     """The values of a layer as the network reads them.

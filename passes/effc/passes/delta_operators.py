@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from effc.ir import keyword_arguments
 from effc.ir.ops.bound import BOUND
+from effc.passes.delta_movements import movement_of
 
 __all__ = ["CONVOLUTIONS", "POOLS", "Kind", "is_image", "is_pad", "is_resize", "is_spatial", "kind_of"]
 
@@ -63,8 +64,11 @@ def is_image(node: fx.Node, like: Tensor) -> bool:
     return all(isinstance(size, int) for size in sizes) and int(sizes[1]) * int(sizes[2]) > 1
 
 
-def kind_of(node: fx.Node, dependents: Collection[fx.Node]) -> Kind | Literal["pad", "by element"]:
-    """What a node that gives an image is. `dependents`: all nodes whose values depend on the frame."""
+def kind_of(node: fx.Node, dependents: Collection[fx.Node]) -> Kind | Literal["pad", "by element", "movement"]:
+    """What a node that gives an image is. `dependents`: all nodes whose values depend on the frame.
+
+    A `movement` is one that has no state of its own; see `effc.passes.delta_movements`.
+    """
     if node.target in CONVOLUTIONS:
         weight = node.args[1].meta["val"].shape  # type: ignore[union-attr]
         groups = keyword_arguments(node)["groups"]
@@ -80,6 +84,9 @@ def kind_of(node: fx.Node, dependents: Collection[fx.Node]) -> Kind | Literal["p
         return "resize"
     if is_pad(node) and all(user.target in CONVOLUTIONS and user.args[0] is node for user in node.users):
         return "pad"
+    movement = movement_of(node)
+    if movement is not None:
+        return "movement" if movement.in_place or not movement.alone else "other"
     return "by element" if _is_elementwise(node, dependents) else "other"
 
 

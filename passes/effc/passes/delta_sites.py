@@ -1,13 +1,14 @@
 """Where a network keeps results from frame to frame: the frame, and the layers behind it.
 
-    frame                     the one image input, (N, C, H, W) floating point; behind its permutation where it is fed as (N, H, W, C)
+    frame                     the one image input, (N, C, H, W) float32; behind its permutation where it is fed as (N, H, W, C)
     layer = spatial operator -> elementwise operators        conv -> batch_norm -> add -> relu
 
 A layer ends where TVM ends a fused kernel: behind all elementwise operators through which everything that reads the spatial operator's
 result goes (the immediate post-dominators of its graph). Its end is the site of a truncate. Spatial operators are 2-D convolutions
 (depthwise and grouped ones, too), max and average pools, concatenations of channels and resizes. An add of two convolutions ends the layer
 of the later one; the earlier one ends in front of it. An elementwise operator that no layer has taken is a layer of its own. A pad by
-zeros in front of a convolution belongs to the convolution.
+zeros in front of a convolution belongs to the convolution. Movements (a split of channels, a slice, a view; `delta_movements`) compute
+nothing and are no layers: who reads one reads what it is a part of, as long as pixels stay in their places.
 
 What a layer reads are sites, constants, or something else. Where it reads something else (a gate that is computed from the whole image, the
 result of a transposed convolution), all its pixels may change with every frame: it is computed densely. Its result may still be compared
@@ -21,14 +22,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from effc.errors import Problem, UnsupportedModelError
 from effc.ir import Program, source_of
+from effc.ir.interface import BATCH
 from effc.passes.delta_frame import Frame, behind, find_frame
+from effc.passes.delta_movements import movement_of
 from effc.passes.delta_operators import Kind, is_image, is_pad, is_spatial, kind_of
 
 __all__ = ["Layer", "Network", "find_network"]
@@ -46,6 +50,7 @@ class Layer:
         nodes: all of it, in execution order.
         kind: of the spatial operator; `elementwise` without one, `other` for an operator that cannot be computed by pixels.
         reads: the sites (and the frame) that it reads.
+        moved_from: of the movements that it reads, the sites that these are parts of; those are among `reads`.
         sparse: whether it can be computed by pixels: it reads nothing else that depends on the frame, and has a kind for it.
         why_dense: why not; empty where `sparse`.
         feeds: whether a layer that can be computed by pixels reads it: only then a truncate with a threshold saves anything.
@@ -62,6 +67,7 @@ class Layer:
     feeds: bool = False
     rounds: bool = False
     label: str = ""
+    moved_from: Mapping[fx.Node, fx.Node] = field(default_factory=dict)
 
     @property
     def anchor(self) -> fx.Node:
@@ -94,15 +100,34 @@ def find_network(program: Program) -> Network:
 
     Raises:
         UnsupportedModelError: there is no single frame, the program has states of the user's, or its batch is fixed at another number than
-            one; everything that stands in the way at once.
+            one, or an output counts no frames; everything that stands in the way at once.
     """
     frame = find_frame(program)
     dependents = behind(frame.node)
+    _refuse_outputs(program, dependents)
     kinds = {node: kind_of(node, dependents) for node in program.nodes if node in dependents and is_image(node, frame.node.meta["val"])}
     layers = _labelled(_useful(_layers(program, frame, kinds, dependents)), frame)
     inside = {node for layer in layers for node in layer.nodes}
     outside = [node for node in program.nodes if node in dependents and node not in inside and is_spatial(node)]
     return Network(frame, layers, tuple((node, _why_left(node, frame)) for node in outside))
+
+
+def _refuse_outputs(program: Program, dependents: set[fx.Node]) -> None:
+    """Raises UnsupportedModelError for outputs that change from frame to frame and have no axis in front that counts frames."""
+    first = BATCH if program.interface.batch.symbolic else 1
+    given: Any = program.graph.output_node().args[0]
+    problems = [
+        Problem(
+            value.name,
+            f"output {value}",
+            "has no axis of frames in front",
+            "reduce within each sample, so that (N, ...) stays, or leave the output out",
+        )
+        for value, node in zip(program.interface.outputs, given, strict=True)
+        if node in dependents and (not value.shape or value.shape[0] != first)
+    ]
+    if problems:
+        raise UnsupportedModelError("pass delta needs outputs (N, ...): one result a frame", problems)
 
 
 def _why_left(node: fx.Node, frame: Frame) -> str:
@@ -120,7 +145,7 @@ def _layers(program: Program, frame: Frame, kinds: Mapping[fx.Node, str], depend
     above = _post_dominators(program)
     taken: set[fx.Node] = set()
     grown: list[tuple[Kind, list[fx.Node]]] = []
-    anchors = [node for node, kind in kinds.items() if kind not in ("pad", "by element")]
+    anchors = [node for node, kind in kinds.items() if kind not in ("pad", "by element", "movement")]
     for node in sorted(anchors, key=lambda one: (_ORDER[kinds[one]], -order[one])):
         grown.append((kinds[node], _grown(node, kinds, above, taken)))  # type: ignore[arg-type]
     for node in [node for node, kind in kinds.items() if kind == "by element"]:
@@ -200,15 +225,17 @@ def _pads(anchor: fx.Node, kinds: Mapping[fx.Node, str]) -> list[fx.Node]:
 def _layer(kind: Kind, nodes: tuple[fx.Node, ...], ends: set[fx.Node], dependents: set[fx.Node], frame: Frame) -> Layer:
     inside = set(nodes)
     outside = [one for node in nodes for one in node.all_input_nodes if one not in inside and (one in dependents or one is frame.node)]
-    reads = tuple(dict.fromkeys(one for one in outside if one in ends))
-    others = [one for one in outside if one not in ends]
+    movements = {one: movement for one in outside if one not in ends and (movement := movement_of(one)) is not None and movement.in_place}
+    moved_from = {one: movement.source for one, movement in movements.items() if movement.source in ends}
+    reads = tuple(dict.fromkeys(moved_from.get(one, one) for one in outside if one in ends or one in moved_from))
+    others = [one for one in outside if one not in ends and one not in moved_from]
     why = ""
     if kind == "other":
         why = f"{str(nodes[0].target).removesuffix('.default')} is not computed by pixels"
     elif others:
         why = f"reads {source_of(others[0])}, which is no image with pixels of its own"
     rounds = any(node.target == _aten.round.default for node in nodes)
-    return Layer(nodes[-1], nodes, kind, reads, not why, why, rounds=rounds)
+    return Layer(nodes[-1], nodes, kind, reads, not why, why, rounds=rounds, moved_from=moved_from)
 
 
 def _useful(layers: Sequence[Layer]) -> list[Layer]:

@@ -36,6 +36,7 @@ def active_pixels(layer: Layer, moved: Mapping[fx.Node, Tensor | None], constant
     if not layer.sparse or any(moved[one] is None for one in layer.reads):
         return None
     found: dict[fx.Node, Tensor] = {one: mask for one in layer.reads if (mask := moved[one]) is not None}
+    found |= {part: found[one] for part, one in layer.moved_from.items()}
     for node in layer.nodes:
         masks = [found[one] for one in node.all_input_nodes if one in found]
         union = masks[0]

@@ -85,7 +85,7 @@ def _layer(node: fx.Node, states: Collection[fx.Node], fixed: Collection[object]
     streamed = _carried(first_state(node)) in states
     why = why_not(node)
     if not why and not streamed and sizes(node)[0] == 1:
-        why = "it makes one step a call from a hidden state that is no state of the program: declare it (--states h=h_next)"
+        why = "it makes one step a call from a hidden state that is no state of the program: declare it (--state h=h_next)"
     if not why and not all(weight in fixed for weight in weights(node)):
         why = "its weights are computed from an input"
     if not why and first_state(node).meta["val"].dtype != torch.float32:

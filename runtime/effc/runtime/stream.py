@@ -34,7 +34,9 @@ class Stream:
             DataError: the artifact has no states; or see `reset`.
         """
         if not session.manifest.states:
-            raise DataError("the compiled model has no states, so there is nothing to stream: use `effc run` (Session.run), or compile it with the pass delta")
+            raise DataError(
+                "the compiled model has no states, so there is nothing to stream: use `effc run` (Session.run), or compile it with the pass delta"
+            )
         self.session = session
         self.frames = 0
         self._lock = threading.Lock()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,12 +16,14 @@ from effc.compiler import compile_model
 from effc.compiler.clips import golden_clip
 from effc.compiler.crosscheck import rehearse
 from effc.compiler.golden import Checks, golden_inputs, run_program, runner
+from effc.compiler.resets import every_frame_by_itself
 from effc.compiler.verification import verify_artifact
 from effc.compiler.wavering import spread, wavering
 from effc.data import Dataset
-from effc.errors import ConfigError
+from effc.errors import ConfigError, VerificationError
 from effc.faultsim.sites import find_sites
 from effc.ir import Program, run_clip
+from effc.lowering import Lowered, lower
 from effc.passes import Context, Pass
 from effc.passes.profiling import Watch
 from effc.passes.quality import Judge
@@ -94,6 +96,35 @@ def test_from_compile_to_verify_samples_are_frames_of_a_clip(tmp_path: Path) -> 
     assert [finding.samples for finding in verdict.findings] == [len(frames), len(frames), 70]
 
 
+def test_a_stream_that_misses_changes_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    still = np.repeat(clip(1).numpy(), 6, axis=0)  # golden frames in which nothing moves: no code can be wrong on them
+    options: dict[str, Any] = {"example_inputs": (clip()[:1],), "passes": "unchanged", "data": still}
+    torch.manual_seed(3)
+    module, out = Net().eval(), tmp_path / "out"
+    program = compile_model(module, out, **options).program
+    assert every_frame_by_itself(program)
+    finding = verify_artifact(out).findings[2]
+    assert finding.passed and finding.must_hold and "reset before every frame" in finding.what
+    assert finding.verification.tolerance == 0.0
+
+    def lower_wrongly(given: Program, *args: Any, **kwargs: Any) -> Lowered:
+        return lower(streaming(compiled, threshold=0.01), *args, **kwargs)
+
+    exported, batch = torch.export.export(module, (clip()[:1],)), program.interface.batch
+    compiled = Program.from_exported(exported, program.provenance, batch=batch, input_names=["x"], output_names=["output"])
+    monkeypatch.setattr("effc.compiler.compile.lower", lower_wrongly)
+    with pytest.raises(VerificationError, match="after a reset") as caught:
+        compile_model(module, tmp_path / "wrong", **options)
+    assert [problem.where for problem in caught.value.problems] == ["output output"]
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_only_truncations_at_zero_leave_every_frame_by_itself() -> None:
+    assert not every_frame_by_itself(per_frame())
+    assert not every_frame_by_itself(streaming(per_frame(), threshold=0.3))
+    assert not every_frame_by_itself(streaming(per_frame(), last=0.3))
+
+
 def test_an_exact_pass_is_held_to_the_frames_one_by_one() -> None:
     checks = Checks({"x": clip(8).numpy()})
     checks.start(per_frame())
@@ -116,7 +147,7 @@ def test_golden_frames_end_before_rounding_decides() -> None:
     seen = Shown()
     watch = Watch(streaming(per_frame()), {"relu_1": (seen,)})
     watch.run_batch(Dataset({"x": two.numpy()}))
-    gaps = (seen.values[1] - seen.values[0]).abs().amax(1).flatten()
+    gaps = (seen.values[1] - seen.values[0]).square().mean(1).sqrt().flatten()
     edge = float(gaps[gaps > 0].median())  # as far as one pixel moves
     shaky = streaming(per_frame(), last=edge)
     found = wavering(shaky, {"x": x.numpy()})

@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from effc.compiler import compile_model
 from effc.compiler.dumping import Dump
 from effc.compiler.inputs import Inputs, check_files, read_inputs
 from effc.compiler.settings import Settings
@@ -55,6 +56,28 @@ def test_data_are_held_back_only_for_a_pass_that_chooses(program: Program, tmp_p
 def test_a_pass_that_chooses_says_what_it_lacks(program: Program) -> None:
     with pytest.raises(DataError, match="chooser needs data to choose by: give --data"):
         Chooser()(program, Context())
+
+
+class Step(nn.Module):
+    def __init__(self, *, swap: bool) -> None:
+        super().__init__()
+        self.cell, self.swap = nn.GRU(3, 4, 2, batch_first=True), swap
+
+    def forward(self, x: torch.Tensor, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y, h = self.cell(x, h.transpose(0, 1).contiguous() if self.swap else h)
+        return y, h.transpose(0, 1).contiguous() if self.swap else h
+
+
+def test_states_that_no_sample_can_have_are_refused_and_the_other_way_works(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((6, 1, 3), np.float32)
+    rest: dict[str, Any] = {"states": {"h": "output_1"}, "passes": "delta{mode=truncate,threshold=0.01,dense=never}"}
+    given = (torch.zeros(1, 1, 3), torch.zeros(2, 1, 4))
+    with pytest.raises(DataError, match="data cannot be used with this step") as caught:
+        compile_model(Step(swap=False).eval(), tmp_path / "a", example_inputs=given, data={"x": x}, **rest)
+    assert [problem.where for problem in caught.value.problems] == ["state 'h'"]
+    given, data = (torch.zeros(1, 1, 3), torch.zeros(1, 2, 4)), {"x": x, "h": np.zeros((6, 2, 4), np.float32)}
+    result = compile_model(Step(swap=True).eval(), tmp_path / "b", example_inputs=given, data=data, **rest)
+    assert len(result.program.interface.resident) > 0
 
 
 def test_the_same_samples_on_both_sides_are_said(program: Program, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from effc.cost.streaming import STANDARD, LayerWork, choose, dense_time, kept_time, sparse_time, total_time
+from effc.cost.streaming import STANDARD, LayerWork, choose, dense_time, kept_time, sparse_time, stream_rates, total_time
 
 RATES = replace(STANDARD, macs=100.0, depthwise=20.0, moves=10.0, winograd=2.0, efficiency=0.75, launch=3000.0, listing=0.5, compare=0.3)
 BIG = LayerWork("a", macs=10_000_000, pixels=1000, elements=32_000, reads=("frame",))
@@ -20,8 +20,10 @@ def test_times_are_those_of_the_formulas() -> None:
     assert dense_time(replace(BIG, winograd=True), RATES) == 50_000
     assert dense_time(replace(BIG, depthwise=True), RATES) == 500_000
     assert dense_time(replace(BIG, macs=0), RATES) == 3200
-    assert sparse_time(replace(BIG, winograd=True), 0.3, RATES) == pytest.approx(3000 + 500 + 40_000)
+    assert sparse_time(replace(BIG, winograd=True), 0.3, RATES) == pytest.approx(3000 + 500 + 0.3 * 5 * 1000 + 40_000)
     assert kept_time(BIG, RATES) == pytest.approx(9600)
+    narrow = replace(STANDARD, macs=STANDARD.macs / 4, depthwise=STANDARD.depthwise / 4, moves=STANDARD.moves / 4)
+    assert stream_rates(16) == STANDARD and stream_rates(4) == narrow
 
 
 def test_a_layer_is_sparse_only_between_kept_values() -> None:

@@ -64,6 +64,7 @@ READS: dict[str, list[tuple[str, Window]]] = {
     "avg_pool2d": [("max_pool2d", window(3, 2, 1))],
     "spread": [("avg_pool2d", window(3, 1, 3, 3))],
     "sparse": [("wide", window(1, 4))],
+    "tall": [("wide", ((3, 1), (1, 1), (1, 1), (0, 0, 0, 0)))],
     "strided": [("depthwise", ((5, 5), (3, 2), (1, 1), (2, 2, 1, 1)))],
 }
 

@@ -19,6 +19,7 @@ from effc.passes import Context, Pipeline, format_pass, parse_passes
 from effc.passes import delta_clip as delta_clip_module
 from effc.passes.delta import Delta
 from effc.passes.delta_clip import ClipModel
+from effc.passes.delta_insert import streaming_program
 from effc.passes.delta_keeping import Rule
 from effc.passes.delta_sites import find_network
 from effc.passes.delta_windows import active_pixels
@@ -190,8 +191,6 @@ def test_the_search_sees_what_the_program_computes(kind: type[nn.Module], option
     in_parts = parts.measure(rules)
     assert (in_parts.whole, in_parts.sparse) == (measured.whole, measured.sparse)
     assert in_parts.active == pytest.approx(measured.active) and in_parts.moved == pytest.approx(measured.moved)
-    from effc.passes.delta_insert import streaming_program
-
     kept = {layer.node.name: True for layer in found.layers}
     result, names = streaming_program(program, found, kept, rules, model.scene_cut, model.refresh)
     watched, clocks, moved = Values(result), [], []
@@ -358,6 +357,35 @@ def test_a_program_whose_batch_is_one_streams_too() -> None:
         [program.run({program.interface.inputs[0].name: frame})[program.interface.outputs[0].name] for frame in frames.split(1)]
     )
     assert 0 < float((outputs(result, frames) - dense).abs().max() / dense.abs().max()) < 0.05
+
+
+@pytest.mark.parametrize("symbolic", [True, False])
+def test_operators_that_give_lists_are_computed_on_a_clip(symbolic: bool) -> None:
+    class Lists(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 8, 3), nn.Conv2d(5, 4, 3, padding=1), nn.Conv2d(9, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            left, right = torch.split(torch.relu(self.a(x)), [3, 5], 1)
+            top, bottom = self.b(right).chunk(2, 2)
+            best, _ = torch.topk(left, 2, 1)
+            return self.c(torch.cat([left, torch.cat([bottom, top], 2), best], 1))
+
+    torch.manual_seed(0)
+    program = program_of(Lists(), torch.randn(2 if symbolic else 1, 3, SIZE, SIZE), symbolic=symbolic)
+    frames = clip(8, noise=0.02)
+    dense = per_frame(program, frames)
+    found = find_network(program)
+    names = [found.frame.node.name, *found.by_name]
+    rules = dict.fromkeys(names, Rule(0.05))
+    listed, _ = streaming_program(program, found, dict.fromkeys(names, True), rules, 1.0, 0)
+    error = (outputs(listed, frames) - dense).abs().max() / dense.abs().max()
+    assert ClipModel(program, found, frames, 1.0, 0).measure(rules).error == pytest.approx(float(error), rel=1e-3)
+    result, _ = stream(program, "mode=truncate,threshold=0.01", frames)  # slices stand for splits: a list has no state
+    assert [node.args[0].name for node in truncates(result)] == ["x", "relu", "conv2d_1", "getitem_4", "cat", "cat_1", "conv2d_2"]
+    assert not any("split" in str(node.target) or "chunk" in str(node.target) for node in result.nodes)
+    assert 0 < float((outputs(result, frames) - dense).abs().max() / dense.abs().max()) < 0.1
 
 
 def test_the_nhwc_frame_is_kept_behind_its_permutation() -> None:

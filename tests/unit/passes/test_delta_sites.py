@@ -13,7 +13,7 @@ from effc.errors import UnsupportedModelError
 from effc.frontends import load_program
 from effc.ir import Edit, Program
 from effc.passes.delta_sites import Layer, find_network
-from effc.passes.delta_windows import window
+from effc.passes.delta_windows import active_pixels, window
 from tests.unit.passes.delta_networks import Mobile, Residual, program_of
 
 
@@ -100,6 +100,44 @@ def test_trained_files_are_all_sites() -> None:
     assert network.layers and all(layer.sparse for layer in network.layers)
 
 
+def test_movements_are_no_sites_and_who_reads_one_in_place_reads_the_image() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c, self.d = nn.Conv2d(3, 8, 3), nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(8, 6, 1), nn.Conv2d(8, 6, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            a = torch.relu(self.a(x))
+            left, right = a[:, :4], a[:, 4:]
+            y = torch.cat([left, self.b(right)], 1)
+            shuffled = y.reshape(-1, 2, 4, 6, 6).transpose(1, 2).reshape(-1, 8, 6, 6)
+            return self.c(shuffled) + self.d(y.transpose(2, 3))
+
+    program = program_of(Net(), torch.randn(2, 3, 8, 8))
+    assert described(program) == [
+        (["conv2d", "relu"], "a", ["frame"], True),
+        (["conv2d"], "b", ["a"], True),
+        (["cat"], "cat", ["a", "b"], True),
+    ]
+    layers = find_network(program).by_name
+    moved = torch.zeros(1, 1, 6, 6, dtype=torch.bool)
+    moved[0, 0, 2, 3] = True
+    active = active_pixels(layers["conv2d_1"], {next(iter(layers["conv2d_1"].reads)): moved}, {})
+    assert active is not None and int(active.sum()) == 9 and bool(active[0, 0, 1:4, 2:5].all())
+    # Rows and columns that change places have a state of their own where nothing else reads the image, else none.
+    turned = program_of(nn.Sequential(nn.Conv2d(3, 4, 1), Turned(), nn.Conv2d(4, 4, 1)), torch.randn(2, 3, 8, 8))
+    assert [(names, sparse) for names, _, _, sparse in described(turned)] == [
+        (["conv2d"], True),
+        (["transpose"], False),
+        (["conv2d"], True),
+    ]
+
+
+class Turned(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(2, 3)
+
+
 def test_all_that_stands_in_the_way_is_said_at_once() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -116,11 +154,27 @@ def test_all_that_stands_in_the_way_is_said_at_once() -> None:
         find_network(program_of(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.randn(2, 3, 2, 2)))
     with pytest.raises(UnsupportedModelError, match="its batch is fixed at 2"):
         find_network(program_of(nn.Conv2d(3, 4, 1), torch.randn(2, 3, 4, 4), symbolic=False))
+    with pytest.raises(UnsupportedModelError, match="is no float32"):
+        find_network(program_of(nn.Conv2d(3, 4, 1).half(), torch.randn(2, 3, 4, 4).half()))
+    with pytest.raises(UnsupportedModelError, match="has no axis of frames in front") as caught:
+        find_network(program_of(Total(), torch.randn(2, 3, 4, 4)))
+    assert [problem.where for problem in caught.value.problems] == ["output_1"]
     edit = Edit(program_of(nn.Conv2d(3, 3, 1), torch.randn(2, 3, 4, 4)))
     edit.add_state("h", edit.nodes[-1])
     edit.write_state("h", edit.nodes[-1])
     with pytest.raises(UnsupportedModelError, match="has states of its own"):
         find_network(edit.done())
+
+
+class Total(nn.Conv2d):
+    """Also gives a number, and one that is the same for all frames."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 4, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        y = super().forward(x)
+        return y, y.sum(), self.weight.sum()
 
 
 def pairs(low: int, high: int) -> st.SearchStrategy[tuple[int, int]]:
