@@ -34,9 +34,8 @@ class Stream:
             DataError: the artifact has no states; or see `reset`.
         """
         if not session.manifest.states:
-            raise DataError(
-                "the compiled model has no states, so there is nothing to stream: use `effc run` (Session.run), or compile it with the pass delta"
-            )
+            hint = "use `effc run` (Session.run), or compile it with the pass delta, which leaves a network as it is where no layer gains"
+            raise DataError(f"the compiled model has no states, so there is nothing to stream: {hint}")
         self.session = session
         self.frames = 0
         self._lock = threading.Lock()
