@@ -72,8 +72,12 @@ def measure(options: Options) -> Outcome:
 
 
 def _network(outcome: Outcome, prepared: Prepared, options: Options) -> None:
+    left = options.more.get("skip") or ()
     for name in VIDEO if prepared.network.detects and not options.quick else VIDEO[:1]:
-        _video(outcome, prepared, name, options)
+        if name in left:
+            outcome.skip(f"{prepared.network.name}, {name}", "asked for with --skip")
+        else:
+            _video(outcome, prepared, name, options)
     _exact(outcome, prepared, options)
     if options.quick:
         return
@@ -192,6 +196,7 @@ def _faces(outcome: Outcome, prepared: Prepared, options: Options) -> None:
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--network", choices=[one.name for one in NETWORKS], help="this network alone")
+    parser.add_argument("--skip", action="append", choices=VIDEO[1:], help="not this clip: each costs minutes of searching")
     parser.add_argument("--work", help="a folder that keeps compiled artifacts, to be used again with the same passes")
 
 
