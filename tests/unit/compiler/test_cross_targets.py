@@ -172,7 +172,7 @@ def test_without_an_emulator_the_program_is_lowered_and_tried_here(right: bool, 
     monkeypatch.setattr("effc.compiler.crosscheck.link_static", lambda *_: b"a program for another machine")
     monkeypatch.setattr("effc.compiler.crosscheck.emulator_for", lambda target: None)
     if not right:
-        monkeypatch.setattr("effc.compiler.crosscheck.run_lowered", lambda *_: {"logits": np.ones((1, 10), np.float32)})
+        monkeypatch.setattr("effc.compiler.crosscheck.run_lowered", lambda *_, **__: {"logits": np.ones((1, 10), np.float32)})
         with pytest.raises(VerificationError, match="tried on this machine"):
             compile_model("examples/digits.onnx", tmp_path / "out", target=other)
         assert not (tmp_path / "out").exists()

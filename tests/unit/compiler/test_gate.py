@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from effc.compiler.compile import _silent
 from effc.compiler.gate import judge
 from effc.compiler.settings import Settings
 from effc.data import Dataset
 from effc.errors import EffcWarning, GateFailed, InconclusiveError
 from effc.frontends import load_program
 from effc.ir import Program
+from effc.passes.base import silent
 from effc.report import Quality
 
 
@@ -39,7 +39,7 @@ def predicting(classes: list[int]) -> Program:
 
 def judged(before: list[int], after: list[int], labels: list[int] | None, *, lossy: bool = True, **chosen: Any) -> Quality:
     data = Dataset({"index": np.arange(len(before))}, None if labels is None else np.array(labels))
-    quality = judge(predicting(before), predicting(after), data, Settings(**chosen), _silent, lossy=lossy)
+    quality = judge(predicting(before), predicting(after), data, Settings(**chosen), silent, lossy=lossy)
     assert quality is not None
     return quality
 

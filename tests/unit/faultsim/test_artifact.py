@@ -304,9 +304,18 @@ def test_what_compiled_code_cannot_do_is_refused(digits: ArtifactSubject, data: 
     assert digits.sites(CampaignSpec(view="f32")) == digits.sites(CampaignSpec())
     with pytest.raises(ConfigError, match="the batch does not fit"):
         digits.images(data, CampaignSpec(batch=16), 16)
-    states = [{"input": "image", "output": "logits"}]
+
+
+class Total(nn.Module):
+    def forward(self, x: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+        return 2 * (total + x), total + x
+
+
+def test_a_program_with_states_is_refused(tmp_path: Path) -> None:
+    zeros = torch.zeros(1, 4)
+    compile_model(Total(), tmp_path / "out", example_inputs=(zeros, zeros), states={"total": "output_1"})
     with pytest.raises(ConfigError, match="streaming artifacts are not supported"):
-        ArtifactSubject(the_same_files(digits.artifact.path, tmp_path / "streaming", states=states), "digits")
+        ArtifactSubject(tmp_path / "out", "total")
 
 
 def test_a_wrong_map_and_a_replaced_artifact_are_found(digits: ArtifactSubject, tmp_path: Path) -> None:
