@@ -1,6 +1,6 @@
 """The first step of a streaming program: what of the frame moved, and whether the frame is computed whole.
 
-    moved[y, x] = some channel of the frame differs from what was propagated last by more than the threshold
+    moved[y, x] = the frame is further from what was propagated last than the threshold, as a root mean square over its channels
     clock       = 1 if nothing was seen, or so many frames ago one was computed whole, or too many pixels moved; else clock + 1
 
 Moved pixels are propagated, all of them where the frame is computed whole. The frame is kept twice: in its own layout, to be compared in

@@ -17,7 +17,7 @@ from effc.lowering.kernels.integer_vectors import vector_load
 from effc.lowering.kernels.listed_results import Results, propagated
 from effc.lowering.kernels.moved import vector_pieces
 from effc.lowering.kernels.pixel_list import TASKS, Listed, Work, listed
-from effc.lowering.kernels.pool import larger
+from effc.lowering.kernels.pool import larger, pooled
 from effc.lowering.kernels.tiles import lanes_of
 from effc.targets import Target
 
@@ -42,12 +42,9 @@ class PoolWindows:
 
 def read_pool(fused: Fused) -> PoolWindows | None:
     """The pool of a function over one 2-D image that is an argument of it; None for another function."""
-    if fused.kind not in ("max_pool", "sum_pool") or str(fused.anchor.buffer.dtype) != "float32":
+    source = pooled(fused)
+    if source is None:
         return None
-    (source,) = fused.reads()
-    block = fused.source(source)
-    if block is not None and "effc.pad" in block.annotations:
-        (source,) = fused.reads(block)
     argument = fused.argument(source)
     batch, *sizes, channels = (int(size) for size in source.shape)
     if argument is None or batch != 1 or len(sizes) != 2:

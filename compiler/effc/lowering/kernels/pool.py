@@ -13,17 +13,14 @@ from effc.lowering.kernels.window_loops import loops
 from effc.lowering.kernels.windows import Windows
 from effc.targets import Target
 
-__all__ = ["larger", "pool"]
+__all__ = ["larger", "pool", "pooled"]
 
 
 def pool(fused: Fused, fixed: Sequence[bool], target: Target) -> Implementation | None:
     """The maximum or the sum of each window (averages divide it behind); None for another function, or not of float32."""
-    if fused.kind not in ("max_pool", "sum_pool") or str(fused.anchor.buffer.dtype) != "float32":
+    source = pooled(fused)
+    if source is None:
         return None
-    (source,) = fused.reads()
-    block = fused.source(source)
-    if block is not None and "effc.pad" in block.annotations:
-        (source,) = fused.reads(block)
     epilogue = fused.epilogue()
     batch, *sizes, channels = (int(size) for size in source.shape)
     largest = fused.kind == "max_pool"
@@ -44,6 +41,17 @@ def pool(fused: Fused, fixed: Sequence[bool], target: Target) -> Implementation 
         step_cost=1.0 if largest else 0.5,
     )
     return Implementation(flat_function(fused.arguments, loops(windows, target)), "pool")
+
+
+def pooled(fused: Fused) -> Any:
+    """The image in front of the padding that a pool of float32 slides over; None for another function."""
+    if fused.kind not in ("max_pool", "sum_pool") or str(fused.anchor.buffer.dtype) != "float32":
+        return None
+    (source,) = fused.reads()
+    block = fused.source(source)
+    if block is not None and "effc.pad" in block.annotations:
+        (source,) = fused.reads(block)
+    return source
 
 
 def larger(largest: Any, element: Any) -> Any:
