@@ -1,4 +1,7 @@
-"""Tests have a cache of their own: what was measured on the machine of a developer changes nothing here."""
+"""Tests have a cache of their own: what was measured on the machine of a developer changes nothing here.
+
+Hypothesis draws the same examples in every run: a change fails for what it changed. `pytest --hypothesis-profile=search` draws new ones.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,11 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("search", settings.get_profile("default"), derandomize=False)
+settings.register_profile("same", settings.get_profile("default"), derandomize=True)
+settings.load_profile("same")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -44,6 +44,14 @@ def test_help_of_every_command_imports_nothing_heavy() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_reader_that_went_away_is_an_interruption() -> None:
+    with subprocess.Popen([str(EFFC), "targets", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (process.returncode, said) == (130, b"")
+
+
 def test_completion_lists_the_commands() -> None:
     environment = {**os.environ, "_EFFC_COMPLETE": "bash_complete", "COMP_WORDS": "effc ", "COMP_CWORD": "1"}
     done = subprocess.run([str(EFFC)], env=environment, capture_output=True, text=True, check=False)

@@ -149,6 +149,8 @@ def test_a_video(effc: Effc, artifacts: Path, tmp_path: Path) -> None:
     ("kind", "given", "options", "code", "words"),
     [
         ("sparse", "missing.npz", (), 2, "does not exist"),
+        ("sparse", "missing.mp4", (), 2, "does not exist"),
+        ("sparse", "junk.mp4", (), 4, "junk.mp4 is no video"),
         ("sparse", "junk.npz", (), 2, "neither a sound .npz"),
         ("sparse", "nan.npz", (), 2, "x: frame 3: holds NaN"),
         ("sparse", "clip.npz", ("--preprocess", "size=2"), 2, "--preprocess is for videos"),

@@ -43,7 +43,9 @@ def leave(invoke: Callable[[list[str]], object], args: Sequence[str] | None) -> 
         code = _report(error, "UsageError", 2, as_json, debug)
     except KeyboardInterrupt as error:
         code = _report(error, "Interrupted", _INTERRUPTED, as_json, debug)
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit) as error:  # where nobody reads stdout any more click exits with 1, which is a failed gate's code
+        if isinstance(error, SystemExit) and error.code == 0:
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes stdout once more at exit
         code = _INTERRUPTED
     except MemoryError as error:

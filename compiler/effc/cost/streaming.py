@@ -15,11 +15,12 @@ faster, and are no times of any one machine.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 __all__ = ["STANDARD", "LayerWork", "StreamRates", "choose", "dense_time", "kept_time", "sparse_time", "stream_rates", "total_time"]
 
+_LESS = 1 - 1e-9  # of a time: less by rounding alone is not less, or two changes could undo each other for ever
 _LANES = 16  # float32 elements of a vector of the processor that was measured
 
 
@@ -136,7 +137,8 @@ def choose(layers: Sequence[LayerWork], shares: Mapping[str, float], rates: Stre
 
     One layer after the other changes sides where that saves time, from the end to the front and back, until none does; once from all kept,
     once from none, and the better one is taken. (A layer at the end can be given up alone; one in the middle takes those behind it along,
-    and by then they are decided.)
+    and by then they are decided.) A layer whose neighbours must change with it, because a truncate pays only for what follows or what
+    follows is all that it was for, is tried together with what it reads, and with what reads it.
 
     Args:
         layers: in order.
@@ -146,22 +148,30 @@ def choose(layers: Sequence[LayerWork], shares: Mapping[str, float], rates: Stre
     Returns:
         By name, whether its result is kept.
     """
-    readers: dict[str, list[LayerWork]] = {}
+    by_name = {work.name: work for work in layers}
+    readers: dict[str, list[str]] = {}
     for work in layers:
         for one in work.reads:
-            readers.setdefault(one, []).append(work)
+            readers.setdefault(one, []).append(work.name)
+
+    def groups(work: LayerWork) -> Iterator[list[str]]:
+        yield [work.name]
+        yield [work.name, *(one for one in work.reads if one in by_name)]
+        yield [work.name, *readers.get(work.name, ())]
+
+    def changed(kept: dict[str, bool], names: Sequence[str], to: bool) -> bool:
+        """Whether it saves time to let these be kept or not; they are, then."""
+        other = [name for name in names if kept[name] != to]
+        around = [by_name[one] for one in dict.fromkeys(one for name in other for one in (name, *readers.get(name, ())))]
+        before = total_time(around, shares, kept, rates)
+        kept.update(dict.fromkeys(other, to))
+        if total_time(around, shares, kept, rates) < before * _LESS:
+            return True
+        kept.update(dict.fromkeys(other, not to))
+        return False
 
     def improved(kept: dict[str, bool], order: Sequence[LayerWork]) -> bool:
-        changed = False
-        for work in order:
-            around = [work, *readers.get(work.name, ())]
-            before = total_time(around, shares, kept, rates)
-            kept[work.name] = not kept[work.name]
-            if total_time(around, shares, kept, rates) < before:
-                changed = True
-            else:
-                kept[work.name] = not kept[work.name]
-        return changed
+        return sum(changed(kept, names, not kept[work.name]) for work in order for names in groups(work)) > 0
 
     found = []
     for start in (True, False):

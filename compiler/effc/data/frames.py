@@ -126,13 +126,14 @@ def _of_video(given: str, inputs: Sequence[InputSpec], preprocess: Preprocess | 
         names = ", ".join(spec.name for spec in inputs)
         raise DataError(f"{given}: a video serves models with one input; this one has {names}: give a .npz with an array for each")
     spec = inputs[0]
+    stack = ExitStack()
+    video = stack.enter_context(Video(given))
     if preprocess is None:
+        stack.close()
         raise ConfigError(
             f"{given}: the artifact does not say how pictures become its input {spec}: {preprocess_hint(spec.shape) or 'give --preprocess'}"
             " (and mean=, std=, range= where it was trained with some)"
         )
-    stack = ExitStack()
-    video = stack.enter_context(Video(given))
     high, wide = preprocess.size or video.size
     shape = [1, preprocess.channels, high, wide] if preprocess.layout == "nchw" else [1, high, wide, preprocess.channels]
     if shape != list(spec.shape) or spec.dtype != "float32":

@@ -45,7 +45,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from effc.cost.streaming import STANDARD, StreamRates, choose, dense_time, sparse_time, stream_rates
+from effc.cost.streaming import STANDARD, StreamRates, choose, stream_rates
 from effc.errors import DataError, EffcWarning, counted
 from effc.ir import Program, ValueFacts
 from effc.passes.base import Context, Pass
@@ -57,7 +57,7 @@ from effc.passes.delta_measured import Measured
 from effc.passes.delta_movements import sliced
 from effc.passes.delta_search import Levels, Search
 from effc.passes.delta_sites import Network, find_network
-from effc.passes.delta_work import works_of
+from effc.passes.delta_work import predicted_times, works_of
 from effc.passes.eliminate_dead import EliminateDead
 from effc.passes.fold_batch_norm import FoldBatchNorm
 from effc.passes.fold_constants import FoldConstants
@@ -66,8 +66,7 @@ from effc.passes.recurrent_sites import recurrent_sites
 
 __all__ = ["Delta"]
 
-_NOMINAL = 0.05  # bound on the error under which the levels are searched that `max_drop` scales
-_FEW = 16  # frames
+_NOMINAL, _FEW = 0.05, 16  # bound on the error under which the levels are searched that `max_drop` scales; frames
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,7 @@ class Delta(Pass):
                     measured = calibration.model.measure(calibration.rules(levels, kept))
         rules = calibration.rules(levels, kept) if calibration is not None else {name: Rule() for name in (network.frame.node.name, *kept)}
         if not any(kept.values()):
-            return self._nothing(program, network, context)
+            return self._nothing(program, network, calibration, measured, context)
         result, names = streaming_program(program, network, kept, rules, self.scene_cut, self.refresh)
         self._explain(network, calibration, rules, kept, measured, context)
         if calibration is None or measured is None:
@@ -235,13 +234,23 @@ class Delta(Pass):
 
     # ---- words -----------------------------------------------------------------------------------------------------------------
 
-    def _nothing(self, program: Program, network: Network, context: Context) -> Program:
+    def _nothing(
+        self, program: Program, network: Network, calibration: Calibration | None, measured: Measured | None, context: Context
+    ) -> Program:
+        predicted = self._predicted(network, calibration, measured, context)
+        why = "stays dense: no layer of this network is predicted to gain on this clip"
         for layer in network.layers:
-            context.log(self, layer.node, False, "stays dense: no layer of this network is predicted to gain on this clip")
+            context.log(self, layer.node, False, "; ".join(filter(None, (why, predicted.get(layer.node.name)))))
         warnings.warn(
             "delta: no layer is predicted to gain on this clip, so nothing streams; delta{dense=never} insists", EffcWarning, stacklevel=2
         )
         return program
+
+    @staticmethod
+    def _predicted(network: Network, calibration: Calibration | None, measured: Measured | None, context: Context) -> dict[str, str]:
+        if calibration is None or measured is None:
+            return {}
+        return predicted_times(network, calibration.shares(measured), _rates(context))
 
     def _explain(
         self,
@@ -252,29 +261,22 @@ class Delta(Pass):
         measured: Measured | None,
         context: Context,
     ) -> None:
-        works = {work.name: work for work in works_of(network)}
-        frame, rates = network.frame, _rates(context)
+        frame = network.frame
         moved = "" if measured is None else f"; {measured.moved[frame.node.name]:.1%} of its pixels moved a frame"
         refresh = f", whole every {counted(self.refresh, 'frame')}" if self.refresh else ""
         context.log(
             self, frame.label, True, f"{rules[frame.node.name].described}, whole when over {self.scene_cut:.0%} moved{refresh}{moved}"
         )
-        shares = None
         if calibration is not None and measured is not None:
-            shares = calibration.shares(measured)
             computed = f"{calibration.computed(measured, kept):.1%} of the layers' multiply-accumulates computed a frame"
             seen = f"largest error of an output {measured.error:.3g} on {counted(calibration.model.count, 'frame')}"
             of = "" if context.target is None else f" with vectors of {context.target.lanes} float32 numbers"
             context.log(self, calibration.source, True, f"{computed}; {seen}; times are predicted for two cores{of}")
+        predicted = self._predicted(network, calibration, measured, context)
         for layer in network.layers:
             name = layer.node.name
             sparse = layer.sparse and all(kept.get(one.name, True) for one in layer.reads)
-            times = ""
-            if shares is not None:
-                times = (
-                    f"{shares[name]:.1%} of its pixels may change: {sparse_time(works[name], shares[name], rates) / 1000:,.1f} µs "
-                    f"predicted, dense {dense_time(works[name], rates) / 1000:,.1f} µs"
-                )
+            times = predicted.get(name, "")
             if not kept[name]:
                 context.log(self, layer.node, False, f"stays dense; {times}" if layer.sparse else f"stays dense: {layer.why_dense}")
             elif sparse:

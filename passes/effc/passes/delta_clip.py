@@ -29,7 +29,7 @@ __all__ = ["ClipModel", "Rules", "Run"]
 
 Rules = Mapping[str, Rule]
 
-_BYTES = 640 * 2**20  # of the frames that go through the network together
+_BYTES = 2 * 2**30  # of the frames that go through the network together
 _COPIES = 4  # of the largest value that are in memory at once
 _TINY = float(np.finfo(np.float32).tiny)
 

@@ -3,7 +3,7 @@
 A level is a threshold relative to the largest magnitude of its site. Early layers need small ones, late layers bear more, and how much
 cannot be told from a layer alone, since its mask is the mask of all that follows. So whole networks are tried (`effc.passes.delta_clip`):
 
-    1. one level for all sites, as large as the bound allows;
+    1. one level for all sites, the largest at which all frames but the worst few stay well under the bound;
     2. sweeps over the sites, from front to back: each level times or divided by a factor, where
 
            log(predicted time) + weight * log(typical error)
@@ -12,16 +12,18 @@ cannot be told from a layer alone, since its mask is the mask of all that follow
        third powers over all elements and frames, of the output that limits the levels most. The weight is what time and error are worth
        at a common scale: how the time falls when all levels rise together. Behind each sweep all levels are scaled so that the typical
        error is what it was;
-    3. all levels times a common factor, as large as the bound on the largest error allows;
-    4. rounds over the sites in which a level rises where the time falls and the bound holds; of the way from step 3 to there as much as
-    holds
-       on all frames, by bisection.
+    3. all levels times a common factor, from the top down in small steps, until the bound on the largest error holds on all frames. That
+       error jumps up and down from step to step, as single pixels fall on this or that side of a threshold;
+    4. a round over the sites in which each level rises where the time falls and the bound holds on all frames; not for a clip that is too
+       long to go through the network in one piece.
+
+The time is that of the layers for which computing by pixels is predicted to pay with these levels (`effc.cost.streaming.choose`).
 
 DeltaCNN (arXiv 2203.03996, section 4) goes once from front to back and doubles each threshold while the loss allows it, so that the first
 layers spend the whole budget; step 2 weighs them against each other.
 
-Steps 1, 2 and the rounds of step 4 look at a window of the clip, steps 3 and 4 end with all of it. The window is one piece: what is kept
-grows old, and in many short pieces that begin anew it would not, so that levels seem harmless which are not.
+Steps 1 and 2 look at a window of the clip. The window is one piece: what is kept grows old, and in many short pieces that begin anew it
+would not, so that levels seem harmless which are not.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from effc.cost.streaming import LayerWork, StreamRates, total_time
+from effc.cost.streaming import LayerWork, StreamRates, choose, total_time
 from effc.passes.base import Advance
 from effc.passes.delta_clip import ClipModel, Run
 from effc.passes.delta_keeping import Rule
@@ -42,14 +44,15 @@ __all__ = ["Levels", "Search", "Searched"]
 
 Levels = dict[str, float]
 
-_FIRST = 0.03
-_SCALES = 30  # down to a two-hundredth, or a fifteenth
+_FIRST, _COARSE = 0.03, 0.75
+_MOST_FRAMES, _WELL_UNDER = 0.97, 0.6  # of the frames; of the bound
+_HIGH, _FINE = 1.6, 0.96  # scales tried on the whole clip
+_SCALES = 40  # down to a millionth, or a third
 _HIGHEST = 1.0
 _FACTORS = (3.0, 2.0, 1.5)  # of the sweeps
 _TINY = 1e-9
 _TRIES, _NEAR, _DAMPED = 4, 0.1, 0.7  # the error rises faster than the levels where masks change, too
-_BISECTIONS = 5
-_ROUNDS, _RISE = 1, 1.4
+_RISE = 1.4
 _WIDE = 2.0  # scale up and down by which time and error are weighed against each other
 
 
@@ -79,7 +82,7 @@ class Search:
 
         Args:
             whole: the network on the clip on which the bound must hold.
-            window: the network on the part of it to search on, of at most `chunk` frames.
+            window: the network on the part of it to sweep on, of at most `chunk` frames.
             rules: what levels by name mean at the sites.
             works: of the layers, for predicted times.
             kept: which layers have a truncate.
@@ -95,11 +98,11 @@ class Search:
     @staticmethod
     def steps(sites: int) -> int:
         """About how many networks are tried, for a progress bar."""
-        return (2 * len(_FACTORS) + _ROUNDS) * (sites + 4) + _SCALES
+        return (2 * len(_FACTORS) + 1) * (sites + 4) + _SCALES
 
     def run(self, names: Sequence[str]) -> Searched:
         """The levels of the named sites, which stand in the order of execution."""
-        best = self._scaled(self.model, dict.fromkeys(names, _FIRST), 1.0, 0.75)
+        best = self._scaled(self.model, dict.fromkeys(names, _FIRST), 1.0, _COARSE, self._mostly_under)
         if any(best.levels.values()):
             each = best.measured.each
             self._weights = best.measured.errors.max(0) / np.maximum(_TINY, each)
@@ -113,18 +116,27 @@ class Search:
 
     def again(self, levels: Levels) -> Searched:
         """Levels in these proportions, or nearly, for which the bound holds."""
-        found = self._scaled(self.whole, levels, 1.5, 0.9)
+        found = self._scaled(self.whole, levels, _HIGH, _FINE, self._holds)
+        if not any(found.levels.values()):
+            found = self._scaled(self.whole, levels, _HIGH, _COARSE, self._holds)
         if not any(found.levels.values()):
             return found
-        raised = found.levels
-        for _ in range(_ROUNDS):
-            raised = self._raised(raised)
-        return self._towards(found, raised)
+        if self.whole.chunk < self.whole.count:  # too long to go through the network in one piece, as trying one site after another needs
+            return found
+        raised = self._raised(found.levels)
+        return Searched(raised, self._tried(self.whole, raised))
+
+    def _holds(self, measured: Measured) -> bool:
+        return measured.error <= self.bound
+
+    def _mostly_under(self, measured: Measured) -> bool:
+        return float(np.quantile(measured.errors.max(1), _MOST_FRAMES)) <= self.bound * _WELL_UNDER
 
     def time(self, measured: Measured) -> float:
         """Predicted nanoseconds of a frame."""
         shares = measured.active if measured.sparse else dict.fromkeys(measured.active, 1.0)
-        return total_time(self.works, shares, self.kept, self.rates)
+        worth = choose(self.works, shares, self.rates)
+        return total_time(self.works, shares, {name: one and worth[name] for name, one in self.kept.items()}, self.rates)
 
     def _typical(self, measured: Measured) -> float:
         """The typical error, as if it were a largest one."""
@@ -137,8 +149,8 @@ class Search:
         self.advance(1, f"error {found.error:.3g}, {self.time(found) / 1000:.0f} µs")
         return found
 
-    def _scaled(self, model: ClipModel, levels: Levels, highest: float, step: float) -> Searched:
-        """The levels times the largest factor of a row, from `highest` down by `step`, at which the bound holds; all 0 where none is.
+    def _scaled(self, model: ClipModel, levels: Levels, highest: float, step: float, holds: Callable[[Measured], bool]) -> Searched:
+        """The levels times the largest factor of a row, from `highest` down by `step`, at which they hold; all 0 where none does.
 
         Not a bisection: the largest error does not rise steadily with the levels.
         """
@@ -146,7 +158,7 @@ class Search:
         for _ in range(_SCALES):
             tried = _times(levels, factor)
             measured = self._tried(model, tried)
-            if measured.error <= self.bound:
+            if holds(measured):
                 return Searched(tried, measured)
             factor *= step
         nothing = dict.fromkeys(levels, 0.0)
@@ -168,57 +180,39 @@ class Search:
         return math.log(self.time(measured)) + self._worth * math.log(self._typical(measured))
 
     def _sweep(self, levels: Levels, factor: float) -> Levels:
-        """One round over the sites by time and typical error."""
-        return self._round(levels, (factor, 1 / factor), self._value)
+        """One round over the sites by time and typical error, on the window."""
+        return self._round(self.model, levels, (factor, 1 / factor), self._value)
 
     def _raised(self, levels: Levels) -> Levels:
-        """One round in which levels rise while the bound holds."""
+        """One round in which levels rise while the bound holds on the whole clip."""
 
         def value(measured: Measured) -> float:
-            return self.time(measured) if measured.error <= self.bound else math.inf
+            return self.time(measured) if self._holds(measured) else math.inf
 
-        return self._round(levels, (_RISE,), value)
+        return self._round(self.whole, levels, (_RISE,), value)
 
-    def _towards(self, found: Searched, levels: Levels) -> Searched:
-        """The farthest levels on the way from those that hold to others for which the bound holds on all frames."""
-        best, share, low, high = found, 1.0, 0.0, 1.0
-        for _ in range(_BISECTIONS):
-            tried = {name: level * (levels[name] / level) ** share if level > 0 else 0.0 for name, level in found.levels.items()}
-            measured = self._tried(self.whole, tried)
-            if measured.error <= self.bound:
-                low = share
-                if self.time(measured) < self.time(best.measured):
-                    best = Searched(tried, measured)
-            else:
-                high = share
-            if low == 1.0:
-                break
-            share = (low + high) / 2
-        return best
-
-    def _round(self, levels: Levels, factors: Sequence[float], value: Callable[[Measured], float]) -> Levels:
+    def _round(self, model: ClipModel, levels: Levels, factors: Sequence[float], value: Callable[[Measured], float]) -> Levels:
         """Each level in turn times the first of the factors by which the value falls."""
-        levels, first = dict(levels), self.model.network.frame.node.name
-        now = value(self._tried(self.model, levels))
-        run = self.model.start(self.rules(levels))
+        levels, now = dict(levels), value(self._tried(model, levels))
+        run = model.start(self.rules(levels))
         for name in list(levels):
             for factor in factors:
                 tried = {**levels, name: min(_HIGHEST, levels[name] * factor)}
-                other = self._from(run, name, tried)
+                other = self._from(model, run, name, tried)
                 other.finish()
                 found = value(other.measured)
                 self.advance(1)
                 if found < now:
                     levels, now = tried, found
-                    run = self._from(run, name, levels) if name == first else run
+                    run = self._from(model, run, name, levels) if name == model.network.frame.node.name else run
                     run.rules = self.rules(levels)
                     break
         return levels
 
-    def _from(self, run: Run, name: str, levels: Levels) -> Run:
+    def _from(self, model: ClipModel, run: Run, name: str, levels: Levels) -> Run:
         """A run with other levels that shares with `run` what does not depend on the named site."""
-        if name == self.model.network.frame.node.name:
-            return self.model.start(self.rules(levels))
+        if name == model.network.frame.node.name:
+            return model.start(self.rules(levels))
         run.until(name)
         other = run.copy()
         other.rules = self.rules(levels)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from effc.cost import node_cost
-from effc.cost.streaming import LayerWork
+from effc.cost.streaming import LayerWork, StreamRates, dense_time, sparse_time
 from effc.ir import keyword_arguments
 from effc.passes.delta_operators import CONVOLUTIONS
 from effc.passes.delta_sites import Layer, Network
 
-__all__ = ["works_of"]
+__all__ = ["predicted_times", "works_of"]
 
 _WINOGRAD_CHANNELS = 16  # from as many on both sides the dense kernel is Winograd's
 
@@ -28,6 +30,15 @@ def works_of(network: Network) -> list[LayerWork]:
         )
         for layer in network.layers
     ]
+
+
+def predicted_times(network: Network, shares: Mapping[str, float], rates: StreamRates) -> dict[str, str]:
+    """What every layer is predicted to cost by pixels, of which it must compute a share, and densely: in words, by its name."""
+    return {
+        work.name: f"{shares[work.name]:.1%} of its pixels may change: {sparse_time(work, shares[work.name], rates) / 1000:,.1f} µs "
+        f"predicted, dense {dense_time(work, rates) / 1000:,.1f} µs"
+        for work in works_of(network)
+    }
 
 
 def _is_winograd(layer: Layer) -> bool:

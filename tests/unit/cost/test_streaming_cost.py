@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from effc.cost.streaming import STANDARD, LayerWork, choose, dense_time, kept_time, sparse_time, stream_rates, total_time
 
@@ -49,25 +48,18 @@ def test_small_layers_and_winograds_stay_dense_where_much_changes() -> None:
     assert choose([opaque, late], {"fast": 1.0, "late": 0.9}, RATES) == {"fast": False, "late": False}
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(
-        st.tuples(st.integers(10_000, 10_000_000), st.integers(10, 5000), st.floats(0, 1), st.booleans(), st.integers(0, 6)),
-        min_size=1,
-        max_size=6,
-    )
-)
-def test_the_choice_is_near_the_best_of_all(drawn: list[tuple[int, int, float, bool, int]]) -> None:
-    names = ["frame", *map(str, range(len(drawn)))]
-    layers, shares = [], {}
-    for place, (macs, pixels, share, winograd, skip) in enumerate(drawn):
-        reads = tuple({names[place], names[max(0, place - skip)]})
-        layers.append(LayerWork(names[place + 1], macs, pixels, 16 * pixels, winograd=winograd, reads=reads))
-        shares[names[place + 1]] = share
-    found = total_time(layers, shares, choose(layers, shares, RATES), RATES)
-    all_choices = itertools.product((True, False), repeat=len(layers))
-    best = min(total_time(layers, shares, dict(zip(names[1:], one, strict=True)), RATES) for one in all_choices)
-    none = total_time(layers, shares, dict.fromkeys(names[1:], False), RATES)
-    everything = total_time(layers, shares, dict.fromkeys(names[1:], True), RATES)
-    assert found <= min(none, everything)
-    assert found <= 1.15 * best
+def test_the_choice_is_the_best_of_all_in_nearly_every_network() -> None:
+    drawn, best_found, networks = random.Random(0), 0, 500
+    for _ in range(networks):
+        names, layers, shares = ["frame"], [], {}
+        for place in range(drawn.randint(1, 6)):
+            pixels, reads = int(10 ** drawn.uniform(1, 3.7)), tuple({names[place], names[max(0, place - drawn.randint(0, 6))]})
+            name, macs = str(place), int(10 ** drawn.uniform(4, 7))
+            layers.append(LayerWork(name, macs, pixels, 16 * pixels, winograd=drawn.random() < 0.5, reads=reads))
+            shares[name] = drawn.choice([0.0, drawn.random(), drawn.random() ** 3, 1.0])
+            names.append(name)
+        found = total_time(layers, shares, choose(layers, shares, RATES), RATES)
+        choices = [dict(zip(names[1:], one, strict=True)) for one in itertools.product((True, False), repeat=len(layers))]
+        assert found <= min(total_time(layers, shares, dict.fromkeys(names[1:], one), RATES) for one in (True, False))
+        best_found += found <= 1.0001 * min(total_time(layers, shares, one, RATES) for one in choices)
+    assert best_found >= 0.99 * networks
