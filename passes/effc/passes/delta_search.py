@@ -12,10 +12,12 @@ cannot be told from a layer alone, since its mask is the mask of all that follow
        third powers over all elements and frames, of the output that limits the levels most. The weight is what time and error are worth
        at a common scale: how the time falls when all levels rise together. Behind each sweep all levels are scaled so that the typical
        error is what it was;
-    3. all levels times a common factor, from the top down in small steps, until the bound on the largest error holds on all frames. That
-       error jumps up and down from step to step, as single pixels fall on this or that side of a threshold;
-    4. a round over the sites in which each level rises where the time falls and the bound holds on all frames; not for a clip that is too
-       long to go through the network in one piece.
+    3. all levels times a common factor, until on the whole clip all frames but the worst few are under the bound;
+    4. rounds over the sites on the whole clip, each level times or divided by a factor where that lowers the largest error over the bound,
+       or, under it, the time. The largest error jumps up and down, as single pixels fall on this or that side of a threshold, and any
+       change moves the worst frames: so this finds levels near those of step 3 that hold. Not for a clip that is too long to go through
+       the network in one piece;
+    5. where the bound does not hold yet, all levels times a common factor, in small steps, until it does.
 
 The time is that of the layers for which computing by pixels is predicted to pay with these levels (`effc.cost.streaming.choose`).
 
@@ -45,14 +47,14 @@ __all__ = ["Levels", "Search", "Searched"]
 Levels = dict[str, float]
 
 _FIRST, _COARSE = 0.03, 0.75
-_MOST_FRAMES, _WELL_UNDER = 0.97, 0.6  # of the frames; of the bound
-_HIGH, _FINE = 1.6, 0.96  # scales tried on the whole clip
-_SCALES = 40  # down to a millionth, or a third
+_MOST_FRAMES, _WELL_UNDER, _UNDER = 0.97, 0.6, 0.8  # of the frames; of the bound
+_HIGH, _MIDDLE, _FINE = 1.6, 0.87, 0.96
+_SCALES = 40  # down to a millionth, or a fifth
 _HIGHEST = 1.0
 _FACTORS = (3.0, 2.0, 1.5)  # of the sweeps
 _TINY = 1e-9
 _TRIES, _NEAR, _DAMPED = 4, 0.1, 0.7  # the error rises faster than the levels where masks change, too
-_RISE = 1.4
+_ROUNDS, _STEP = 2, 1.4
 _WIDE = 2.0  # scale up and down by which time and error are weighed against each other
 
 
@@ -98,11 +100,13 @@ class Search:
     @staticmethod
     def steps(sites: int) -> int:
         """About how many networks are tried, for a progress bar."""
-        return (2 * len(_FACTORS) + 1) * (sites + 4) + _SCALES
+        return 2 * (len(_FACTORS) + _ROUNDS) * (sites + 2) + _SCALES
 
     def run(self, names: Sequence[str]) -> Searched:
         """The levels of the named sites, which stand in the order of execution."""
-        best = self._scaled(self.model, dict.fromkeys(names, _FIRST), 1.0, _COARSE, self._mostly_under)
+        best = self._scaled(
+            self.model, dict.fromkeys(names, _FIRST), 1.0, _COARSE, lambda measured: self._most(measured) <= self.bound * _WELL_UNDER
+        )
         if any(best.levels.values()):
             each = best.measured.each
             self._weights = best.measured.errors.max(0) / np.maximum(_TINY, each)
@@ -116,21 +120,26 @@ class Search:
 
     def again(self, levels: Levels) -> Searched:
         """Levels in these proportions, or nearly, for which the bound holds."""
-        found = self._scaled(self.whole, levels, _HIGH, _FINE, self._holds)
-        if not any(found.levels.values()):
-            found = self._scaled(self.whole, levels, _HIGH, _COARSE, self._holds)
-        if not any(found.levels.values()):
+        found = self._scaled(self.whole, levels, _HIGH, _MIDDLE, lambda measured: self._most(measured) <= self.bound * _UNDER)
+        if self.whole.chunk == self.whole.count:
+            for _ in range(_ROUNDS):
+                found = self._settled(found.levels)
+        if self._holds(found.measured):
             return found
-        if self.whole.chunk < self.whole.count:  # too long to go through the network in one piece, as trying one site after another needs
-            return found
-        raised = self._raised(found.levels)
-        return Searched(raised, self._tried(self.whole, raised))
+        scaled = found
+        for step in (_FINE, _COARSE):
+            scaled = self._scaled(self.whole, found.levels, 1.0, step, self._holds)
+            if any(scaled.levels.values()):
+                break
+        return scaled
 
     def _holds(self, measured: Measured) -> bool:
         return measured.error <= self.bound
 
-    def _mostly_under(self, measured: Measured) -> bool:
-        return float(np.quantile(measured.errors.max(1), _MOST_FRAMES)) <= self.bound * _WELL_UNDER
+    @staticmethod
+    def _most(measured: Measured) -> float:
+        """The largest error of all frames but the worst few."""
+        return float(np.quantile(measured.errors.max(1), _MOST_FRAMES))
 
     def time(self, measured: Measured) -> float:
         """Predicted nanoseconds of a frame."""
@@ -181,17 +190,18 @@ class Search:
 
     def _sweep(self, levels: Levels, factor: float) -> Levels:
         """One round over the sites by time and typical error, on the window."""
-        return self._round(self.model, levels, (factor, 1 / factor), self._value)
+        return self._round(self.model, levels, (factor, 1 / factor), lambda measured: (self._value(measured),))
 
-    def _raised(self, levels: Levels) -> Levels:
-        """One round in which levels rise while the bound holds on the whole clip."""
+    def _settled(self, levels: Levels) -> Searched:
+        """One round that makes the bound hold, or the time fall while it does, on the whole clip."""
 
-        def value(measured: Measured) -> float:
-            return self.time(measured) if self._holds(measured) else math.inf
+        def value(measured: Measured) -> tuple[float, float]:
+            return max(0.0, measured.error - self.bound), self.time(measured)
 
-        return self._round(self.whole, levels, (_RISE,), value)
+        settled = self._round(self.whole, levels, (1 / _STEP, _STEP), value)
+        return Searched(settled, self._tried(self.whole, settled))
 
-    def _round(self, model: ClipModel, levels: Levels, factors: Sequence[float], value: Callable[[Measured], float]) -> Levels:
+    def _round(self, model: ClipModel, levels: Levels, factors: Sequence[float], value: Callable[[Measured], tuple[float, ...]]) -> Levels:
         """Each level in turn times the first of the factors by which the value falls."""
         levels, now = dict(levels), value(self._tried(model, levels))
         run = model.start(self.rules(levels))
