@@ -13,6 +13,8 @@ def tvm_target(target: Target) -> Any:
     """The tvm.target.Target of a target; the host's processor as LLVM names it where the target leaves it open."""
     import tvm
 
+    if target.family == "c99":
+        return tvm.target.Target("c")
     cpu = target.cpu or str(tvm.get_global_func("target.llvm_get_system_cpu")())
     fields: dict[str, Any] = {"kind": "llvm", "mcpu": cpu}
     if target.triple:

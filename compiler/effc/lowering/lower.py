@@ -18,6 +18,8 @@ from effc.ir.torch_calls import decompose
 from effc.ir.torch_compat import core_decompositions
 from effc.lowering.arena import Lifetime, align, place
 from effc.lowering.batch_norm import multiply_add
+from effc.lowering.c99.functions import c_functions
+from effc.lowering.c99.printer import Printed
 from effc.lowering.channels_last import Stored, channels_last
 from effc.lowering.chip import tvm_target
 from effc.lowering.densities import with_densities
@@ -44,7 +46,7 @@ from effc.targets import Target
 
 __all__ = ["Lowered", "lower", "untranslatable"]
 
-ENTRY = "effc_run"
+ENTRY, C99 = "effc_run", "c99"
 _WHOLE = ("upsample", "aten.scaled_dot_product_attention", "aten.rms_norm", "aten.mv.")
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
@@ -65,6 +67,7 @@ class Lowered:
         notes: what a user should know, one sentence each.
         remarks: what a user may want to know of this run; another run that makes the same code may say something else.
         tiles: measured tiles, given or found, of the layers that this program has.
+        functions: for a target that gets C99: the kernels as C functions, those that the plan calls; then `code` and `objects` are empty.
     """
 
     plan: Plan | None
@@ -78,6 +81,7 @@ class Lowered:
     notes: tuple[str, ...] = field(default=())
     remarks: tuple[str, ...] = field(default=())
     tiles: Mapping[str, Tile] = field(default_factory=dict)
+    functions: tuple[Printed, ...] = field(default=())
 
 
 def lower(
@@ -158,6 +162,8 @@ def _lowered(job: _Job, bare: Stripped | None) -> Lowered:
         except NotPlannableError as error:
             if bare is not None:
                 raise
+            if target.family == C99:
+                raise UnsupportedModelError(f"target {target.name} runs static plans only: {error}") from error
             code = virtual_machine_code(relax_module, target, chip)
             vm = {"function": FUNCTION, "parameters": list(tensors)}
             note = f"runs on TVM's virtual machine, not from a plan: {error}"
@@ -179,8 +185,14 @@ def _lowered(job: _Job, bare: Stripped | None) -> Lowered:
         compiled = _kernels(drafted, implementations)
         advance(1)
         plan = _addresses(drafted, compiled, implementations)
-        objects = object_code(compiled, plan, chip)
-        code = link_shared(objects, target)
+        functions: tuple[Printed, ...] = ()
+        objects: tuple[bytes, ...] = ()
+        code = b""
+        if target.family == C99:
+            functions = c_functions(compiled, plan)
+        else:
+            objects = object_code(compiled, plan, chip)
+            code = link_shared(objects, target)
         advance(1)
     used = [buffer.name for buffer in plan.in_room("parameter")]
     layers = {one.layer for one in implementations.values()} - {""}
@@ -198,6 +210,7 @@ def _lowered(job: _Job, bare: Stripped | None) -> Lowered:
         cpu=cpu,
         remarks=tuple(remarks),
         tiles={key: options.tiles[key] for key in sorted(layers & set(options.tiles))},
+        functions=functions,
     )
 
 

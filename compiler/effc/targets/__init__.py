@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 
 from effc.errors import ConfigError
-from effc.targets import cpu
+from effc.targets import cpu, microcontrollers
 from effc.targets.base import Target
 
 __all__ = ["Target", "all_targets", "find_target"]
@@ -13,7 +13,7 @@ __all__ = ["Target", "all_targets", "find_target"]
 
 def all_targets() -> tuple[Target, ...]:
     """Every target that `--target` accepts, this machine first."""
-    return (cpu.this_machine(), *cpu.named())
+    return (cpu.this_machine(), *cpu.named(), *microcontrollers.named())
 
 
 def find_target(name: str) -> Target:

@@ -16,7 +16,7 @@ class Target:
 
     Attributes:
         name: as typed after `--target`: `cpu`, `x86-64-v3`, `aarch64`, `riscv64`, ...
-        family: `cpu` for everything that TVM's LLVM emits for and that has an operating system.
+        family: `cpu` for everything that TVM's LLVM emits for and that has an operating system; `c99` for what gets C99 sources.
         triple: LLVM's target triple; empty for the host.
         cpu: LLVM's -mcpu; empty for the host's own.
         features: LLVM's -mattr entries, such as `+v`.
@@ -29,6 +29,9 @@ class Target:
         emulator: name of the qemu user-mode emulator that runs it elsewhere; empty where there is none.
         dots: which dot products of narrow integers its vectors have: `pmaddwd` (two 16-bit products a 32-bit lane), `vpdpwssd` (the same,
             added to the lane), `vpdpbusd` (four products of an unsigned and a signed byte, added to the lane), `sdot` (of signed bytes).
+        compiler: of family `c99`: the C compiler's name, for the Makefile and for trying the sources out.
+        flags: what it needs to know of the processor.
+        board: QEMU's name of a machine with such a processor; empty where there is none.
         rates: how fast products of few rows are, dense and skipping.
     """
 
@@ -46,6 +49,9 @@ class Target:
     runs_here: bool = False
     emulator: str = ""
     dots: tuple[str, ...] = ()
+    compiler: str = ""
+    flags: tuple[str, ...] = ()
+    board: str = ""
     rates: Rates = STANDARD
 
     @property
