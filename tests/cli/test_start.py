@@ -44,8 +44,9 @@ def test_help_of_every_command_imports_nothing_heavy() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_reader_that_went_away_is_an_interruption() -> None:
-    with subprocess.Popen([str(EFFC), "targets", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+@pytest.mark.parametrize("arguments", [("targets", "--json"), ("inspect", "missing", "--json")])
+def test_a_reader_that_went_away_is_an_interruption(arguments: tuple[str, ...]) -> None:
+    with subprocess.Popen([str(EFFC), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
         said = process.stderr.read()

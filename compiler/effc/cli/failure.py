@@ -25,8 +25,21 @@ _INTERRUPTED = 130
 
 def leave(invoke: Callable[[list[str]], object], args: Sequence[str] | None) -> NoReturn:
     """Invoke the commands and exit the process. `--json` and `--debug` are looked up in the raw arguments, as parsing itself may fail."""
-    arguments = list(sys.argv[1:] if args is None else args)
-    as_json, debug = "--json" in arguments, "--debug" in arguments
+    arguments, stdout = list(sys.argv[1:] if args is None else args), sys.stdout
+    try:
+        code = _code(invoke, arguments, "--json" in arguments, "--debug" in arguments)
+        sys.stdout.flush()
+    except (BrokenPipeError, SystemExit) as error:
+        # Where nobody reads stdout any more, click puts another one in its place and exits with 1, which is a failed gate's code.
+        if isinstance(error, SystemExit) and sys.stdout is stdout:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes stdout once more at exit
+        code = _INTERRUPTED
+    sys.exit(code)
+
+
+def _code(invoke: Callable[[list[str]], object], arguments: list[str], as_json: bool, debug: bool) -> int:
+    """The exit code of what was invoked; failures are reported. Raises BrokenPipeError where nobody reads stdout any more."""
     try:
         with _warnings(debug):
             result = invoke(arguments)
@@ -43,16 +56,13 @@ def leave(invoke: Callable[[list[str]], object], args: Sequence[str] | None) -> 
         code = _report(error, "UsageError", 2, as_json, debug)
     except KeyboardInterrupt as error:
         code = _report(error, "Interrupted", _INTERRUPTED, as_json, debug)
-    except (BrokenPipeError, SystemExit) as error:  # where nobody reads stdout any more click exits with 1, which is a failed gate's code
-        if isinstance(error, SystemExit) and error.code == 0:
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes stdout once more at exit
-        code = _INTERRUPTED
+    except BrokenPipeError:
+        raise
     except MemoryError as error:
         code = _report(error, "MemoryError", _INTERNAL, as_json, debug)
     except Exception as error:  # noqa: BLE001 - the last resort: whatever it is, it is a bug of effc and is reported as one
         code = _report(error, type(error).__name__, _INTERNAL, as_json, debug)
-    sys.exit(code)
+    return code
 
 
 @contextmanager

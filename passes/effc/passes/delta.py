@@ -215,7 +215,7 @@ class Delta(Pass):
             bound, end = _NOMINAL, calibration.held_back.start
         with context.progress("delta: searching", Search.steps(len(names))) as advance:
             search = Search(
-                calibration.model,
+                calibration.part(end),
                 calibration.window(kept, end),
                 lambda levels: calibration.rules(levels, kept),
                 calibration.works,
@@ -223,6 +223,7 @@ class Delta(Pass):
                 _rates(context),
                 bound * (1 - self.margin),
                 advance,
+                chooses=self.dense == "auto" and context.target is not None,
             )
             if before is None:
                 found = search.run(names).levels

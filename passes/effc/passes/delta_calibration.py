@@ -108,6 +108,12 @@ class Calibration:
         """The shares of pixels that must be computed; everything where each frame of the clip was computed whole."""
         return measured.active if measured.sparse else dict.fromkeys(measured.active, 1.0)
 
+    def part(self, end: int) -> ClipModel:
+        """The network on the frames in front of `end`."""
+        if end == self.model.count:
+            return self.model
+        return ClipModel(self._program, self.network, self._frames[:end], self.scene_cut, self.refresh, scales=self.model.scales)
+
     def window(self, kept: Mapping[str, bool], end: int) -> ClipModel:
         """The network on the frames to search on: the part of the clip with the largest typical errors.
 

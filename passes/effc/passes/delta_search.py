@@ -3,7 +3,8 @@
 A level is a threshold relative to the largest magnitude of its site. Early layers need small ones, late layers bear more, and how much
 cannot be told from a layer alone, since its mask is the mask of all that follows. So whole networks are tried (`effc.passes.delta_clip`):
 
-    1. one level for all sites, the largest at which all frames but the worst few stay well under the bound;
+    1. one level for all sites but the frame, whose own is as large or larger, since it may have to swallow a sensor's noise: the largest at
+       which all frames but the worst few stay well under the bound, and some are not computed whole;
     2. sweeps over the sites, from front to back: each level times or divided by a factor, where
 
            log(predicted time) + weight * log(typical error)
@@ -19,7 +20,9 @@ cannot be told from a layer alone, since its mask is the mask of all that follow
        the network in one piece;
     5. where the bound does not hold yet, all levels times a common factor, in small steps, until it does.
 
-The time is that of the layers for which computing by pixels is predicted to pay with these levels (`effc.cost.streaming.choose`).
+In steps 3 to 5 the time is that of the layers for which computing by pixels is predicted to pay with these levels, where the pass will
+choose so (`effc.cost.streaming.choose`). In the steps before it is that of all layers by pixels: where nothing pays yet, no single step
+makes it pay, and the search would see no way down.
 
 DeltaCNN (arXiv 2203.03996, section 4) goes once from front to back and doubles each threshold while the loss allows it, so that the first
 layers spend the whole budget; step 2 weighs them against each other.
@@ -46,10 +49,10 @@ __all__ = ["Levels", "Search", "Searched"]
 
 Levels = dict[str, float]
 
-_FIRST, _COARSE = 0.03, 0.75
+_STARTS, _COARSE = ((0.03, 1.0), (0.1, 4.0), (0.1, 16.0)), 0.75  # level, and how many times that of the frame is as large
 _MOST_FRAMES, _WELL_UNDER, _UNDER = 0.97, 0.6, 0.8  # of the frames; of the bound
 _HIGH, _MIDDLE, _FINE = 1.6, 0.87, 0.96
-_SCALES = 40  # down to a millionth, or a fifth
+_SCALES = 40  # of a row, at most
 _HIGHEST = 1.0
 _FACTORS = (3.0, 2.0, 1.5)  # of the sweeps
 _TINY = 1e-9
@@ -79,6 +82,8 @@ class Search:
         rates: StreamRates,
         bound: float,
         advance: Advance,
+        *,
+        chooses: bool = False,
     ) -> None:
         """What to search with.
 
@@ -91,22 +96,22 @@ class Search:
             rates: of the processor.
             bound: on the output error, relative; over 0.
             advance: one step for every network that was tried.
+            chooses: whether layers that are predicted not to gain will stay dense.
         """
         self.whole, self.model, self.rules, self.works, self.kept = whole, window, rules, works, kept
         self._weights = np.ones(len(whole.scales))  # of the outputs' typical errors
         self._worth = 1.0  # of the typical error against the time
-        self.rates, self.bound, self.advance = rates, bound, advance
+        self.rates, self.bound, self.advance, self.chooses = rates, bound, advance, chooses
+        self._best: Searched | None = None  # of what was tried on the whole clip and holds
 
     @staticmethod
     def steps(sites: int) -> int:
         """About how many networks are tried, for a progress bar."""
-        return 2 * (len(_FACTORS) + _ROUNDS) * (sites + 2) + _SCALES
+        return 2 * (len(_FACTORS) + _ROUNDS) * (sites + 2) + 2 * _SCALES
 
     def run(self, names: Sequence[str]) -> Searched:
         """The levels of the named sites, which stand in the order of execution."""
-        best = self._scaled(
-            self.model, dict.fromkeys(names, _FIRST), 1.0, _COARSE, lambda measured: self._most(measured) <= self.bound * _WELL_UNDER
-        )
+        best = self._start(names)
         if any(best.levels.values()):
             each = best.measured.each
             self._weights = best.measured.errors.max(0) / np.maximum(_TINY, each)
@@ -120,18 +125,32 @@ class Search:
 
     def again(self, levels: Levels) -> Searched:
         """Levels in these proportions, or nearly, for which the bound holds."""
+        if not any(levels.values()):
+            return Searched(levels, self._tried(self.whole, levels))
         found = self._scaled(self.whole, levels, _HIGH, _MIDDLE, lambda measured: self._most(measured) <= self.bound * _UNDER)
-        if self.whole.chunk == self.whole.count:
+        if self.whole.chunk == self.whole.count and any(found.levels.values()):
             for _ in range(_ROUNDS):
                 found = self._settled(found.levels)
-        if self._holds(found.measured):
-            return found
-        scaled = found
-        for step in (_FINE, _COARSE):
-            scaled = self._scaled(self.whole, found.levels, 1.0, step, self._holds)
-            if any(scaled.levels.values()):
-                break
-        return scaled
+        if not self._holds(found.measured):
+            for step in (_FINE, _COARSE):
+                if any(self._scaled(self.whole, found.levels, 1.0, step, self._holds).levels.values()):
+                    break
+        return found if self._best is None else self._best
+
+    def _start(self, names: Sequence[str]) -> Searched:
+        """One level for all sites but the frame, of the first row in which one holds. All 0 where none does."""
+        frame = self.model.network.frame.node.name
+        for level, larger in _STARTS:
+            row = {name: level * (larger if name == frame else 1.0) for name in names}
+            for place in range(_SCALES):
+                levels = _times(row, _COARSE**place)
+                measured = self._tried(self.model, levels)
+                if measured.sparse == 0:  # smaller levels move more pixels
+                    break
+                if self._most(measured) <= self.bound * _WELL_UNDER:
+                    return Searched(levels, measured)
+        nothing = dict.fromkeys(names, 0.0)
+        return Searched(nothing, self._tried(self.model, nothing))
 
     def _holds(self, measured: Measured) -> bool:
         return measured.error <= self.bound
@@ -142,10 +161,20 @@ class Search:
         return float(np.quantile(measured.errors.max(1), _MOST_FRAMES))
 
     def time(self, measured: Measured) -> float:
-        """Predicted nanoseconds of a frame."""
-        shares = measured.active if measured.sparse else dict.fromkeys(measured.active, 1.0)
+        """Predicted nanoseconds of a frame with all layers by pixels that can be."""
+        return total_time(self.works, self._shares(measured), self.kept, self.rates)
+
+    def final_time(self, measured: Measured) -> float:
+        """The same as the pass will have it: without the layers that are predicted not to gain, where it leaves them dense."""
+        if not self.chooses:
+            return self.time(measured)
+        shares = self._shares(measured)
         worth = choose(self.works, shares, self.rates)
         return total_time(self.works, shares, {name: one and worth[name] for name, one in self.kept.items()}, self.rates)
+
+    @staticmethod
+    def _shares(measured: Measured) -> Mapping[str, float]:
+        return measured.active if measured.sparse else dict.fromkeys(measured.active, 1.0)
 
     def _typical(self, measured: Measured) -> float:
         """The typical error, as if it were a largest one."""
@@ -156,6 +185,10 @@ class Search:
     def _tried(self, model: ClipModel, levels: Mapping[str, float]) -> Measured:
         found = model.measure(self.rules(levels))
         self.advance(1, f"error {found.error:.3g}, {self.time(found) / 1000:.0f} µs")
+        if model is self.whole and self._holds(found):
+            best = self._best
+            if best is None or self.final_time(found) < self.final_time(best.measured):
+                self._best = Searched(dict(levels), found)
         return found
 
     def _scaled(self, model: ClipModel, levels: Levels, highest: float, step: float, holds: Callable[[Measured], bool]) -> Searched:
@@ -196,7 +229,7 @@ class Search:
         """One round that makes the bound hold, or the time fall while it does, on the whole clip."""
 
         def value(measured: Measured) -> tuple[float, float]:
-            return max(0.0, measured.error - self.bound), self.time(measured)
+            return max(0.0, measured.error - self.bound), self.final_time(measured)
 
         settled = self._round(self.whole, levels, (1 / _STEP, _STEP), value)
         return Searched(settled, self._tried(self.whole, settled))

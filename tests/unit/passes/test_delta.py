@@ -249,6 +249,27 @@ def test_searched_levels_hold_the_bound_and_beat_one_level_for_all() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::effc.errors.EffcWarning")
+def test_a_search_gets_past_noise_that_makes_every_frame_whole() -> None:
+    """At the first levels over 60 % of the pixels move: every frame is whole, nothing is wrong, and no single step changes that."""
+    torch.manual_seed(0)
+    sizes = ((3, 16, 3, 2), (16, 16, 5, 1), (16, 32, 5, 1), (32, 32, 5, 2), (32, 32, 7, 1))
+    layers = [one for a, b, k, s in sizes for one in (nn.Conv2d(a, b, k, s, padding=k // 2), nn.ReLU())]
+    program = program_of(nn.Sequential(*layers, nn.Conv2d(32, 4, 1)), torch.randn(2, 3, 96, 96))
+    frames = clip(12, size=96, noise=0.3)
+    result, context = stream(program, "mode=truncate,max-error=0.1,dense=never", frames)
+    dense = per_frame(program, frames)
+    assert float((outputs(result, frames) - dense).abs().max() / dense.abs().max()) <= 0.1
+    assert float(next(one.why for one in context.decisions if "multiply-accumulates" in one.why).split("%")[0]) < 25
+
+
+@pytest.mark.filterwarnings("ignore::effc.errors.EffcWarning")
+def test_a_search_for_layers_that_all_stay_sparse_weighs_them_all() -> None:
+    program, frames = network(Mobile), clip(20, noise=0.02)
+    _, context = stream(program, "mode=truncate,max-error=0.05,dense=never", frames)
+    assert float(next(one.why for one in context.decisions if "multiply-accumulates" in one.why).split("%")[0]) < 20  # of small layers
+
+
+@pytest.mark.filterwarnings("ignore::effc.errors.EffcWarning")
 def test_a_budget_of_the_metric_is_kept_on_the_frames_that_were_held_back() -> None:
     program, frames = network(Residual), clip(15, noise=0.02)
     result, context = stream(program, "mode=truncate,max-drop=0", frames)
