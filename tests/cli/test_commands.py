@@ -202,6 +202,7 @@ class TestOthers:
             "run",
             "verify",
             "inspect",
+            "estimate",
             "check",
             "bench",
             "passes",

@@ -68,13 +68,16 @@ def command(
     from effc.errors import ConfigError
     from effc.runtime import open_artifact
     from effc.runtime.bench import artifact_contender, compare_engines, contender_arguments
+    from effc.runtime.session import refuse_sources
     from effc.runtime.threads import available_threads
 
     if against and model is None:
         raise ConfigError("--against needs --model SOURCE: the other engines run the original model")
     if model is not None and not against:
         raise ConfigError("--model is what other engines run: name one with --against")
-    manifest = open_artifact(artifact).manifest
+    opened = open_artifact(artifact)
+    refuse_sources(opened)
+    manifest = opened.manifest
     if manifest.streams and source is None:
         raise ConfigError(
             f"{artifact} computes what changes from frame to frame, and random frames change everywhere: give --input clip.npz, "

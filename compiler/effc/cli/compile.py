@@ -12,10 +12,11 @@ from effc.cli.console import common_options, emit_json, heading, is_debugging, n
 from effc.cli.native_warnings import held_back
 from effc.cli.options import DATA_RULE, check_import_option, limit_option, shape_option
 from effc.cli.text import bytes_text
-from effc.errors import ConfigError, Problem, counted
+from effc.errors import counted
 
 if TYPE_CHECKING:
     from effc.compiler import CompileResult
+    from effc.runtime import Verification
 
 __all__ = ["command"]
 
@@ -106,12 +107,12 @@ def command(
     **flags: Any,
 ) -> None:
     """Rewrite the network in SOURCE (.onnx or .pt2) with passes and compile it to an artifact."""
-    from effc.cli.pairs import parse_limits, parse_shapes
+    from effc.cli.pairs import parse_limits, parse_shapes, parse_states
     from effc.compiler.settings import load_settings
 
     flags["input_shapes"] = parse_shapes(flags["input_shapes"]) or None
     flags["limits"] = parse_limits(flags["limits"]) or None
-    flags["states"] = _parse_states(flags["states"]) or None
+    flags["states"] = parse_states(flags["states"]) or None
     flags["emit"] = flags["emit"] or None
     settings = load_settings(config, flags)
     from effc.compiler.compile import compile_with
@@ -124,24 +125,6 @@ def command(
         _show(result, explain)
 
 
-def _parse_states(texts: Sequence[str]) -> dict[str, str]:
-    """`keys=keys_next` -> {"keys": "keys_next"}. Raises ConfigError with everything that is wrong."""
-    found: dict[str, str] = {}
-    problems = []
-    for text in texts:
-        name, _, writer = text.partition("=")
-        if not name or not writer:
-            hint = "write keys=keys_next: an input and the output with its new value"
-            problems.append(Problem("--state", repr(text), "is no state", hint))
-        elif name in found:
-            problems.append(Problem("--state", repr(text), f"names the input {name!r} again"))
-        else:
-            found[name] = writer
-    if problems:
-        raise ConfigError("states cannot be read", problems)
-    return found
-
-
 def _document(result: CompileResult) -> dict[str, Any]:
     report = result.report.as_json()
     return {
@@ -151,10 +134,16 @@ def _document(result: CompileResult) -> dict[str, Any]:
         "quality": report["quality"],
         "notes": report["notes"],
         "facts": dict(result.report.facts),
-        "verification": None if result.trial is None else result.trial.verification.as_json(),
+        "verification": None if (checked := _verification(result)) is None else checked.as_json(),
         "self_test": None if result.emulated is None else {"emulator": result.emulated.emulator, "output": result.emulated.text},
         "call_ns": None if result.trial is None else result.trial.call,
     }
+
+
+def _verification(result: CompileResult) -> Verification | None:
+    if result.trial is not None:
+        return result.trial.verification
+    return None if result.sources is None else result.sources.verification
 
 
 def _changed(decisions: Sequence[Mapping[str, Any]]) -> str:

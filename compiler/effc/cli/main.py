@@ -14,6 +14,7 @@ __all__ = ["cli", "main"]
 COMMANDS = {
     "compile": "rewrite a network with passes and compile it to an artifact",
     "check": "list everything in a model that effc cannot compile",
+    "estimate": "say what RAM, flash and work a network needs on a microcontroller",
     "run": "run an artifact on data",
     "stream": "run a streaming artifact on a clip, a video or a camera, frame by frame",
     "verify": "compare an artifact with its own program, and with its source",

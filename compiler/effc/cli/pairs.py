@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from effc.errors import ConfigError, Problem
 
-__all__ = ["parse_limits", "parse_shapes"]
+__all__ = ["parse_limits", "parse_shapes", "parse_states"]
 
 
 def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -38,4 +38,22 @@ def parse_limits(texts: Sequence[str]) -> dict[str, int]:
             found[name.replace("-", "_")] = int(number)
     if problems:
         raise ConfigError("limits cannot be read", problems)
+    return found
+
+
+def parse_states(texts: Sequence[str]) -> dict[str, str]:
+    """`keys=keys_next` -> {"keys": "keys_next"}. Raises ConfigError with everything that is wrong."""
+    found: dict[str, str] = {}
+    problems = []
+    for text in texts:
+        name, _, writer = text.partition("=")
+        if not name or not writer:
+            hint = "write keys=keys_next: an input and the output with its new value"
+            problems.append(Problem("--state", repr(text), "is no state", hint))
+        elif name in found:
+            problems.append(Problem("--state", repr(text), f"names the input {name!r} again"))
+        else:
+            found[name] = writer
+    if problems:
+        raise ConfigError("states cannot be read", problems)
     return found

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from effc.cli.console import common_options, emit_json, note, progress_bars, table
+
+if TYPE_CHECKING:
+    from effc.targets import Target
 
 __all__ = ["command"]
 
@@ -25,7 +30,7 @@ def command(context: click.Context, as_json: bool) -> None:
     rows = [
         (
             target.name,
-            _runs(target.runs_here, target.emulator),
+            _runs(target),
             f"{target.lanes} x f32",
             f"{target.l1 >> 10} KiB",
             f"{target.l2 >> 10} KiB",
@@ -66,7 +71,9 @@ def measure(threads: int | None, as_json: bool) -> None:
     note(f"each input that is looked at: {rates.scan:.2f} ns; {count} threads; kept in {path}")
 
 
-def _runs(here: bool, emulator: str) -> str:
-    if here:
+def _runs(target: Target) -> str:
+    if target.runs_here:
         return "yes"
-    return f"with {emulator}" if emulator else "no"
+    if target.family == "c99":
+        return "its C sources do"
+    return f"with {target.emulator}" if target.emulator else "no"

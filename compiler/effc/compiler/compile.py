@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
 from effc.compiler import crosscheck, dumping, gate, summary
+from effc.compiler.c_build import SourcesTrial, c_files, run_self_tests
 from effc.compiler.clips import golden_clip
 from effc.compiler.contents import artifact_files, manifest_fields
 from effc.compiler.crosscheck import SelfTestRun
@@ -17,10 +19,10 @@ from effc.compiler.golden import Checks, golden_inputs
 from effc.compiler.inputs import ARRAYS, DataSource, Inputs, check_files, held_arrays, read_inputs
 from effc.compiler.movement import movement
 from effc.compiler.settings import Settings, settings_of
-from effc.compiler.trial import Trial, try_out
+from effc.compiler.trial import Trial, try_out, try_out_sources
 from effc.compiler.wavering import settled
 from effc.data import HeldArrays
-from effc.errors import ConfigError
+from effc.errors import ConfigError, MissingDependencyError
 from effc.frontends import Limits, load_program
 from effc.ir import Program
 from effc.lowering import Options, lower
@@ -31,7 +33,7 @@ from effc.passes import Context, Decision, Pass, Pipeline, parse_passes
 from effc.passes.base import Progress, silent
 from effc.report import Quality, Report, render
 from effc.runtime import Manifest, preflight, write_artifact
-from effc.targets import Target, find_target
+from effc.targets import C99, Target, find_target
 
 __all__ = ["CompileResult", "compile_model", "compile_with"]
 
@@ -47,8 +49,10 @@ class CompileResult:
         decisions: what every pass did, or why not, site by site.
         quality: the metric before and after; None without evaluation data.
         trial: how the compiled code did on the golden inputs; None where it cannot run on this machine.
-        emulated: what the static self-test said under an emulator; None for this machine's own code, and without the emulator.
+        emulated: what the static self-test said under an emulator; for C sources, that of the board, else that built on this machine.
+            None for this machine's own code, and where nothing here can run it.
         report: what `report.html` shows.
+        sources: how C sources did; None for other code.
     """
 
     path: Path
@@ -59,6 +63,7 @@ class CompileResult:
     trial: Trial | None
     emulated: SelfTestRun | None
     report: Report
+    sources: SourcesTrial | None = None
 
     def __repr__(self) -> str:
         quality, trial = self.quality, self.trial
@@ -195,7 +200,8 @@ def compile_with(
     target, passes = find_target(settings.target), parse_passes(settings.passes)
     if settings.tune and not target.runs_here:
         raise ConfigError(f"tune measures on this machine, and code for {target.name} cannot run here: give tuning, a file measured there")
-    compiler_for(target, static=not target.runs_here)  # a missing linker is said before minutes of work
+    if target.family != C99:
+        compiler_for(target, static=not target.runs_here)  # a missing linker is said before minutes of work
     tiles = load_tiles(settings.tuning, target) if settings.tuning is not None else {}
     target = with_rates(target, settings.rates)
     if settings.max_drop is not None and settings.eval is None:
@@ -224,8 +230,13 @@ def compile_with(
     lowered = lower(rewritten.program, target, batch=settings.batch, options=options, tune_seconds=settings.tune, progress=progress)
     files = artifact_files(rewritten.program, lowered, target, checks, settings)
     fields = manifest_fields(rewritten.program, lowered, target, given)
-    trial = emulated = None
-    if target.runs_here:
+    trial = emulated = sources = None
+    if target.family == C99:
+        with progress("building and running the C sources", 1) as advance:
+            sources = _try_sources(files, fields, rewritten.program, target)
+            emulated = sources.runs[-1] if sources.runs else None
+            advance(1)
+    elif target.runs_here:
         with progress("checking the compiled code", 1) as advance:
             trial = try_out(files, fields, rewritten.program)
             advance(1)
@@ -238,10 +249,19 @@ def compile_with(
             if emulated is None:
                 crosscheck.rehearse(rewritten.program, checks, settings.batch)
             advance(1)
-    report = summary.make_report(original, rewritten.program, rewritten.log, quality, lowered, trial, emulated, target)
+    report = summary.make_report(original, rewritten.program, rewritten.log, quality, lowered, trial, emulated, target, sources)
     measurements = {"measurements.json": summary.measurements(trial), "report.json": summary.as_json(report), "report.html": render(report)}
     manifest = write_artifact(out, files, fields, measurements, force)
-    return CompileResult(Path(out), manifest, rewritten.program, rewritten.decisions, quality, trial, emulated, report)
+    return CompileResult(Path(out), manifest, rewritten.program, rewritten.decisions, quality, trial, emulated, report, sources)
+
+
+def _try_sources(files: Mapping[str, bytes], fields: Mapping[str, Any], program: Program, target: Target) -> SourcesTrial:
+    """C sources are tried with the compilers and boards that are here. Raises VerificationError."""
+    verification = None
+    with suppress(MissingDependencyError):  # no C compiler: the self-tests say so
+        verification = try_out_sources(files, fields, program)
+    runs, notes = run_self_tests(c_files(files), target)
+    return SourcesTrial(verification, tuple(runs), tuple(notes))
 
 
 def _refuse_other_batch(program: Program, batch: int) -> None:

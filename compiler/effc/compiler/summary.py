@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from effc.compiler.c_build import SourcesTrial
 from effc.compiler.crosscheck import SelfTestRun
 from effc.compiler.movement import Movement
 from effc.compiler.sparsity import magnitudes, predictions, quality_curve, weight_facts
@@ -49,13 +50,14 @@ def make_report(
     trial: Trial | None,
     emulated: SelfTestRun | None,
     target: Target,
+    sources: SourcesTrial | None = None,
 ) -> Report:
     """The report of one compile."""
     before, after = graphs_of(original, final)
     predicted = predictions(final, lowered, target)
     return Report(
         title=original.provenance.source,
-        facts=(*_facts(original, final, lowered, trial, emulated, target), *weight_facts(final, lowered, predicted)),
+        facts=(*_facts(original, final, lowered, trial, emulated, target, sources), *weight_facts(final, lowered, predicted)),
         before=before,
         after=after,
         quality=quality,
@@ -65,7 +67,7 @@ def make_report(
         ranges=_ranges(final),
         curves=tuple(quality_curve(run.applied.spec, curve) for run in log for curve in run.curves),
         magnitudes=magnitudes(final),
-        notes=tuple(_notes(original, lowered, trial, emulated, target)),
+        notes=tuple(_notes(original, lowered, trial, emulated, target, sources)),
         whole_layers=tuple(_layer(step) for step in lowered.plan.fresh) if lowered.plan is not None else (),
     )
 
@@ -88,13 +90,19 @@ def _json(document: Any) -> bytes:
 
 
 def _facts(
-    original: Program, final: Program, lowered: Lowered, trial: Trial | None, emulated: SelfTestRun | None, target: Target
+    original: Program,
+    final: Program,
+    lowered: Lowered,
+    trial: Trial | None,
+    emulated: SelfTestRun | None,
+    target: Target,
+    sources: SourcesTrial | None,
 ) -> list[tuple[str, str]]:
     origin = original.provenance
     facts = [
         ("source", f"{origin.source} ({origin.format}, {origin.sha256[:12]})"),
         *([("import", origin.checked)] if origin.checked else []),
-        ("target", f"{target.name} ({lowered.cpu})"),
+        ("target", f"{target.name} ({lowered.cpu or target.summary})"),
         ("batch", _batch(final, lowered)),
         ("weights", f"{_weight_bytes(lowered) / 1000:,.1f} kB in memory"),
     ]
@@ -105,12 +113,14 @@ def _facts(
         facts.append(("multiply-accumulates", _macs(lowered.plan)))
         if original.interface.states or final.interface.states:
             facts.append(("states", f"{sum(size for _, size in _states(final, lowered.plan)) / 1000:,.1f} kB a stream"))
-    facts.append(("code", f"{len(lowered.code) / 1000:,.1f} kB"))
+    facts.append(("code", f"{len(lowered.code) / 1000:,.1f} kB" if sources is None else "C99 sources in c/"))
     if trial is not None:
         facts.append(("one call", f"{trial.call / 1000:,.1f} µs with {counted(trial.threads, 'thread')}, called from Python"))
         facts.append(("differs from the program by", f"{trial.verification.worst:.1e} of the largest magnitude"))
-    if emulated is not None:
-        facts.append((f"self-test under {emulated.emulator}", emulated.text))
+    if sources is not None and sources.verification is not None:
+        facts.append(("differs from the program by", f"{sources.verification.worst:.1e} of the largest magnitude"))
+    for run in sources.runs if sources is not None else [emulated] if emulated is not None else []:
+        facts.append((f"self-test {'on' if sources is not None else 'under'} {run.emulator}", run.text))
     return facts
 
 
@@ -126,9 +136,13 @@ def _weight_bytes(lowered: Lowered) -> int:
     return lowered.plan.parameter_bytes if lowered.plan is not None else sum(array.nbytes for array in lowered.parameters.values())
 
 
-def _notes(original: Program, lowered: Lowered, trial: Trial | None, emulated: SelfTestRun | None, target: Target) -> list[str]:
+def _notes(
+    original: Program, lowered: Lowered, trial: Trial | None, emulated: SelfTestRun | None, target: Target, sources: SourcesTrial | None
+) -> list[str]:
     notes = [*lowered.notes, *lowered.remarks]
-    if trial is None and emulated is None:
+    if sources is not None:
+        notes += [f"{sentence}." for sentence in sources.notes]
+    elif trial is None and emulated is None:
         how = "Copy `selftest` there and run it" if lowered.plan is not None else "golden.npz holds vectors to test it with"
         tried = "the same program, lowered for this machine, gave the right results"
         notes.append(f"The code is for {target.name} and was not run; {tried}. {how}.")

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from effc.compiler.c_session import c_session
 from effc.compiler.resets import check_resets
 from effc.errors import InternalError, Problem, VerificationError
 from effc.ir import Program
@@ -28,7 +29,7 @@ from effc.runtime.plan import Plan, Step
 from effc.runtime.tensors import Array, dtype_named
 from effc.runtime.threads import use_threads
 
-__all__ = ["Trial", "try_out"]
+__all__ = ["Trial", "try_out", "try_out_sources"]
 
 _SECONDS = 0.3  # spent on each of the two timings
 _CALLS = 200
@@ -71,18 +72,36 @@ def try_out(files: Mapping[str, bytes], fields: Mapping[str, Any], program: Prog
         path = Path(folder) / "artifact"
         write_artifact(path, files, fields)
         session = load(path)
-        verification = verify_golden(session)
-        _refuse(
-            verification, f"the compiled code differs from the program by more than {verification.tolerance:g} of the largest magnitude"
-        )
+        verification = _checked(session, program)
         golden, _ = session.artifact.golden()
-        resets = check_resets(session, program, golden)
-        if resets is not None:
-            _refuse(resets, "frames of the compiled stream differ from the same frames after a reset, which must have the same bits")
         call = _call_time(session, golden)
         plan = session.manifest.plan
         steps = _step_times(plan, session, golden, path / CODE) if plan is not None else ()
         return Trial(verification, call, steps, session.threads_used)
+
+
+def try_out_sources(files: Mapping[str, bytes], fields: Mapping[str, Any], program: Program) -> Verification:
+    """`try_out` for an artifact of C sources, built by this machine's C compiler; without times, which would be those of this machine.
+
+    Raises:
+        MissingDependencyError: there is no C compiler.
+        VerificationError: as `try_out`, or the compiler refuses the sources.
+    """
+    with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-") as folder:
+        path = Path(folder) / "artifact"
+        write_artifact(path, files, fields)
+        return _checked(c_session(path), program)
+
+
+def _checked(session: Session, program: Program) -> Verification:
+    """The outputs beside the program's on the golden inputs. Raises VerificationError."""
+    verification = verify_golden(session)
+    _refuse(verification, f"the compiled code differs from the program by more than {verification.tolerance:g} of the largest magnitude")
+    golden, _ = session.artifact.golden()
+    resets = check_resets(session, program, golden)
+    if resets is not None:
+        _refuse(resets, "frames of the compiled stream differ from the same frames after a reset, which must have the same bits")
+    return verification
 
 
 def _refuse(verification: Verification, what: str) -> None:

@@ -10,27 +10,32 @@ changes the function. The outputs after every pass, which the artifact carries f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from effc.compiler.c_build import FOLDER, missing_tools, run_here, run_on_board
+from effc.compiler.c_session import c_session
+from effc.compiler.crosscheck import SelfTestRun
 from effc.compiler.golden import calls, run_program
 from effc.compiler.resets import check_resets
 from effc.compiler.wavering import spread, wavering
 from effc.data import Dataset, load_dataset
 from effc.data.preprocess import Preprocess
-from effc.errors import EffcError
+from effc.errors import EffcError, VerificationError
 from effc.frontends import Limits, load_program
 from effc.frontends.onnx.reference import CannotRunError, Reference, open_reference
 from effc.ir import Program
 from effc.ir.storage import load_program_bytes
 from effc.passes import parse_passes
-from effc.runtime import Session, Verification, load, verify_golden
+from effc.runtime import Artifact, Session, Verification, load, open_artifact, verify_golden
 from effc.runtime.tensors import Array, unpack_npz
 from effc.runtime.verify import TOLERANCE, Difference, compare
+from effc.targets import all_targets
 
 __all__ = ["Finding", "Verdict", "verify_artifact"]
 
@@ -109,11 +114,14 @@ def verify_artifact(
 ) -> Verdict:
     """Compare an artifact with its golden vectors and its own program, with its source where given, on data where given.
 
-    An ONNX source is compared with onnxruntime, too, whether its import was checked (`check_import`) or not.
+    An ONNX source is compared with onnxruntime, too, whether its import was checked (`check_import`) or not. C sources are built by this
+    machine's C compiler and called; their self-test is run here, and on QEMU's board where the tools for that are installed.
 
     Raises whatever loading the artifact, the source or the data raises; differences are in the verdict.
     """
-    session = load(path, threads=threads)
+    opened = open_artifact(path)
+    is_c = opened.manifest.executor == "c"
+    session = c_session(path) if is_c else load(path, threads=threads)
     artifact = session.artifact
     program = load_program_bytes(artifact.read("program.pt2"), name="program.pt2")
     specs = list(session.manifest.data["passes"])
@@ -125,6 +133,8 @@ def verify_artifact(
         Finding("artifact against its golden outputs", verify_golden(session), count, None, True),
         Finding("artifact against its own program, golden inputs", compare(outputs, run_program(program, inputs)), count, None, True),
     ]
+    tests, notes = _self_tests(opened) if is_c else ([], [])
+    findings += tests
     resets = check_resets(session, program, inputs)
     if resets is not None:
         what = "artifact as a stream against itself with a reset before every frame, bit for bit"
@@ -141,7 +151,6 @@ def verify_artifact(
     if data is not None:
         dataset = load_dataset(data, session.inputs, preprocess=_preprocess(session))
         findings += _on_data(session, program, original, dataset, bool(lossy))
-    notes = []
     if source is not None and original is not None and Path(source).suffix.lower() == ".onnx":
         try:
             reader = open_reference(Path(source), input_shapes, limits or Limits())
@@ -154,6 +163,34 @@ def verify_artifact(
     compiled = session.manifest.data["source"]["sha256"]
     own = original is None or not compiled or original.provenance.sha256 == compiled
     return Verdict(tuple(findings), diverging, lossy, tuple(notes), own)
+
+
+def _self_tests(artifact: Artifact) -> tuple[list[Finding], list[str]]:
+    """How the self-test of C sources does, here and on the target's board."""
+    sources = {name.removeprefix(f"{FOLDER}/"): artifact.read(name) for name in artifact.manifest.files if name.startswith(f"{FOLDER}/")}
+    name = str(artifact.manifest.data["target"].get("name"))
+    target = next((one for one in all_targets() if one.name == name), None)
+    tries: list[Callable[[], SelfTestRun | str]] = [lambda: run_here(sources)]
+    notes = []
+    if target is None:
+        notes.append(f"this effc knows no target {name!r}, so the self-test ran on this machine alone")
+    elif target.board and (lacking := missing_tools(target)):
+        notes.append(f"the self-test did not run for {name}: {', '.join(lacking)} not installed")
+    elif target.board:
+        tries.append(functools.partial(run_on_board, sources, target))
+    findings = []
+    for number, attempt in enumerate(tries):
+        where = f"{name} on QEMU's {target.board}" if number and target is not None else "this machine"
+        difference = Difference("self-test", 0.0, None)
+        try:
+            found = attempt()
+            if isinstance(found, str):
+                notes.append(f"the self-test did not run for {name}: {found}")
+                continue
+        except VerificationError as error:
+            difference = Difference("self-test", float("inf"), None, str(error))
+        findings.append(Finding(f"self-test of the C sources, {where}", Verification((difference,), TOLERANCE), 1, None, True))
+    return findings, notes
 
 
 def _parts(program: Program, dataset: Dataset) -> Iterator[Dataset]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from effc.targets import Target
+from effc.targets import C99, Target
 
 __all__ = ["processor", "tvm_target"]
 
@@ -13,7 +13,7 @@ def tvm_target(target: Target) -> Any:
     """The tvm.target.Target of a target; the host's processor as LLVM names it where the target leaves it open."""
     import tvm
 
-    if target.family == "c99":
+    if target.family == C99:
         return tvm.target.Target("c")
     cpu = target.cpu or str(tvm.get_global_func("target.llvm_get_system_cpu")())
     fields: dict[str, Any] = {"kind": "llvm", "mcpu": cpu}

@@ -16,7 +16,7 @@ from effc.ir.arrays import to_numpy
 from effc.ir.ops.truncate import TRUNCATE
 from effc.ir.torch_calls import decompose
 from effc.ir.torch_compat import core_decompositions
-from effc.lowering.arena import Lifetime, align, place
+from effc.lowering.addresses import addresses
 from effc.lowering.batch_norm import multiply_add
 from effc.lowering.c99.functions import c_functions
 from effc.lowering.c99.printer import Printed
@@ -28,10 +28,11 @@ from effc.lowering.fix_batch import fix_batch
 from effc.lowering.implementing import implemented
 from effc.lowering.kernels import Implementation, Options
 from effc.lowering.kernels.tiles import Tile
+from effc.lowering.narrowing import with_narrow_borders
 from effc.lowering.normalise import normalise
 from effc.lowering.optimise import optimise
 from effc.lowering.parameters import ParameterSource, fold_parameters
-from effc.lowering.planning import Call, Draft, NotPlannableError, Slot, draft
+from effc.lowering.planning import Draft, NotPlannableError, draft
 from effc.lowering.precision import widen
 from effc.lowering.quantised_constants import with_constants
 from effc.lowering.streaming.drafting import streaming_draft
@@ -41,12 +42,11 @@ from effc.lowering.to_relax import RelaxModule, to_relax
 from effc.lowering.toolchain import link_shared
 from effc.lowering.views import positive_axes
 from effc.lowering.virtual_machine import FUNCTION, virtual_machine_code
-from effc.runtime.plan import ALIGNMENT, Buffer, Plan, Step
-from effc.targets import Target
+from effc.runtime.plan import Plan
+from effc.targets import C99, Target
 
 __all__ = ["Lowered", "lower", "untranslatable"]
 
-ENTRY, C99 = "effc_run", "c99"
 _WHOLE = ("upsample", "aten.scaled_dot_product_attention", "aten.rms_norm", "aten.mv.")
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
@@ -181,10 +181,12 @@ def _lowered(job: _Job, bare: Stripped | None) -> Lowered:
                 tiles, remark = _tuned(drafted, target, chip, options, tune_seconds, tensors)
                 options = replace(options, tiles=tiles)
                 remarks.append(remark)
+            if target.family == C99:
+                drafted = with_narrow_borders(drafted)
             implementations = implemented(drafted, target, options, tensors, origin)
         compiled = _kernels(drafted, implementations)
         advance(1)
-        plan = _addresses(drafted, compiled, implementations)
+        plan = addresses(drafted, compiled, implementations, target)
         functions: tuple[Printed, ...] = ()
         objects: tuple[bytes, ...] = ()
         code = b""
@@ -303,65 +305,3 @@ def _kernels(drafted: Draft, implementations: Mapping[str, Implementation]) -> d
             with _tvm_failures(f"the kernel of {sources or call.function}"):
                 kernels({call.function: functions[call.function]})
         raise
-
-
-def _addresses(drafted: Draft, compiled: Mapping[str, Kernel], implementations: Mapping[str, Implementation]) -> Plan:
-    """Give every buffer its place: parameters one after another, intermediates and temporaries by lifetime."""
-    slots = dict(drafted.slots)
-    steps: list[Step] = []
-    for index, call in enumerate(drafted.calls):
-        temporaries = []
-        for number, (shape, dtype) in enumerate(compiled[call.function].temporaries):
-            slot = Slot(f"step{index}.temporary{number}", "arena", shape, dtype)
-            slots[slot.name] = slot
-            temporaries.append(slot.name)
-        steps.append(_step(call, temporaries, slots, implementations[call.function]))
-    lifetimes = _lifetimes(steps, slots)
-    offsets, arena = place(list(lifetimes.values()))
-    parameters = states = 0
-    buffers = []
-    for name, slot in slots.items():
-        first, last, offset = -1, -1, 0
-        if slot.room == "parameter":
-            offset, parameters = parameters, parameters + align(slot.size)
-        elif slot.room == "state":
-            offset, states = states, states + align(slot.size)
-        elif slot.room == "arena":
-            if name not in lifetimes:
-                raise InternalError(f"nothing writes {name}")
-            offset, first, last = offsets[name], lifetimes[name].first, lifetimes[name].last
-        buffers.append(Buffer(name, slot.room, slot.shape, slot.dtype, offset, slot.size, first, last))
-    order = {"input": 0, "output": 1, "parameter": 2, "state": 3, "arena": 4}
-    buffers.sort(key=lambda buffer: order[buffer.room])  # stable: inputs and outputs keep their calling order
-    fresh = len(steps) if drafted.fresh is None else drafted.fresh
-    if states:  # kernels over lists copy windows in whole vectors, which may end behind the last element
-        states, arena = states + ALIGNMENT, arena + ALIGNMENT
-    return Plan(ENTRY, tuple(buffers), tuple(steps[:fresh]), arena, parameters, states, tuple(steps[fresh:]), drafted.clock)
-
-
-def _step(call: Call, temporaries: list[str], slots: Mapping[str, Slot], implementation: Implementation) -> Step:
-    return Step(
-        kernel=call.function,
-        family=implementation.family,
-        reads=call.reads,
-        writes=(*call.writes, *temporaries),
-        sources=tuple(dict.fromkeys(part.origin.source for part in call.parts if part.origin.source)),
-        ops=tuple(dict.fromkeys(part.origin.op or part.operator for part in call.parts)) or ("copy",),
-        macs=sum(part.macs for part in call.parts),
-        bytes=sum(slots[name].size for name in dict.fromkeys((*call.reads, *call.writes))),
-        note=call.note,
-        active=call.active,
-        positions=call.positions,
-    )
-
-
-def _lifetimes(steps: list[Step], slots: Mapping[str, Slot]) -> dict[str, Lifetime]:
-    first: dict[str, int] = {}
-    last: dict[str, int] = {}
-    for index, step in enumerate(steps):
-        for name in step.writes:
-            first.setdefault(name, index)
-            last[name] = index
-        for name in step.reads:
-            last[name] = index
-    return {name: Lifetime(name, slots[name].size, start, last[name]) for name, start in first.items() if slots[name].room == "arena"}

@@ -1,5 +1,7 @@
 """Reports: plain data in, one self-contained HTML page out; no script, no network, light and dark."""
 
+from effc.report.estimate import EstimateLayer, EstimateReport
+from effc.report.estimate_page import render_estimate
 from effc.report.graphs import graphs_of
 from effc.report.model import Block, Graph, Layer, Memory, Node, PassReport, Quality, Range, Report
 from effc.report.page import render
@@ -9,6 +11,8 @@ from effc.report.stream_page import render_stream
 
 __all__ = [
     "Block",
+    "EstimateLayer",
+    "EstimateReport",
     "Graph",
     "Layer",
     "Magnitudes",
@@ -26,5 +30,6 @@ __all__ = [
     "StreamReport",
     "graphs_of",
     "render",
+    "render_estimate",
     "render_stream",
 ]

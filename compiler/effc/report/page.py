@@ -7,11 +7,11 @@ from importlib import resources
 from typing import Any
 
 from effc.errors import counted
+from effc.report.arena_svg import draw_arena, overlaps
 from effc.report.curve_svg import draw_curve
 from effc.report.density_svg import draw_magnitudes
 from effc.report.families import described
 from effc.report.graph_svg import draw_graph
-from effc.report.memory_svg import draw_memory
 from effc.report.model import Layer, Report
 from effc.report.range_svg import draw_ranges
 from effc.report.sparsity import Magnitudes
@@ -29,6 +29,7 @@ def render(report: Report) -> bytes:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"kilobytes": _kilobytes, "count": _count, "microseconds": _microseconds, "counted": counted}
     template = environment.from_string(resources.files("effc.report").joinpath("page.html.jinja").read_text(encoding="utf-8"))
+    steps = [layer.name for layer in (*report.layers, *report.whole_layers)]
     longest = max((layer.nanoseconds or 0.0 for layer in report.layers), default=0.0)
     most = max((layer.macs for layer in report.layers), default=0)
     page = template.render(
@@ -36,7 +37,8 @@ def render(report: Report) -> bytes:
         style=Markup(resources.files("effc.report").joinpath("page.css").read_text(encoding="utf-8")),
         before=Markup(draw_graph(report.before, "the network before the passes")),
         after=Markup(draw_graph(report.after, "the network after the passes")),
-        memory=Markup(draw_memory(report.memory)) if report.memory is not None and report.memory.blocks else None,
+        memory=Markup(draw_arena(report.memory, steps)) if report.memory is not None and report.memory.blocks else None,
+        shared=len(overlaps(report.memory)) if report.memory is not None else 0,
         ranges=Markup(draw_ranges(report.ranges)) if report.ranges else None,
         curves=[(curve, Markup(draw_curve(curve))) for curve in report.curves],
         spreads=[(group, [(one, Markup(draw_magnitudes(one))) for one in members]) for group, members in _groups(report.magnitudes)],

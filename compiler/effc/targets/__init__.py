@@ -6,9 +6,9 @@ import difflib
 
 from effc.errors import ConfigError
 from effc.targets import cpu, microcontrollers
-from effc.targets.base import Target
+from effc.targets.base import C99, Target
 
-__all__ = ["Target", "all_targets", "find_target"]
+__all__ = ["C99", "Target", "all_targets", "find_target"]
 
 
 def all_targets() -> tuple[Target, ...]:

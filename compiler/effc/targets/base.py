@@ -7,7 +7,9 @@ from typing import Any
 
 from effc.targets.rates import STANDARD, Rates
 
-__all__ = ["Target"]
+__all__ = ["C99", "Target"]
+
+C99 = "c99"  # the family of targets that get C sources
 
 
 @dataclass(frozen=True)

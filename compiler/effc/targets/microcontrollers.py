@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from effc.targets.base import Target
+from effc.targets.base import C99, Target
 
 __all__ = ["named"]
 
@@ -43,7 +43,7 @@ def named() -> tuple[Target, ...]:
 def _target(name: str, compiler: str, flags: tuple[str, ...], board: str, summary: str) -> Target:
     return Target(
         name=name,
-        family="c99",
+        family=C99,
         triple="",
         cpu="",
         features=(),

@@ -3,6 +3,8 @@
     manifest.json  model.so  params.safetensors  program.pt2  golden.npz  checks/NN-<pass>.npz  config.toml  [model.onnx]  [selftest]
     measurements.json  report.json  report.html        (outside the manifest: times are never the same twice)
 
+For a machine without an operating system there is c/, C99 sources, instead of model.so.
+
 `write_artifact` makes one or replaces one in a single step; `open_artifact` checks every byte before anything is used. An artifact holds
 native code: open only what you trust.
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -29,6 +32,7 @@ __all__ = ["GOLDEN", "SELF_TEST", "UNHASHED", "Artifact", "open_artifact", "pref
 
 GOLDEN = "golden.npz"
 SELF_TEST = "selftest"  # a static program, where the code is for another machine than the one that compiled it
+_BUILT = re.compile(r"c/([^/]+\.[oa]|self_test|self_test\.elf)")  # what the Makefile of C sources makes beside them
 UNHASHED = ("measurements.json", "report.json", "report.html")
 
 
@@ -231,7 +235,8 @@ def _foreign_files(folder: Path) -> list[str]:
         return present
     listed = data.get("files")
     known = {MANIFEST, *UNHASHED, *(listed if isinstance(listed, dict) else ())}
-    return [name for name in present if name not in known]
+    built = _BUILT if data.get("executor") == "c" else None
+    return [name for name in present if name not in known and not (built and built.fullmatch(name))]
 
 
 def _resolved(out: Path | str) -> Path:

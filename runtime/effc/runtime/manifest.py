@@ -42,7 +42,7 @@ BESIDE = "masks, lists and counters"  # what code keeps in its block beside the 
 DIGEST = "manifest_sha256"
 SIZE_LIMIT = 256 * 2**20  # bytes of a manifest that is read at all
 
-Executor = Literal["plan", "vm"]
+Executor = Literal["plan", "vm", "c"]
 
 _REQUIRED: dict[str, type | tuple[type, ...]] = {
     "schema": str,
@@ -134,6 +134,7 @@ class Manifest:
     """A manifest that was checked; `data` is its JSON, the rest are the parts that the runtime uses.
 
     Attributes:
+        executor: `plan`: a shared library with the plan's entry; `vm`: one for TVM's virtual machine; `c`: C sources, nothing that runs.
         batch: samples of one call (1 for a program without a batch dimension).
         symbolic_batch: the leading dimension is a proved batch, so other numbers of samples run in several calls.
     """
@@ -157,7 +158,7 @@ class Manifest:
     @property
     def keeps_states(self) -> bool:
         """Whether the code has resident states in a block of its own. Else they are inputs and outputs of the code, like other states."""
-        return self.executor == "plan" and self.plan is not None and self.plan.state_bytes > 0
+        return self.executor != "vm" and self.plan is not None and self.plan.state_bytes > 0
 
     @property
     def passed_states(self) -> tuple[StateSpec, ...]:
@@ -282,10 +283,10 @@ def _faults(data: Mapping[str, Any]) -> list[Problem]:
             problems.append(Problem(MANIFEST, key, f"is a {type(data[key]).__name__}"))
     if problems:
         return problems
-    if data["executor"] not in ("plan", "vm"):
-        problems.append(Problem(MANIFEST, "executor", f"is {data['executor']!r}", "known: plan, vm"))
-    if data["executor"] == "plan" and data["plan"] is None:
-        problems.append(Problem(MANIFEST, "plan", "is missing although the executor is 'plan'"))
+    if data["executor"] not in ("plan", "vm", "c"):
+        problems.append(Problem(MANIFEST, "executor", f"is {data['executor']!r}", "known: plan, vm, c"))
+    if data["executor"] in ("plan", "c") and data["plan"] is None:
+        problems.append(Problem(MANIFEST, "plan", f"is missing although the executor is {data['executor']!r}"))
     unsafe = [name for name in data["files"] if not is_safe_name(name)]
     problems += [Problem(MANIFEST, f"files[{name!r}]", "leaves the artifact's directory") for name in unsafe]
     if data["parameters"] and PARAMETERS not in data["files"]:

@@ -1,7 +1,8 @@
 """The plan: a flat list of kernel calls over one planned arena. It is the one executable form of a compiled program.
 
 Lowering makes it, every backend emits it, the manifest stores it, the report draws it. All sizes are bytes, all offsets are aligned to
-`ALIGNMENT`, all shapes are concrete.
+`ALIGNMENT` (those in the arena of C99 sources to 8), all shapes are concrete. In C99 sources a step's result may lie over what the step
+reads for the last time, where its kernel reads every byte before it writes there.
 """
 
 from __future__ import annotations

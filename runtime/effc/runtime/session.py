@@ -21,7 +21,7 @@ from effc.runtime.sequence import CallSequence
 from effc.runtime.tensors import Array, dtype_named
 from effc.runtime.threads import available_threads, use_threads
 
-__all__ = ["Session", "load"]
+__all__ = ["Session", "load", "refuse_sources"]
 
 _COPY_LIMIT = 128 * 1024  # bytes of all inputs and outputs; about what is copied while numpy says where the arrays lie
 
@@ -60,7 +60,8 @@ class Session:
     One session may be used from several threads; the calls run one after the other. It does not survive `os.fork`.
     """
 
-    def __init__(self, artifact: Artifact, *, threads: int | None = None) -> None:
+    def __init__(self, artifact: Artifact, *, threads: int | None = None, executor: Executor | None = None) -> None:
+        """`executor`: what runs instead of the artifact's library; for one that holds C sources, whoever built them."""
         manifest = artifact.manifest
         self.artifact = artifact
         self.inputs: tuple[TensorSpec, ...] = _framed(manifest, manifest.frame_inputs)
@@ -74,8 +75,10 @@ class Session:
         self._input_kinds = [(spec.name, spec.shape, dtype_named(spec.dtype)) for spec in self.inputs]
         self._output_kinds = [(spec.shape, dtype_named(spec.dtype)) for spec in self.outputs]
         self._output_names = [spec.name for spec in self.outputs]
-        self._executor = _executor(artifact)
-        artifact.read(CODE)  # what was loaded is what was checked: the artifact was not replaced in between
+        if executor is None:
+            executor = _executor(artifact)
+            artifact.read(CODE)  # what was loaded is what was checked: the artifact was not replaced in between
+        self._executor = executor
         self._fixed = self._fixed_call()
 
     @property
@@ -280,6 +283,7 @@ def _framed(manifest: Manifest, specs: tuple[TensorSpec, ...]) -> tuple[TensorSp
 
 def _executor(artifact: Artifact) -> Executor:
     manifest = artifact.manifest
+    refuse_sources(artifact)
     if CODE not in manifest.files:
         target = manifest.data["target"].get("name")
         raise AlteredArtifactError(f"{artifact.path} holds no {CODE}: it was compiled for target {target!r}, which cannot run here")
@@ -290,6 +294,16 @@ def _executor(artifact: Artifact) -> Executor:
     if manifest.plan is not None and manifest.executor == "plan":
         return PlanExecutor(manifest.plan, inputs, outputs, tensors, code)
     return VirtualMachineExecutor(manifest.data.get("vm") or {}, outputs, tensors, code)
+
+
+def refuse_sources(artifact: Artifact) -> None:
+    """Raises DataError for an artifact that holds C sources: nothing of it runs here."""
+    if artifact.manifest.executor != "c":
+        return
+    raise DataError(
+        f"{artifact.path} holds C sources for {artifact.manifest.data['target'].get('name')!r}, not code that runs here: build them with "
+        f"`make -C {artifact.path / 'c'} test`, or let `effc verify {artifact.path}` build and run their self-test"
+    )
 
 
 def _refuse_foreign_code(artifact: Artifact, code: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from effc.errors import InternalError, Problem, UnsupportedModelError
 from effc.lowering.c99.printer import Printed, c_function
 from effc.lowering.emit import Kernel
 from effc.runtime.plan import Plan
@@ -19,7 +20,7 @@ def c_functions(compiled: Mapping[str, Kernel], plan: Plan) -> tuple[Printed, ..
         plan: whose steps call them.
 
     Raises:
-        InternalError: a kernel holds something that C99 has no form for.
+        UnsupportedModelError: kernels hold what C99 has no form for, such as half precision; all of them are listed.
     """
     import tvm
     from tvm import tirx
@@ -28,4 +29,14 @@ def c_functions(compiled: Mapping[str, Kernel], plan: Plan) -> tuple[Printed, ..
     passes = tvm.transform.Sequential([tirx.transform.BindTarget(target), tirx.transform.LowerIntrin()])
     symbols = dict.fromkeys(step.kernel for step in (*plan.steps, *plan.fresh))
     lowered = passes(tvm.IRModule({symbol: compiled[symbol].function for symbol in symbols}))
-    return tuple(c_function(lowered[symbol], symbol) for symbol in symbols)
+    printed: list[Printed] = []
+    problems: list[Problem] = []
+    for symbol in symbols:
+        try:
+            printed.append(c_function(lowered[symbol], symbol))
+        except InternalError as error:
+            step = next(step for step in (*plan.steps, *plan.fresh) if step.kernel == symbol)
+            problems.append(Problem(", ".join(step.sources) or symbol, " + ".join(step.ops), error.message))
+    if problems:
+        raise UnsupportedModelError("parts of the program have no form in C99", problems)
+    return tuple(printed)

@@ -9,8 +9,7 @@ from collections.abc import Collection
 
 __all__ = ["C_WORDS", "comment", "identifier"]
 
-C_WORDS = frozenset(
-    """
+_TEXT = """
     auto break case char const continue default do double else enum extern float for goto if inline int long register restrict return
     short signed sizeof static struct switch typedef union unsigned void volatile while _Bool _Complex _Imaginary _Alignas _Alignof
     _Atomic _Generic _Noreturn _Static_assert _Thread_local asm typeof alignas alignof and and_eq bitand bitor bool catch char16_t
@@ -18,8 +17,8 @@ C_WORDS = frozenset(
     false friend mutable namespace new noexcept not not_eq nullptr operator or or_eq private protected public reinterpret_cast requires
     static_assert static_cast template this thread_local throw true try typeid typename using virtual wchar_t xor xor_eq main errno
     memcpy memset size_t linux unix NULL NAN INFINITY I
-    """.split()
-)
+    """
+C_WORDS = frozenset(_TEXT.split())
 _LONGEST = 31  # letters that C99 promises to tell apart in external names
 
 
@@ -46,5 +45,5 @@ def identifier(name: str, taken: Collection[str] = ()) -> str:
 def comment(text: str, most: int = 100) -> str:
     """A text that a C comment can hold: printable ASCII in one line, with no end or beginning of a comment, no trigraph, no backslash."""
     shown = "".join(letter if " " <= letter <= "~" and letter != "\\" else "?" for letter in text[:most])
-    shown = shown.replace("*/", "* /").replace("/*", "/ *").replace("??", "? ?")
+    shown = re.sub(r"\?(?=\?)", "? ", shown.replace("*/", "* /").replace("/*", "/ *"))
     return shown + ("..." if len(text) > most else "")

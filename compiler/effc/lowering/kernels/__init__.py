@@ -1,8 +1,8 @@
-"""Kernels: the code of a fused function. One file per operator family; the tables are `WRITTEN` and `SCHEDULED`.
+"""Kernels: the code of a fused function. One file per operator family; the tables are `WRITTEN`, `COMPACT` and `SCHEDULED`.
 
-A function that has an anchor (a convolution, a product: see `fused`) is offered to the rules of `WRITTEN`, which write its loops. What
-they leave is scheduled as it stands by the first rule of `SCHEDULED` that applies. Neither changes what is computed, but sums may be
-reordered.
+A function that has an anchor (a convolution, a product: see `fused`) is offered to the rules of `WRITTEN`, for family `c99` to those of
+`COMPACT`, which write its loops. What they leave is scheduled as it stands by the first rule of `SCHEDULED` that applies. Neither changes
+what is computed, but sums may be reordered.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ import numpy as np
 
 from effc.lowering.kernels import (
     attention,
+    compact_conv,
+    compact_matmul,
+    compact_pool,
     conv,
     depthwise,
     elementwise,
@@ -37,9 +40,9 @@ from effc.lowering.kernels.implementation import Implementation
 from effc.lowering.kernels.inlining import NotInlinableError
 from effc.lowering.kernels.options import Known, Options
 from effc.lowering.kernels.tiles import Choice
-from effc.targets import Target
+from effc.targets import C99, Target
 
-__all__ = ["SCHEDULED", "WRITTEN", "Implementation", "Known", "Options", "implement", "tunable"]
+__all__ = ["COMPACT", "SCHEDULED", "WRITTEN", "Implementation", "Known", "Options", "implement", "tunable"]
 
 Array = np.ndarray[Any, Any]
 
@@ -59,6 +62,16 @@ WRITTEN: tuple[Callable[[Fused, Sequence[bool], Target], Implementation | None],
     integer_depthwise.depthwise,
     integer_conv.convolution,
     integer_matmul.product,
+)
+
+# The rules of targets that count bytes of code (family `c99`): one piece of rolled loops for each function, no vectors, no copies.
+COMPACT: tuple[Callable[[Fused, Sequence[bool], Target], Implementation | None], ...] = (
+    compact_conv.depthwise,
+    compact_conv.convolution,
+    compact_matmul.product,
+    compact_pool.pool,
+    attention.attention,
+    rows.rows,
 )
 
 # Families whose tiles may be measured: (the function, which arguments are stored tensors, the target) -> the choice.
@@ -96,7 +109,7 @@ def implement(
         return Implementation(function, "generic")
     try:
         fused = Fused(function, values, options, known)
-        for rule in WRITTEN:
+        for rule in COMPACT if target.family == C99 else WRITTEN:
             implementation = rule(fused, fixed, target)
             if implementation is not None:
                 return _remarked(implementation, fused)

@@ -213,7 +213,7 @@ class _Rows:
             return vector(self.lanes, lambda lane: store(sums[0], combine(load(sums[0], [lane]), load(one, [lane])), [lane]))
 
         whole = self.length // self.lanes
-        count = max(1, min(_UNDER_WAY, whole))
+        count = max(1, min(_UNDER_WAY, whole)) if self.lanes > 1 else 1  # without vectors, short code counts
         sums = [local(self.lanes, f"sums{i}") for i in range(count)] if whole else []
         rest = pieces(self.length % self.lanes)
         ends = [local(size, f"end{size}") for _, size in rest]

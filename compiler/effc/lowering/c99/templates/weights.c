@@ -1,0 +1,4 @@
+/* @TITLE@: the weights, for read-only memory. */
+@INCLUDES@
+
+@WEIGHTS@

@@ -1,0 +1,154 @@
+"""Artifacts of C sources: tried with the compilers and boards that are here, and verified with them; what cannot run them says so."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+
+from effc.cli.main import cli
+from effc.compiler import compile_model
+from effc.compiler.c_build import c_files, missing_tools, run_on_board
+from effc.compiler.c_session import c_session
+from effc.compiler.c_vectors import golden_calls
+from effc.compiler.golden import golden_inputs
+from effc.compiler.verification import verify_artifact
+from effc.errors import DataError, MissingDependencyError, VerificationError
+from effc.ir import Batch, Program, Provenance
+from effc.lowering import Lowered, lower
+from effc.lowering.c99.sources import GoldenCall, c_sources
+from effc.runtime import load, open_artifact
+from effc.targets import find_target
+
+needs_compiler = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+BOARDS = ["cortex-m0", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33", "riscv32"]
+
+
+def needs_board(name: str) -> None:
+    lacking = missing_tools(find_target(name))
+    if lacking:
+        pytest.skip(f"needs {', '.join(lacking)}")
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.linear = nn.Conv2d(1, 4, 3, 2), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(self.linear(torch.relu(self.conv(x)).amax((2, 3))), -1)
+
+
+@pytest.fixture(scope="module")
+def small() -> tuple[Lowered, list[GoldenCall]]:
+    exported = torch.export.export(Small().eval(), (torch.zeros(1, 1, 7, 6),))
+    program = Program.from_exported(exported, Provenance("net", "torch", "0"), batch=Batch(False))
+    lowered = lower(program, find_target("c99"))
+    return lowered, golden_calls(program, golden_inputs(program, None, 0), lowered)
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_boards_run_the_self_test_and_report_a_wrong_output(name: str, small: tuple[Lowered, list[GoldenCall]]) -> None:
+    needs_board(name)
+    lowered, calls = small
+    target = find_target(name)
+    run = run_on_board(c_sources("net", lowered, calls, target, "effc"), target, ["-O2", "-Werror"])
+    assert run.emulator == f"QEMU's {target.board}"
+    (output,) = calls[0].outputs
+    wrong = [GoldenCall(calls[0].inputs, {output: calls[0].outputs[output] + np.float32(0.001)})]
+    with pytest.raises(VerificationError, match="status 1: an output"):
+        run_on_board(c_sources("net", lowered, wrong, target, "effc"), target)
+
+
+def test_weights_beyond_the_board_are_no_failure(small: tuple[Lowered, list[GoldenCall]]) -> None:
+    needs_board("cortex-m4")
+    lowered, calls = small
+    assert lowered.plan is not None
+    target = find_target("cortex-m4")
+    sources = c_sources("net", lowered, calls, target, "effc")
+    sources["qemu/board.ld"] = sources["qemu/board.ld"].replace(b"LENGTH = 4M", b"LENGTH = 1K", 1)
+    found = run_on_board(sources, target)
+    assert isinstance(found, str) and "of FLASH" in found
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if shutil.which("gcc") is None:
+        pytest.skip("needs gcc")
+    out = tmp_path_factory.mktemp("c") / "out"
+    result = compile_model(Small().eval(), out, target="cortex-m4", example_inputs=(torch.zeros(1, 1, 7, 6),))
+    assert result.manifest.executor == "c"
+    assert result.trial is None and result.emulated is not None
+    facts = dict(result.report.facts)
+    assert facts["code"] == "C99 sources in c/" and facts["self-test on this machine"].startswith("passed")
+    return out
+
+
+def test_what_cannot_run_sources_says_how_to_build_them(artifact: Path) -> None:
+    with pytest.raises(DataError, match=r"holds C sources for 'cortex-m4'.*make -C .*/c test.*effc verify"):
+        load(artifact)
+    np.save(artifact.parent / "x.npy", np.zeros((1, 1, 7, 6), np.float32))
+    for command in ("run", "bench", "stream"):
+        found = CliRunner().invoke(cli, [command, str(artifact), "--input", str(artifact.parent / "x.npy")])
+        assert found.exit_code == 2 and "holds C sources" in found.stderr, (command, found.output)
+    shown = CliRunner().invoke(cli, ["inspect", str(artifact)], catch_exceptions=False)
+    assert shown.exit_code == 0 and "c/effc_Small.h" in shown.output
+
+
+def test_verify_builds_and_calls_them(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    verdict = verify_artifact(artifact)
+    assert verdict.passed
+    assert [one.what for one in verdict.findings][2] == "self-test of the C sources, this machine"
+    assert any("cortex-m4" in text for text in [*verdict.notes, *(one.what for one in verdict.findings)])
+    (artifact / "c" / "self_test").write_bytes(b"")  # what `make test` leaves
+    again = compile_model(Small().eval(), artifact, target="cortex-m4", example_inputs=(torch.zeros(1, 1, 7, 6),))
+    assert not (artifact / "c" / "self_test").exists()
+    assert again.manifest.digest == open_artifact(artifact).manifest.digest
+    monkeypatch.setattr("effc.lowering.toolchain.shutil.which", lambda name: None)
+    monkeypatch.setattr("effc.lowering.toolchain.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError) as caught:
+        verify_artifact(artifact)
+    assert caught.value.exit_code == 6
+
+
+def test_a_session_of_sources_computes_batches(artifact: Path) -> None:
+    session = c_session(artifact)
+    x = np.random.default_rng(0).standard_normal((1, 1, 7, 6), np.float32)
+    (found,) = session.run({session.inputs[0].name: x}).values()
+    np.testing.assert_allclose(found, Small()(torch.from_numpy(x)).detach().numpy(), atol=1e-6)
+
+
+@needs_compiler
+def test_c_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    contents = sys.modules["effc.compiler.contents"]
+    honest = contents.c_sources
+
+    def changed(name: str, lowered: Lowered, *rest: object, **options: object) -> dict[str, bytes]:
+        weights = {key: array + np.float32(0.01) for key, array in lowered.parameters.items()}
+        return honest(name, dataclasses.replace(lowered, parameters=weights), *rest, **options)
+
+    monkeypatch.setattr(contents, "c_sources", changed)
+    with pytest.raises(VerificationError) as caught:
+        compile_model(Small().eval(), tmp_path / "out", target="c99", example_inputs=(torch.zeros(1, 1, 7, 6),))
+    assert caught.value.exit_code == 5
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_any_compiler_sources_are_written_with_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("effc.lowering.toolchain.shutil.which", lambda name: None)
+    monkeypatch.setattr("effc.lowering.toolchain.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("effc.compiler.c_build.shutil.which", lambda name: None)
+    result = compile_model(Small().eval(), tmp_path / "out", target="cortex-m4", example_inputs=(torch.zeros(1, 1, 7, 6),))
+    assert result.emulated is None
+    assert any("has no C compiler" in note for note in result.report.notes)
+    assert any("arm-none-eabi-gcc" in note for note in result.report.notes)
+    assert set(c_files(dict.fromkeys(result.manifest.files, b""))) >= {"effc_Small.c", "qemu/start.c"}
