@@ -168,6 +168,8 @@ class Delta(Pass):
                     kept = chosen
                     levels = self._levels(program, calibration, kept, context, levels)
                     measured = calibration.model.measure(calibration.rules(levels, kept))
+                if not measured.sparse:  # every frame was computed whole: nothing is left to gain
+                    kept = dict.fromkeys(kept, False)
         rules = calibration.rules(levels, kept) if calibration is not None else {name: Rule() for name in (network.frame.node.name, *kept)}
         if not any(kept.values()):
             return self._nothing(program, network, calibration, measured, context)
