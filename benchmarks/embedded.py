@@ -21,7 +21,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ class _Run:
     folder: Path
     quick: bool
     codes: list[int] = field(default_factory=list)  # of self-tests
+    ends: dict[str, _Case] = field(default_factory=dict)  # networks of integers, by their name
     wrong: Counter[str] = field(default_factory=Counter)  # what no build may have
     builds: int = 0
 
@@ -138,8 +139,7 @@ def _network(run: _Run, network: Network, path: Path, boards: Sequence[str]) -> 
                 _layers(run, case)
         _memory(run, case, seen)
         codes[case.machine.name] = self_test(case.files, case.machine, case.folder / "self-test")
-    if case is None or not run.quick:
-        case = _compiled(run, network, path, MACHINES["sanitized"])
+    case = case or _compiled(run, network, path, MACHINES["sanitized"])  # the C is the same for all
     for name in OTHERS:
         if not MACHINES[name].missing():
             codes[MACHINES[name].name] = self_test(case.files, MACHINES[name], case.folder / name)
@@ -177,9 +177,12 @@ def _exactness(run: _Run, case: _Case, samples: Sequence[Arrays], seen: Probe) -
 def _other_values(run: _Run, case: _Case) -> dict[str, int]:
     """Of the integers that the board computes from random ones, how many the program's reference does not; how many there are; and how many
     samples have outputs of their own, as constants would have none."""
-    ends = run.folder / f"{case.source.stem}_{case.machine.target}_ends.onnx"
-    with_integer_ends(case.source, ends)
-    integers = _compiled(run, case.network, ends, case.machine)
+    if case.network.name not in run.ends:
+        path = run.folder / f"{case.source.stem}_ends.onnx"
+        with_integer_ends(case.source, path)
+        run.ends[case.network.name] = _compiled(run, case.network, path, case.machine)
+    first = run.ends[case.network.name]
+    integers = replace(first, machine=case.machine, folder=first.folder / case.machine.name)  # the C is the same for all
     samples = case.network.samples(integers.result.manifest.inputs, INTEGER_SAMPLES)
     seen = integers.probed(samples).outputs
     different = count = 0

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import ap, dense_cpu, lm_sparsity, proact, relu_sparsity, resilience, stream
+from benchmarks import ap, dense_cpu, embedded, lm_sparsity, proact, relu_sparsity, resilience, stream
 from benchmarks.harness import DATA_HELP, REPOSITORY, TIMES_EFFC, markdown
 
 __all__ = ["BENCHMARKS", "main", "replaced", "section", "text"]
@@ -32,6 +32,7 @@ BENCHMARKS = {
     "proact": "Bounded activations under bit flips",
     "ap": "Pruning with Activating-while-Pruning",
     "stream": "Video: computing only what changed",
+    "embedded": "C for microcontrollers: memory, code, exactness",
     "accuracy": "Nearness to the source model",
     "onnx_nodes": "ONNX's own node tests",
 }
@@ -43,6 +44,7 @@ SHORT = {
     "proact": proact.SHORT,
     "ap": ap.SHORT,
     "stream": stream.SHORT,
+    "embedded": embedded.SHORT,
 }  # the tables of a benchmark that the README shows, where it does not show all
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 

@@ -46,7 +46,7 @@ class CLibrary:
         assert plan is not None
         (weights,) = (result.path / "c").glob("effc_*_weights.c")
         self.plan, self.name = plan, weights.name.removesuffix("_weights.c")
-        self.code = _built([weights.with_name(f"{self.name}.c"), weights], folder, damage) if like is None else like.code
+        self.code: ctypes.CDLL = _built([weights.with_name(f"{self.name}.c"), weights], folder, damage) if like is None else like.code
         self.arena = np.full(plan.arena_bytes + 64, 0xFF, np.uint8)
         self.states = np.full(plan.state_bytes + 64, 0xFF, np.uint8)  # init sets them
         self.init()

@@ -32,7 +32,8 @@ class Convolutions(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = functional.relu(self.stem(x))
         x = functional.relu(self.deep(x) + x)
-        return self.head(functional.relu(self.wide(x)).flatten(1))
+        result: Tensor = self.head(functional.relu(self.wide(x)).flatten(1))
+        return result
 
 
 class Bounded(Convolutions):
@@ -48,11 +49,12 @@ class Bounded(Convolutions):
     def forward(self, x: Tensor) -> Tensor:
         x = OPS.bound(functional.relu(self.stem(x)), None, self.channels, "zero")
         x = OPS.bound(functional.relu(self.deep(x) + x), None, self.layer, "clamp")
-        return self.head(OPS.bound(self.wide(x), self.lower, self.neurons, "zero").flatten(1))
+        result: Tensor = self.head(OPS.bound(self.wide(x), self.lower, self.neurons, "zero").flatten(1))
+        return result
 
 
 class Sparse(nn.Module):
-    """Thresholds by magnitude and by value, the largest few of a row, the statistical largest in three forms."""
+    """Thresholds by magnitude and by value, the largest few of a row, the statistical largest."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +65,8 @@ class Sparse(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = OPS.sparsify(self.first(x), self.thresholds, "magnitude")
         x = OPS.keep_top_k(OPS.sparsify(self.second(x), self.low, "value"), 7)
-        return self.last(OPS.statistical_top_k(self.second(x), 0.5, "hard"))
+        result: Tensor = self.last(OPS.statistical_top_k(self.second(x), 0.5, "hard"))
+        return result
 
 
 def compiled(module: nn.Module, shape: tuple[int, ...], folder: Path, **settings: Any) -> CompileResult:
@@ -103,10 +106,15 @@ def test_a_bound_stops_what_is_too_large(tmp_path: Path) -> None:
     assert compare(library.run(sample), expected).worst < 2e-6
 
 
-def test_pruned_channels_need_less_of_everything(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> CompileResult:
     torch.manual_seed(0)
-    whole = compiled(Convolutions(), (2, 8, 8), tmp_path / "whole")
-    pruned = compiled(Convolutions(), (2, 8, 8), tmp_path / "pruned", passes="prune{sparsity=0.5,per=channel}")
+    return compiled(Convolutions(), (2, 8, 8), tmp_path_factory.mktemp("whole"))
+
+
+def test_pruned_channels_need_less_of_everything(whole: CompileResult, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    pruned = compiled(Convolutions(), (2, 8, 8), tmp_path, passes="prune{sparsity=0.5,per=channel}")
     assert whole.manifest.plan is not None
     assert pruned.manifest.plan is not None
     assert pruned.manifest.plan.arena_bytes < whole.manifest.plan.arena_bytes
@@ -156,9 +164,8 @@ def test_a_board_computes_the_same_stream(streamed: CompileResult) -> None:
     make(streamed.path / "c", "qemu", "CFLAGS=-O2 -Werror")
 
 
-def test_every_flipped_bit_of_a_weight_is_found(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    result = compiled(Convolutions(), (2, 8, 8), tmp_path)
+def test_every_flipped_bit_of_a_weight_is_found(whole: CompileResult, tmp_path: Path) -> None:
+    result = whole
     library = CLibrary(result, tmp_path)
     assert library.check_weights() == 0
     plan = result.manifest.plan

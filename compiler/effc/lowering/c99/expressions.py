@@ -49,7 +49,7 @@ class Expressions:
         self.lines: list[str] = []
         self.depth = 1
         self.data: set[Any] = set()  # variables and local buffers of integers that come from data, and not from counters of loops alone
-        self.bound: dict[str, str] = {}  # the line of a binding -> the name that it binds
+        self.bound: dict[str, str] = {}  # the line of a binding or a local buffer -> its name
         self.lane = ""  # the variable that counts the lanes of the vectors which are written now, one after the other
 
     def _pointer(self, pointer: Any) -> str:
@@ -130,6 +130,8 @@ class Expressions:
         raise InternalError(f"{self.name}: a {kind} has no form in C99")
 
     def _binary(self, sign: str, a: Any, b: Any, dtype: str) -> str:
+        if sign == "%" and dtype.startswith("float"):
+            raise InternalError(f"{self.name}: the remainder of two {dtype} has no form in C99 without its library")
         if dtype in _WRAPPING and sign in "+-*" and (self._from_data(a) or self._from_data(b)):
             kind = c_type(dtype)  # in TIR they wrap, in C that has no meaning
             return f"(({kind})((u{kind}){self.expression(a)} {sign} (u{kind}){self.expression(b)}))"

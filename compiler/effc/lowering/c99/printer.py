@@ -204,6 +204,7 @@ class _Printer(Expressions):
         if size == 1:
             self.scalars.add(buffer)
         self.line(f"{c_type(dtype)} {name};" if size == 1 else f"{c_type(dtype)} {name}[{size}];")
+        self.bound[self.lines[-1]] = name
 
     def _declare(self, node: Any) -> None:
         """Another name of memory: the pointer's own."""
