@@ -33,7 +33,7 @@ _CORES = (
 
 def named() -> tuple[Target, ...]:
     """By name; `c99` leaves the compiler to whoever builds the C."""
-    any_machine = _target("c99", "cc", (), "", "plain C99 for any machine: no operating system, no heap, no C library calls")
+    any_machine = _target("c99", "cc", (), "", "plain C99 for any machine: no operating system, no heap, no stdio, no libm")
     arms = [_target(name, "arm-none-eabi-gcc", (*flags, *_THUMB), board, summary) for name, flags, board, summary in _CORES]
     risc_v = ("-march=rv32imac", "-mabi=ilp32", "-ffunction-sections", "-fdata-sections")
     summary = "32-bit RISC-V, RV32IMAC: no floating-point unit"

@@ -152,3 +152,14 @@ def test_without_any_compiler_sources_are_written_with_a_note(tmp_path: Path, mo
     assert any("has no C compiler" in note for note in result.report.notes)
     assert any("arm-none-eabi-gcc" in note for note in result.report.notes)
     assert set(c_files(dict.fromkeys(result.manifest.files, b""))) >= {"effc_Small.c", "qemu/start.c"}
+
+
+@needs_compiler
+def test_a_strided_transposed_convolution(tmp_path: Path) -> None:
+    """Its kernel declares one buffer over another one, which was declared over an argument."""
+    torch.manual_seed(0)
+    net, x = nn.ConvTranspose2d(3, 4, 2, stride=2).eval(), torch.randn(1, 3, 4, 5)
+    result = compile_model(net, tmp_path / "out", target="c99", example_inputs=(x,))
+    assert result.sources is not None and result.sources.runs[0].text.startswith("passed")
+    (got,) = c_session(tmp_path / "out").run({"input": x.numpy()}).values()
+    assert np.allclose(got, net(x).detach().numpy(), rtol=0, atol=1e-6)

@@ -117,3 +117,20 @@ def test_helpers_compute_what_the_c_library_does(name: str, meaning: Callable[[n
     numbers = np.abs(np.array(values, np.float32)) if name == "effc_sqrt" else np.array([*values, -np.inf], np.float32)
     found = np.array([function(float(number)) for number in numbers], np.float32)
     assert found.tobytes() == meaning(numbers).astype(np.float32).tobytes()
+
+
+@needs_compiler
+def test_the_nearest_integer_is_exact_up_to_the_last_fraction(tmp_path: Path) -> None:
+    values = np.float32([0.5, 1.5, 2.5, -0.5, -2.5, 4194305.5, -4194305.5, 4194304.5, 8388607.5, 8388608.0, -8388609.0, 2.0**31, np.nan])
+    source = tmp_path / "nearest.c"
+    source.write_text(
+        "#include <stdint.h>\n" + HELPERS["effc_nearest"] + "void all(const float *x, int32_t *y, int n) {\n"
+        "  int i;\n  for (i = 0; i < n; ++i) y[i] = effc_nearest(x[i]);\n}\n"
+    )
+    library = tmp_path / "nearest.so"
+    subprocess.run(["gcc", "-std=c99", "-O2", "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
+    got = np.zeros(len(values), np.int32)
+    code = ctypes.CDLL(str(library))
+    code.all(values.ctypes.data_as(ctypes.c_void_p), got.ctypes.data_as(ctypes.c_void_p), len(values))
+    expected = [0, 2, 2, 0, -2, 4194306, -4194306, 4194304, 8388608, 8388608, -8388609, -(2**31), -(2**31)]
+    assert got.tolist() == expected

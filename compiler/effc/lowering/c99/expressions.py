@@ -57,6 +57,12 @@ class Expressions:
         const = "" if root in self.written else "const "
         return f"{const}{c_type(self.typed[pointer])} *"
 
+    def home(self, pointer: Any) -> Any:
+        """The pointer or local buffer by whose name the memory is called that a buffer is declared over, also over another declared one."""
+        while pointer in self.roots and pointer not in self.names:
+            pointer = self.roots[pointer]
+        return pointer
+
     def _root(self, pointer: Any) -> Any:
         while pointer in self.roots:
             pointer = self.roots[pointer]
@@ -275,7 +281,7 @@ class Expressions:
         return name
 
     def _element(self, buffer: Any, indices: Any) -> str:
-        pointer = self.roots.get(buffer, buffer)  # a local buffer is its own
+        pointer = self.home(buffer)
         if pointer in self.scalars:
             return self.names[pointer]
         if pointer not in self.names or len(indices) != 1:

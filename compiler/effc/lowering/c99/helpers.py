@@ -6,10 +6,10 @@ __all__ = ["HELPERS"]
 
 HELPERS: dict[str, str] = {
     "effc_nearest": """\
-/* To the nearest integer, halves to the even one. The sum with 1.5 * 2^23 is rounded so by the processor. */
+/* To the nearest integer, halves to the even one. The sum with 2^23 of its sign is rounded so by the processor. */
 static int32_t effc_nearest(float x) {
-  const float large = 12582912.0f;
-  if (x > -4194304.0f && x < 4194304.0f) {
+  if (x > -8388608.0f && x < 8388608.0f) {
+    const float large = x < 0.0f ? -8388608.0f : 8388608.0f;
     volatile float sum = x + large;
     return (int32_t)(sum - large);
   }

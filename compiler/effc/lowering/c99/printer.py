@@ -208,7 +208,7 @@ class _Printer(Expressions):
 
     def _declare(self, node: Any) -> None:
         """Another name of memory: the pointer's own."""
-        if memory_of(node.data) not in self.names:
+        if self.home(memory_of(node.data)) not in self.names:
             raise InternalError(f"{self.name}: {node.buffer.name} is declared over nothing that is known")
 
     def _bind(self, node: Any) -> None:
