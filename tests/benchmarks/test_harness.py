@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import harness, onnx_nodes, results
+from benchmarks import harness, onnx_nodes, results_page
 from benchmarks.harness import Claim, Options, Outcome
 from effc.errors import DataError, InternalError
 from effc.runtime.bench import Contender, compare_engines, contender_arguments
@@ -98,8 +98,8 @@ def result(*claims: Claim) -> dict[str, object]:
 
 
 def test_a_section_tells_what_was_missed_and_skipped() -> None:
-    text = results.section("Title", result(Claim("first", 0.5, 1.0, "at most"), Claim("second", 0.5, 0.1, "at most")))
-    assert text.startswith("**Title**\n\n| model | error |")
+    text = results_page.section("accuracy", result(Claim("first", 0.5, 1.0, "at most"), Claim("second", 0.5, 0.1, "at most")))
+    assert text.startswith("## Nearness to the source model\n\n`python -m benchmarks.accuracy`\n\n| model | error |")
     assert "| b | why |" in text
     assert "1 of 2 claims hold." in text
     assert "Missed: second: 0.5, needed at most 0.1." in text
@@ -109,20 +109,40 @@ def test_a_section_tells_what_was_missed_and_skipped() -> None:
 def test_the_column_that_compares_is_defined_above_its_table() -> None:
     outcome = Outcome([{"engine": "other", "times effc": 0.5, "interval": "0.4 to 0.6"}])
     machine = {"processor": "P", "processors": 2, "threads": 1, "system": "S", "python": "3", "versions": {}}
-    text = results.section("Title", outcome.as_json(machine))
-    assert text.startswith(f"**Title**\n\n{harness.TIMES_EFFC}\n\n| engine |")
-    assert harness.TIMES_EFFC in (harness.REPOSITORY / "README.md").read_text()
+    assert f"\n\n{harness.TIMES_EFFC}\n\n| engine |" in results_page.section("accuracy", outcome.as_json(machine))
+    assert harness.TIMES_EFFC in (harness.REPOSITORY / "docs" / "results.md").read_text()
 
 
-def test_the_readme_changes_between_its_marks_only() -> None:
-    document = f"before\n{results.BEGIN}\nold\n{results.END}\nafter\n"
-    once = results.replaced(document, results.text({"accuracy": result()}))
-    assert once.startswith(f"before\n{results.BEGIN}\n**Nearness")
-    assert once.endswith(f"effc 0.1.\n{results.END}\nafter\n")
-    assert results.replaced(once, "old") == document
-    for broken in ("", document * 2, f"{results.END}{results.BEGIN}"):
+def test_the_readme_has_what_matters_most_and_every_miss() -> None:
+    claims = [
+        Claim("resnet50: relative error", 2e-6, 1e-4, "at most"),
+        Claim("other", 1.0, 2.0, "at most"),
+        Claim("bad", 3.0, 2.0, "at most"),
+    ]
+    lines = results_page.short({"accuracy": result(*claims)}).splitlines()
+    assert lines[2:] == [
+        "| [accuracy](docs/results.md#nearness-to-the-source-model): 2 of 3 | resnet50: relative error | 2e-06 | at most 0.0001 |",
+        "|  | bad | 3 | **missed**: at most 2 |",
+    ]
+    with pytest.raises(ValueError, match="'resnet50: relative error'"):
+        results_page.short({"accuracy": result(claims[1])})
+
+
+def test_links_of_the_readme_reach_their_sections() -> None:
+    readme, page = ((harness.REPOSITORY / name).read_text() for name in ("README.md", "docs/results.md"))
+    for name, shown in results_page.BENCHMARKS.items():
+        assert f"[{name}](docs/results.md#" in readme and f"\n## {shown.title}\n" in page
+
+
+def test_a_document_changes_between_its_marks_only() -> None:
+    document = f"before\n{results_page.BEGIN}\nold\n{results_page.END}\nafter\n"
+    once = results_page.replaced(document, results_page.full({"accuracy": result()}))
+    assert once.startswith(f"before\n{results_page.BEGIN}\n## Nearness")
+    assert once.endswith(f"effc 0.1.\n{results_page.END}\nafter\n")
+    assert results_page.replaced(once, "old") == document
+    for broken in ("", document * 2, f"{results_page.END}{results_page.BEGIN}"):
         with pytest.raises(ValueError, match="needs"):
-            results.replaced(broken, "x")
+            results_page.replaced(broken, "x")
 
 
 def test_node_tests_are_counted() -> None:

@@ -1,0 +1,156 @@
+"""What the results look like in the README (the claims that matter most, and every miss) and in docs/results.md (all tables)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks import ap, dense_cpu, embedded, lm_sparsity, proact, relu_sparsity, resilience, stream
+from benchmarks.harness import TIMES_EFFC, markdown
+
+__all__ = ["BEGIN", "BENCHMARKS", "END", "Shown", "full", "replaced", "section", "short"]
+
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+Results = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How one benchmark is shown.
+
+    Attributes:
+        title: of its section.
+        claims: how the names of the claims begin that stand in the README, whether they hold or not; every missed one does too.
+        tables: of docs/results.md; empty: all.
+    """
+
+    title: str
+    claims: tuple[str, ...]
+    tables: tuple[str, ...] = ()
+
+
+BENCHMARKS = {
+    "latency": Shown(
+        "Latency of one call, batch 1", ("digits: as fast", "mlperf_tiny_resnet8_cifar10: as fast", "ultraface_rfb320: as fast")
+    ),
+    "dense_cpu": Shown(
+        "Dense networks beside their peers",
+        ("geometric mean of onnxruntime's", "smallest of onnxruntime's", "aim: mlperf_tiny_resnet8_int8qdq, 2 threads"),
+        dense_cpu.SHORT,
+    ),
+    "skip_gemv": Shown("One row times a large matrix, zeros skipped", ("4096x11008, 50%", "4096x11008, 80%", "4096x11008, 90%")),
+    "decode": Shown("One token through a Llama-shaped stack, zeros skipped", ("50% zeros", "80% zeros")),
+    "generation": Shown(
+        "A language model that decodes token by token", ("stories260K: as fast", "stories260K, teal{sparsity=0.4}: as fast")
+    ),
+    "lm_sparsity": Shown(
+        "Quality of a language model with sparse activations",
+        ("TEAL, 50% zeros: KL / that of random", "WINA, greedy, 50% zeros: KL / that of TEAL", "compiled code: nats"),
+        lm_sparsity.SHORT,
+    ),
+    "relu_sparsity": Shown("Zeros in networks with ReLUs", ("ResNet-20: time with thresholds",), relu_sparsity.SHORT),
+    "faultsim": Shown(
+        "Speed of fault simulation, and time to an answer",
+        ("faults per second", "time to the same precision", "simulated campaigns whose interval"),
+    ),
+    "resilience": Shown("What bit flips do to a trained network", ("share of the critical ones from bit 30",), resilience.SHORT),
+    "proact": Shown("Bounded activations under bit flips", ("ResNet-20: ProAct: drop",), proact.SHORT),
+    "ap": Shown("Pruning with Activating-while-Pruning", ("CNN, magnitude: fall",), ap.SHORT),
+    "stream": Shown(
+        "Video: computing only what changed",
+        (
+            "ultraface, street: times as fast as onnxruntime",
+            "ultraface, street: largest error",
+            "ultraface, face: F1",
+            "resnet20, street: times as fast",
+        ),
+        stream.SHORT,
+    ),
+    "embedded": Shown(
+        "C for microcontrollers: memory, code, exactness",
+        (
+            *(
+                f"{net}, cortex-m4: bytes of arena"
+                for net in ("ResNet-8 float", "ResNet-8 int8", "keywords int8", "visual wake words int8")
+            ),
+            *(f"ResNet-8 {kind}, cortex-m4: bytes of flash" for kind in ("float", "int8")),
+            "ResNet-8 int8, cortex-m4: values that are not",
+        ),
+        embedded.SHORT,
+    ),
+    "accuracy": Shown("Nearness to the source model", ("resnet50: relative error",)),
+    "onnx_nodes": Shown("ONNX's own node tests", ("ONNX node tests passed, program", "ONNX node tests wrong, program")),
+}
+
+
+def short(results: Results) -> str:
+    """The README's table: for each benchmark the claims of `BENCHMARKS`, then the missed ones. Raises ValueError for a name of none."""
+    rows = []
+    for name, result in results.items():
+        shown, claims = BENCHMARKS[name], result["claims"]
+        absent = [begin for begin in shown.claims if claims and not any(claim["name"].startswith(begin) for claim in claims)]
+        if absent:
+            raise ValueError(f"benchmarks.{name} makes no claim whose name begins with {', '.join(map(repr, absent))}")
+        chosen = [claim for claim in claims if claim["name"].startswith(shown.claims)]
+        missed = [claim for claim in claims if not claim["holds"] and claim not in chosen]
+        held = sum(claim["holds"] for claim in claims)
+        title = f"[{name}](docs/results.md#{_anchor(shown.title)}): {held} of {len(claims)}"
+        for place, claim in enumerate([*chosen, *missed]):
+            bar = f"{claim['sense']} {_number(claim['bar'])}"
+            row = {"benchmark: claims that hold": title if place == 0 else "", "claim": claim["name"], "measured": _number(claim["value"])}
+            rows.append(row | {"bar": bar if claim["holds"] else f"**missed**: {bar}"})
+    return markdown(rows)
+
+
+def full(results: Results) -> str:
+    """All sections, and where they were measured."""
+    parts = [section(name, result) for name, result in results.items()]
+    places = dict.fromkeys(_place(result["machine"]) for result in results.values())
+    return "\n\n".join([*parts, f"Measured on: {' / '.join(places)}."])
+
+
+def section(name: str, result: Mapping[str, Any]) -> str:
+    """One benchmark: a table for each kind of row, or only those of `Shown.tables`, what was skipped, and every claim that was missed."""
+    tables = BENCHMARKS[name].tables
+    kinds: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    titled: dict[str, list[dict[str, Any]]] = {}
+    for row in result["rows"]:
+        if tables and row.get("table") not in tables and "skipped" not in row:
+            continue
+        shown = {key: value for key, value in row.items() if key not in ("settings", "table")}
+        if "table" in row:
+            titled.setdefault(row["table"], []).append(shown)
+        else:
+            kinds.setdefault(tuple(key for key in shown if key not in ("times effc", "interval")), []).append(shown)
+    missed = [claim for claim in result["claims"] if not claim["holds"]]
+    defined = [TIMES_EFFC] if any("times effc" in row for row in result["rows"]) else []
+    lines = [f"## {BENCHMARKS[name].title}", f"`python -m benchmarks.{name}`", *defined, *(markdown(rows) for rows in kinds.values())]
+    lines += [part for table, rows in titled.items() for part in (f"{table}:", markdown(rows))]
+    if result["claims"]:
+        lines.append(f"{len(result['claims']) - len(missed)} of {len(result['claims'])} claims hold.")
+    lines += [f"Missed: {claim['name']}: {claim['value']:.3g}, needed {claim['sense']} {claim['bar']:g}." for claim in missed]
+    return "\n\n".join(lines)
+
+
+def replaced(document: str, content: str) -> str:
+    """The document with `content` between its two marks. Raises ValueError unless each occurs once, in order."""
+    if document.count(BEGIN) != 1 or document.count(END) != 1 or document.index(BEGIN) > document.index(END):
+        raise ValueError(f"the document needs {BEGIN} and then {END}, each once")
+    before, rest = document.split(BEGIN)
+    return f"{before}{BEGIN}\n{content}\n{END}{rest.split(END)[1]}"
+
+
+def _anchor(heading: str) -> str:
+    """Of a heading, as GitHub makes it."""
+    return "".join(letter for letter in heading.lower().replace(" ", "-") if letter.isalnum() or letter in "-_")
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _place(facts: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
+    where = f"{facts['processor']}, {facts['threads']} of {facts['processors']} processors, {facts['system']}, Python {facts['python']}"
+    return f"{where}; {versions}"
