@@ -74,7 +74,7 @@ def kernel_ratios(lowered: Lowered, target: Target) -> list[tuple[str, float]]:
 
 def whole(lowered: Lowered, target: Target, level: str) -> int:
     """Bytes of code and constants of the driver with its kernels."""
-    model = c_model("network", lowered, target.name, "effc", ())
+    model = c_model("network", lowered, "effc", ())
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / f"{model.prefix}.h").write_text(header(model))
         built(driver(model, lowered.parameters), target, level, folder)

@@ -12,7 +12,7 @@
     │   └── AlteredArtifactError     a file of an artifact is not what its manifest says
     ├── VerificationError         5  effc's own result differs from its reference: our bug
     ├── MissingDependencyError    6  a package or a tool of the system is not installed
-    ├── InconclusiveError         7  a statistical gate could not be decided
+    ├── InconclusiveError         7  a gate could not be decided
     └── InternalError            70  an invariant of effc broke: our bug
         └── PassError                a pass failed; carries the pass and those before it
 
@@ -153,7 +153,7 @@ class MissingDependencyError(EffcError):
 
 
 class InconclusiveError(EffcError):
-    """A statistical gate could be decided neither way with the samples at hand."""
+    """A gate could be decided neither way with the samples, or the ranges, at hand."""
 
     exit_code = 7
 

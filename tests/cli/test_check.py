@@ -57,6 +57,29 @@ def test_what_an_exported_program_holds_that_effc_cannot_compile_is_listed(effc:
     assert "aten.nonzero.default" in result.stdout
 
 
+class Libm(nn.Module):
+    """What needs TVM's runtime or libm, at several places, two of them in one kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.sin(self.fc(x)) + torch.atan(x)
+        return torch.cumsum(torch.sort(y, dim=1)[0], dim=1)
+
+
+def test_what_cannot_become_c_is_listed_by_the_models_names(effc: Any, tmp_path: Path) -> None:
+    path = save(tmp_path / "libm.pt2", Libm(), torch.randn(3, 8))
+    assert effc("check", path).exit_code == 0
+    result = effc("check", path, "--target", "cortex-m4", "--json")
+    assert result.exit_code == 3
+    found = json.loads(result.stdout)["problems"]
+    assert {problem["where"] for problem in found} == {"sin", "atan", "sort", "cumsum"}
+    estimated = effc("estimate", path, "--target", "cortex-m4", "--json")
+    assert (estimated.exit_code, json.loads(estimated.stdout)["error"]["problems"]) == (3, found), "the same function says it"
+
+
 def test_what_is_no_model_is_the_users_error(effc: Any, tmp_path: Path) -> None:
     path = tmp_path / "m.pth"
     path.write_bytes(b"x")

@@ -11,13 +11,18 @@ from typing import Any
 
 import pytest
 
+from effc.compiler.budget import over_budget, refuse_budget
 from effc.compiler.code_size import BYTES
 from effc.compiler.estimating import estimate_lowered
+from effc.compiler.settings import settings_of
+from effc.errors import ConfigError, GateFailed, InconclusiveError
 from effc.frontends import load_program
 from effc.ir import Program
 from effc.lowering import Lowered, lower
 from effc.lowering.c99.driver import driver, header
 from effc.lowering.c99.model import c_model
+from effc.report import Block, EstimateLayer, EstimateReport, Memory
+from effc.report.arena_svg import unused
 from effc.targets import all_targets, find_target
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,6 +57,9 @@ def test_memory_is_that_of_the_plan(estimated: tuple[dict[str, Any], str], digit
     used = [layer["arena_bytes"] for layer in document["layers"]]
     assert max(used) <= plan.arena_bytes and used[document["peak_step"]] == max(used)
     assert document["library_bytes"] == [0, 0], "a Cortex-M4F has single precision in hardware"
+    beside = sum(document[name] for name in ("arena_bytes", "state_bytes", "input_bytes", "output_bytes"))
+    assert document["ram_bytes"] == [beside + end for end in document["stack_bytes"]]
+    assert document["flash_bytes"] == [document["weight_bytes"] + end for end in document["code_bytes"]]
 
 
 @pytest.mark.parametrize("name", ["cortex-m0", "cortex-m4", "riscv32"])
@@ -60,7 +68,7 @@ def test_a_compilers_sizes_lie_in_the_ranges(digits: tuple[Program, Lowered], na
     if shutil.which(target.compiler) is None:
         pytest.skip(f"{target.compiler} is not installed")
     estimate = estimate_lowered(program, lowered, target)
-    model = c_model("digits", lowered, name, "effc", ())
+    model = c_model("digits", lowered, "effc", ())
     (tmp_path / f"{model.prefix}.h").write_text(header(model))
     (tmp_path / "digits.c").write_text(driver(model, lowered.parameters))
     libraries = ["--specs=picolibc.specs"] if target.compiler.startswith("riscv") else []
@@ -82,6 +90,46 @@ def test_every_microcontroller_has_an_estimate() -> None:
     assert all(0 < low <= high for table in BYTES.values() for low, high in table.values())
 
 
+def test_tensors_of_the_arena_have_the_models_names(estimated: tuple[dict[str, Any], str]) -> None:
+    document = estimated[0]
+    layers = [layer["name"].split(", ") for layer in document["layers"]]
+    assert all(block["name"].removeprefix("scratch of ") in layers[block["first"]] for block in document["memory"]["blocks"])
+
+
+def report_of(ram: tuple[int, int], flash: tuple[int, int]) -> EstimateReport:
+    """Of a program with so many bytes of RAM, the first 1,000 in the arena, and of flash, all of it code."""
+    layer = EstimateLayer("conv, relu", "conv2d + relu", "conv", 10, 0, 600, 800)
+    stack = (ram[0] - 1000, ram[1] - 1000)
+    memory = Memory(1000, 0, 1, (Block("relu", 0, 600, 0, 1), Block("scratch of relu", 800, 200, 0, 0)))
+    return EstimateReport("m", "cortex-m4", 1000, 0, 0, 0, 0, 0, 10, flash, (0, 0), stack, (layer,), memory)
+
+
+def test_a_budget_is_kept_missed_or_open() -> None:
+    report = report_of((1100, 1300), (5000, 6000))
+
+    def verdict(**budget: Any) -> GateFailed | InconclusiveError | None:
+        return over_budget(settings_of(budget), report)
+
+    assert verdict() is None and verdict(max_ram=1300, max_flash="6k") is None
+    missed = verdict(max_ram="1k", max_flash=5500)
+    assert isinstance(missed, GateFailed) and missed.exit_code == 1
+    assert "RAM is over its budget of 1,024 bytes by 76 to 276" in missed.message and "flash may be over" in missed.message
+    assert str(missed.problems[0]) == "RAM: arena, 1,000 bytes: most of it in step 0, conv, relu"
+    between = verdict(max_ram=1200)
+    assert isinstance(between, InconclusiveError) and between.exit_code == 7
+    for wrong in ("2k5", "-1", "1.5M", "²"):
+        with pytest.raises(ConfigError, match="64k or 1M"):
+            settings_of({"max_ram": wrong})
+    with pytest.raises(ConfigError, match="x86-64-v3"):
+        refuse_budget(settings_of({"max_ram": 1}), find_target("x86-64-v3"))
+
+
+def test_free_bytes_of_the_arena_are_explained() -> None:
+    (sentence,) = unused(report_of((1100, 1300), (0, 0)).memory)
+    assert "At most 800 of the arena's 1,000 bytes" in sentence
+    assert unused(Memory(8, 0, 1, (Block("a", 0, 8, 0, 0),))) == []
+
+
 def test_the_page_shows_the_arena_over_time(estimated: tuple[dict[str, Any], str]) -> None:
     document, page = estimated
     assert "memory of the arena over the steps" in page and "<script" not in page
@@ -89,10 +137,12 @@ def test_the_page_shows_the_arena_over_time(estimated: tuple[dict[str, Any], str
     assert f"{document['arena_bytes']:,} bytes" in page
 
 
-def test_the_tables(effc: Any) -> None:
-    result = effc("estimate", DIGITS, "--target", "cortex-m0", "--no-check-import", "--passes", "fold-batch-norm")
-    assert result.exit_code == 0, result.output
-    assert re.search(r"RAM +arena +[\d,]+ +most in use in step \d", result.stdout)
+def test_the_tables_and_a_missed_budget(effc: Any) -> None:
+    result = effc("estimate", DIGITS, "--target", "cortex-m0", "--no-check-import", "--passes", "fold-batch-norm", "--max-ram", "1k")
+    assert result.exit_code == 1 and "RAM is over its budget of 1,024 bytes" in result.stderr, result.output
+    assert re.search(r"RAM +arena +[\d,]+ +at most [\d,]+ in use, in step \d", result.stdout)
+    assert re.search(r"RAM +inputs +256 ", result.stdout) and re.search(r"RAM +outputs +40 ", result.stdout)
+    assert max(map(len, result.stdout.split("multiply-accumulates")[0].splitlines())) <= 100
     assert re.search(r"flash +the compiler's arithmetic +[\d,]+ to [\d,]+", result.stdout)
 
 
@@ -102,5 +152,7 @@ def test_errors(effc: Any, tmp_path: Path) -> None:
     assert effc("estimate", tmp_path / "none.onnx", "--target", "c99").exit_code == 2
     assert effc("estimate", DIGITS, "--target", "c99", "--report", tmp_path / "page.txt").exit_code == 2
     assert effc("estimate", DIGITS).exit_code == 2
+    wrong = effc("estimate", DIGITS, "--target", "c99", "--data", tmp_path / "none.npz")
+    assert wrong.exit_code == 2 and "none.npz" in wrong.stderr and "--init" not in wrong.stderr
     needy = effc("estimate", DIGITS, "--target", "c99", "--passes", "ranger")
     assert needy.exit_code == 2 and "--data" in needy.stderr

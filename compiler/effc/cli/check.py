@@ -17,10 +17,11 @@ _USAGE = 2
 
 @click.command("check")
 @click.argument("model", type=click.Path(path_type=Path))
+@click.option("--target", help="Also what cannot be lowered for this one; see `effc targets`.")
 @shape_option
 @limit_option
 @common_options
-def command(model: Path, input_shapes: tuple[str, ...], limits: tuple[str, ...], as_json: bool) -> int:
+def command(model: Path, target: str | None, input_shapes: tuple[str, ...], limits: tuple[str, ...], as_json: bool) -> int:
     """List everything in MODEL (.onnx or .pt2) that effc cannot compile, in one table; exit code 3 if anything."""
     from effc.cli.pairs import parse_limits, parse_shapes
     from effc.compiler.checking import check_file
@@ -28,7 +29,7 @@ def command(model: Path, input_shapes: tuple[str, ...], limits: tuple[str, ...],
     from effc.frontends import Limits
 
     shapes = parse_shapes(input_shapes)
-    report = check_file(model, Limits(**parse_limits(limits)), input_shapes=dict(shapes) if shapes else None)
+    report = check_file(model, Limits(**parse_limits(limits)), input_shapes=dict(shapes) if shapes else None, target=target)
     if as_json:
         emit_json(report.as_json())
     else:
@@ -49,7 +50,7 @@ def command(model: Path, input_shapes: tuple[str, ...], limits: tuple[str, ...],
         for size in report.open_sizes:
             note(str(size), bad=True)
         if report.supported:
-            note("every node is supported")
+            note("every node is supported" + (f" by {target}" if target else ""))
     if report.problems:
         return _UNSUPPORTED
     return _USAGE if report.open_sizes else 0

@@ -10,7 +10,7 @@ import click
 
 from effc.cli.console import common_options, emit_json, heading, is_debugging, note, progress_bars, table
 from effc.cli.native_warnings import held_back
-from effc.cli.options import DATA_RULE, check_import_option, limit_option, shape_option
+from effc.cli.options import DATA_RULE, budget_options, check_import_option, limit_option, shape_option
 from effc.cli.text import bytes_text
 from effc.errors import counted
 
@@ -68,6 +68,7 @@ __all__ = ["command"]
 )
 @click.option("--target", help="What to compile for; see `effc targets`.  [default: cpu]")
 @click.option("--batch", type=int, help="Samples of one call of the compiled code.  [default: 1]")
+@budget_options
 @click.option("--emit", multiple=True, type=click.Choice(["onnx"]), help="Write the transformed model into the artifact, too.")
 @click.option("--seed", type=int, help="Root of all randomness.  [default: 0]")
 @click.option(
@@ -136,6 +137,7 @@ def _document(result: CompileResult) -> dict[str, Any]:
         "facts": dict(result.report.facts),
         "verification": None if (checked := _verification(result)) is None else checked.as_json(),
         "self_test": None if result.emulated is None else {"emulator": result.emulated.emulator, "output": result.emulated.text},
+        "self_tests": None if result.sources is None else [one.as_json() for one in result.sources.self_tests],
         "call_ns": None if result.trial is None else result.trial.call,
     }
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -16,6 +17,7 @@ from effc.cli.text import printable
 __all__ = ["Progress", "common_options", "emit_json", "heading", "is_debugging", "note", "progress_bars", "table"]
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
+_NO_LIMITS: Mapping[str, int] = MappingProxyType({})
 _DEBUG = "effc.debug"
 _WIDTH = 160  # columns of a table that goes into a file or a pipe
 
@@ -51,14 +53,22 @@ def note(text: str, *, bad: bool = False) -> None:
     _console().print(_text(text, "red" if bad else ""), soft_wrap=True)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Sequence[str] = ()) -> None:
-    """A table; `numbers` names the columns that line up on the right."""
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Sequence[str] = (), widest: Mapping[str, int] = _NO_LIMITS
+) -> None:
+    """A table; `numbers` names the columns that line up on the right, `widest` has the letters that fit into a line of others."""
     from rich import box
     from rich.table import Table
 
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        grid.add_column(column, justify="right" if column in numbers else "left", overflow="fold", no_wrap=column in numbers)
+        grid.add_column(
+            column,
+            justify="right" if column in numbers else "left",
+            overflow="fold",
+            no_wrap=column in numbers,
+            max_width=widest.get(column),
+        )
     for row in rows:
         grid.add_row(*(_text(str(cell)) for cell in row))
     _console().print(grid)

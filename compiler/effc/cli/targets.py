@@ -27,17 +27,7 @@ def command(context: click.Context, as_json: bool) -> None:
     if as_json:
         emit_json({"targets": [target.as_json() for target in targets]})
         return
-    rows = [
-        (
-            target.name,
-            _runs(target),
-            f"{target.lanes} x f32",
-            f"{target.l1 >> 10} KiB",
-            f"{target.l2 >> 10} KiB",
-            target.summary,
-        )
-        for target in targets
-    ]
+    rows = [(target.name, _runs(target), *_hardware(target), target.summary) for target in targets]
     table(("target", "runs here", "vector", "L1", "L2", "what"), rows, numbers=("L1", "L2"))
 
 
@@ -69,6 +59,13 @@ def measure(threads: int | None, as_json: bool) -> None:
     columns = ("weights from", "dense [GB/s]", "skipping, of what it reads [GB/s]", "and for each row [ns]")
     table(columns, rows, numbers=columns[1:])
     note(f"each input that is looked at: {rates.scan:.2f} ns; {count} threads; kept in {path}")
+
+
+def _hardware(target: Target) -> tuple[str, str, str]:
+    """Vectors and caches; dashes where C sources use none and most machines have none."""
+    if target.family == "c99":
+        return "-", "-", "-"
+    return f"{target.lanes} x f32", f"{target.l1 >> 10} KiB", f"{target.l2 >> 10} KiB"
 
 
 def _runs(target: Target) -> str:

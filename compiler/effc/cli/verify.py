@@ -70,8 +70,12 @@ def command(
             note(f"outputs first leave the source's at: {verdict.diverging}", bad=not verdict.passed)
         if verdict.lossy:
             note(f"passes that may change outputs: {', '.join(verdict.lossy)}")
-        note("verified" if verdict.passed else f"NOT verified: {_advice(verdict)}", bad=not verdict.passed)
+        note(_verified(verdict) if verdict.passed else f"NOT verified: {_advice(verdict)}", bad=not verdict.passed)
     return 0 if verdict.passed else _DIFFERS
+
+
+def _verified(verdict: Verdict) -> str:
+    return f"verified: {verdict.extent}" if verdict.extent else "verified"
 
 
 def _advice(verdict: Verdict) -> str:

@@ -1,28 +1,25 @@
-"""C sources are built and run before they are written, and again by `effc verify`: here, and on a board of QEMU.
+"""C sources as programs: built and run on this machine by its own C compiler, on a board of QEMU by the target's.
 
-On this machine by its own C compiler, on the board by the target's. What is missing is said; a program that fails is an error.
+A compiler that refuses them and a self-test that does not pass are errors of effc. That something cannot be tried here is not.
 """
 
 from __future__ import annotations
 
 import re
 import shutil
-import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from effc.compiler.crosscheck import SelfTestRun
-from effc.errors import MissingDependencyError, VerificationError
+from effc.compiler.scratch import run_within, scratch_folder
+from effc.errors import MissingDependencyError, OutputError, VerificationError
 from effc.lowering.c99.building import emulator, library
-from effc.lowering.toolchain import compiler_for
-from effc.runtime.verify import Verification
+from effc.lowering.toolchain import compiler_for, compiler_name
 from effc.targets import Target, find_target
 
 __all__ = [
     "FOLDER",
-    "SourcesTrial",
+    "CannotTryError",
     "build_for_board",
     "build_here",
     "build_library",
@@ -30,29 +27,26 @@ __all__ = [
     "missing_tools",
     "run_here",
     "run_on_board",
-    "run_self_tests",
 ]
 
 FOLDER = "c"  # of an artifact
 WARNINGS = ("-std=c99", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Wconversion", "-pedantic")
-_TIMEOUT = 600  # seconds, of a compiler and of an emulator
+_TIMEOUT = 600.0  # seconds, of a compiler and of an emulator
 _STATUS = {1: "an output is not the program's", 2: "the model could not run, or its weights are not those that were written"}
+_BEYOND_THIS_MACHINE = re.compile(r"Killed signal terminated program|No space left on device|out of memory|memory exhausted", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class SourcesTrial:
-    """How C sources did.
+class CannotTryError(MissingDependencyError):
+    """C sources cannot be built or run with what is here: no compiler, no board that is large enough, too little time or memory.
 
     Attributes:
-        verification: the outputs of the sources, built for this machine, beside the program's on the golden inputs; None where it has no C
-            compiler.
-        runs: of the self-test, that on this machine first; all of them passed.
-        notes: what was not tried, and why, one sentence each.
+        why: in a few words.
+        how: what does it, elsewhere or later.
     """
 
-    verification: Verification | None
-    runs: tuple[SelfTestRun, ...]
-    notes: tuple[str, ...]
+    def __init__(self, why: str, how: str) -> None:
+        super().__init__(f"the C sources cannot be tried: {why}; {how}")
+        self.why, self.how = why, how
 
 
 def c_files(files: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -60,56 +54,31 @@ def c_files(files: Mapping[str, bytes]) -> dict[str, bytes]:
     return {name.removeprefix(f"{FOLDER}/"): content for name, content in files.items() if name.startswith(f"{FOLDER}/")}
 
 
-def run_self_tests(sources: Mapping[str, bytes], target: Target) -> tuple[list[SelfTestRun], list[str]]:
-    """Build the self-test and run it, in all ways that this machine has; what was not tried, and why.
-
-    Args:
-        sources: from `effc.lowering.c99.sources.c_sources`.
-        target: what they are for.
-
-    Raises:
-        VerificationError: a compiler refuses them, or the self-test does not pass.
-    """
-    runs, notes = [], []
-    try:
-        runs.append(run_here(sources))
-    except MissingDependencyError:
-        notes.append("The C sources were not built on this machine, which has no C compiler; `make test` in c/ does that")
-    if target.board:
-        lacking = missing_tools(target)
-        found = None if lacking else run_on_board(sources, target)
-        if isinstance(found, SelfTestRun):
-            runs.append(found)
-        else:
-            why = found if isinstance(found, str) else f"{', '.join(lacking)} not installed"
-            notes.append(f"The C sources were not run for {target.name}: {why}; `make qemu` in c/ does that")
-    return runs, notes
-
-
 def run_here(sources: Mapping[str, bytes], flags: Sequence[str] = ("-O1",)) -> SelfTestRun:
     """The self-test, built by this machine's C compiler with these flags, and run.
 
     Raises:
-        MissingDependencyError: there is no C compiler.
-        VerificationError: it refuses the sources, or the self-test does not pass.
-    """
-    compiler = compiler_for(find_target("cpu"), static=False)
-    with tempfile.TemporaryDirectory() as folder:
-        program = build_here(sources, Path(folder), compiler, flags)
-        return _run([str(program)], "this machine", Path(compiler[-1]).name)
-
-
-def run_on_board(sources: Mapping[str, bytes], target: Target, flags: Sequence[str] = ("-O2",)) -> SelfTestRun | str:
-    """The self-test, built by the target's compiler and run on its board under QEMU; or why the board cannot run it.
-
-    Raises:
+        CannotTryError: there is no C compiler, or this machine is too small or too slow.
         VerificationError: the compiler refuses the sources, or the self-test does not pass.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        program = build_for_board(sources, Path(folder), target, flags)
-        if isinstance(program, str):
-            return program
-        return _run([*emulator(target), str(program)], f"QEMU's {target.board}", target.compiler)
+    compiler = _compiler_here()
+    with scratch_folder() as folder:
+        program = build_here(sources, folder, compiler, flags)
+        return _run([str(program)], folder, "this machine", " ".join([compiler_name(compiler), *flags]))
+
+
+def run_on_board(sources: Mapping[str, bytes], target: Target, flags: Sequence[str] = ("-O2",)) -> SelfTestRun:
+    """The self-test, built by the target's compiler and run on its board under QEMU.
+
+    Raises:
+        CannotTryError: a tool is missing, the board is too small, or this machine too slow.
+        VerificationError: the compiler refuses the sources, or the self-test does not pass.
+    """
+    if lacking := missing_tools(target):
+        raise CannotTryError(f"{', '.join(lacking)} not installed", "`make qemu` in c/ does it where they are")
+    with scratch_folder() as folder:
+        program = build_for_board(sources, folder, target, flags)
+        return _run([*emulator(target), str(program)], folder, f"QEMU's {target.board}", " ".join([target.compiler, *flags]))
 
 
 def missing_tools(target: Target) -> list[str]:
@@ -118,23 +87,27 @@ def missing_tools(target: Target) -> list[str]:
 
 
 def build_here(sources: Mapping[str, bytes], folder: Path, compiler: Sequence[str], flags: Sequence[str]) -> Path:
-    """The self-test as a program for this machine, in a folder where the sources are written, too. Raises VerificationError."""
+    """The self-test as a program for this machine, in a folder where the sources are written, too. Raises as `run_here`."""
     _write(sources, folder)
     names = sorted(name for name in sources if name.endswith(".c") and "/" not in name)
     _compile([*compiler, *WARNINGS, *flags, *names, "-o", "self_test"], folder)
     return folder / "self_test"
 
 
-def build_library(sources: Mapping[str, bytes], folder: Path, compiler: Sequence[str]) -> Path:
-    """The model as a shared library for this machine. Raises VerificationError."""
+def build_library(sources: Mapping[str, bytes], folder: Path) -> Path:
+    """The model as a shared library for this machine. Raises as `run_here`."""
+    compiler = _compiler_here()
     _write(sources, folder)
     names = sorted(name for name in sources if name.endswith(".c") and "/" not in name and name != "test_main.c")
     _compile([*compiler, *WARNINGS, "-O1", "-shared", "-fPIC", *names, "-o", "model.so"], folder)
     return folder / "model.so"
 
 
-def build_for_board(sources: Mapping[str, bytes], folder: Path, target: Target, flags: Sequence[str]) -> Path | str:
-    """The self-test as a program for the target's board; or why it does not fit there. Raises VerificationError."""
+def build_for_board(sources: Mapping[str, bytes], folder: Path, target: Target, flags: Sequence[str]) -> Path:
+    """The self-test as a program for the target's board. Raises as `run_on_board`."""
+    elsewhere = "the self-test, test_main.c, runs on a larger board, and `make test` in c/ runs it on this machine"
+    if "qemu/board.ld" not in sources:
+        raise CannotTryError(f"the model is larger than the memory of QEMU's {target.board}, 4 MiB of flash and 4 MiB of RAM", elsewhere)
     _write(sources, folder)
     names = sorted(name for name in sources if name.endswith(".c"))
     board = ["-nostartfiles", "-Tqemu/board.ld", "-Wl,--gc-sections"]
@@ -145,35 +118,55 @@ def build_for_board(sources: Mapping[str, bytes], folder: Path, target: Target, 
         full = re.search(r"region `?(\w+)'? overflowed by (\d+) bytes", str(error))
         if full is None:
             raise
-        return f"{int(full[2]):,} bytes too many for the 4 MiB that {target.board} has of {full[1]}"
+        why = f"the model needs {int(full[2]):,} bytes more than the 4 MiB that QEMU's {target.board} has of {full[1]}"
+        raise CannotTryError(why, elsewhere) from error
     return folder / "self_test.elf"
 
 
+def _compiler_here() -> list[str]:
+    try:
+        return compiler_for(find_target("cpu"), static=False)
+    except MissingDependencyError as error:
+        why = "no C compiler is installed: none of cc, gcc and clang, nor the ziglang wheel"
+        raise CannotTryError(why, "install one, or `pip install 'effc[cross]'`; elsewhere `make test` in c/ does it") from error
+
+
 def _write(sources: Mapping[str, bytes], folder: Path) -> None:
-    for name, content in sources.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+    try:
+        for name, content in sources.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    except OSError as error:
+        raise OutputError(f"the C sources cannot be written to {folder}, to try them: {error.strerror}; set TMPDIR") from error
 
 
 def _compile(command: Sequence[str], folder: Path) -> None:
-    try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=_TIMEOUT)
-    except subprocess.TimeoutExpired as error:
-        raise VerificationError(f"{command[0]} did not compile the C sources within {_TIMEOUT} s") from error
-    if done.returncode != 0:
-        said = "\n".join(done.stderr.strip().splitlines()[:20])
-        raise VerificationError(f"{command[0]} refuses the C sources:\n{said}")
+    name = compiler_name(command)
+    status, _, errors = _in_time(command, folder, f"{name} did not compile them")
+    said = "\n".join(errors.strip().splitlines()[:20])
+    if status < 0 or _BEYOND_THIS_MACHINE.search(errors):
+        raise CannotTryError(f"{name} was killed, or ran out of memory: {said[-300:]}", "`make test` in c/ does it on a larger machine")
+    if status != 0:
+        raise VerificationError(f"{name} refuses the C sources:\n{said}")
 
 
-def _run(command: Sequence[str], where: str, compiler: str) -> SelfTestRun:
+def _run(command: Sequence[str], folder: Path, where: str, built_by: str) -> SelfTestRun:
+    status, said, errors = _in_time(command, folder, "the self-test did not end")
+    if status != 0:
+        text = " ".join((said + errors).split())[:500]
+        why = _STATUS.get(status, "it crashed") + (f": {text}" if text else "")
+        raise VerificationError(f"the self-test of the C sources, built by {built_by}, fails on {where} with status {status}: {why}")
+    return SelfTestRun(where, f"built by {built_by}")
+
+
+def _in_time(command: Sequence[str], folder: Path, late: str) -> tuple[int, str, str]:
+    """Exit status, stdout, stderr. Raises CannotTryError where it cannot be started, or takes too long."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT)
-    except subprocess.TimeoutExpired as error:
-        raise VerificationError(f"the self-test of the C sources did not end on {where} within {_TIMEOUT} s") from error
-    if done.returncode != 0:
-        said = " ".join((done.stdout + done.stderr).split())[:500]
-        why = _STATUS.get(done.returncode, "it crashed") + (f": {said}" if said else "")
-        which = f"the self-test of the C sources, built by {compiler},"
-        raise VerificationError(f"{which} fails on {where} with status {done.returncode}: {why}")
-    return SelfTestRun(where, f"passed, built by {compiler}")
+        done = run_within(_TIMEOUT, command, folder)
+    except TimeoutError as error:
+        raise CannotTryError(f"{late} within {_TIMEOUT:g} s", "make in c/ has no such limit") from error
+    except OSError as error:
+        how = "see that it can be run; programs that are tried lie where TMPDIR says"
+        raise CannotTryError(f"{command[0]} cannot be started: {error.strerror}", how) from error
+    return done.returncode, done.stdout, done.stderr

@@ -5,24 +5,22 @@ from __future__ import annotations
 import ctypes
 import functools
 import re
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from effc.compiler.c_build import FOLDER, build_library
+from effc.compiler.c_build import FOLDER, CannotTryError, build_library, c_files
+from effc.compiler.scratch import scratch_folder
 from effc.errors import AlteredArtifactError, InternalError
-from effc.lowering.toolchain import compiler_for
 from effc.runtime import Session, open_artifact
 from effc.runtime.artifact import Artifact
-from effc.runtime.executor import address, aligned_empty
+from effc.runtime.executor import address, aligned_empty, new_states
 from effc.runtime.plan import Plan
 from effc.runtime.tensors import Array, dtype_named
-from effc.targets import find_target
 
-__all__ = ["c_session"]
+__all__ = ["c_session", "source_files"]
 
 _HEADER = re.compile(rf"{FOLDER}/(effc_\w+)\.h")
 
@@ -31,12 +29,17 @@ def c_session(path: Path | str) -> Session:
     """Build the C sources of an artifact for this machine, and load them.
 
     Raises:
-        MissingDependencyError: there is no C compiler here.
-        VerificationError: it refuses the sources.
+        CannotTryError: there is no C compiler here, or this machine is too small or too slow.
+        VerificationError: the compiler refuses the sources.
         DataError, InputRejectedError, AlteredArtifactError: see `effc.runtime.load`.
     """
     artifact = open_artifact(path)
     return Session(artifact, executor=_SourcesExecutor(artifact))
+
+
+def source_files(artifact: Artifact) -> dict[str, bytes]:
+    """The C sources of an artifact, by their names in `FOLDER`."""
+    return c_files({name: artifact.read(name) for name in artifact.manifest.files if name.startswith(f"{FOLDER}/")})
 
 
 class _SourcesExecutor:
@@ -54,11 +57,8 @@ class _SourcesExecutor:
             raise AlteredArtifactError(f"{artifact.path} holds no C sources that effc wrote")
         self._plan: Plan = plan
         prefix = headers[0]
-        names = [name for name in manifest.files if name.startswith(f"{FOLDER}/")]
-        sources = {name.removeprefix(f"{FOLDER}/"): artifact.read(name) for name in names}
-        compiler = compiler_for(find_target("cpu"), static=False)
-        with tempfile.TemporaryDirectory() as folder:
-            self._library = ctypes.CDLL(str(build_library(sources, Path(folder), compiler)))
+        with scratch_folder() as folder:
+            self._library = _loaded(build_library(source_files(artifact), folder))
         self._run = getattr(self._library, f"{prefix}_run")
         self._run.restype = ctypes.c_int32
         self._arena = aligned_empty((max(8, plan.arena_bytes),), "uint8")
@@ -70,13 +70,14 @@ class _SourcesExecutor:
             for number, buffer in enumerate(plan.in_room("parameter"))
         }
 
+    @property
+    def alignment(self) -> int:
+        """1: C expects of a pointer the alignment of its element."""
+        return 1
+
     def new_states(self) -> Array | None:
         """See `Executor`."""
-        if not self._plan.state_bytes:
-            return None
-        states = aligned_empty((self._plan.state_bytes,), "uint8")
-        states[:] = 0
-        return states
+        return new_states(self._plan)
 
     def call(self, inputs: Sequence[Array], outputs: Sequence[Array], states: Array | None = None) -> None:
         """Run the model. Raises InternalError where it returns anything but 0."""
@@ -94,6 +95,13 @@ class _SourcesExecutor:
         status = self._run(*pointers)
         if status != 0:
             raise InternalError(f"the C sources return {status}")
+
+
+def _loaded(path: Path) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise CannotTryError(f"the library that was built cannot be loaded: {error}", "TMPDIR names another place for it") from error
 
 
 def _weights(library: ctypes.CDLL, symbol: str, shape: Sequence[int], dtype: str) -> Array:

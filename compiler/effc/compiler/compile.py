@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
 from effc.compiler import crosscheck, dumping, gate, summary
-from effc.compiler.c_build import SourcesTrial, c_files, run_self_tests
+from effc.compiler.budget import over_budget, refuse_budget
+from effc.compiler.c_self_tests import SourcesTrial
 from effc.compiler.clips import golden_clip
 from effc.compiler.contents import artifact_files, manifest_fields
 from effc.compiler.crosscheck import SelfTestRun
+from effc.compiler.estimating import estimate_lowered
 from effc.compiler.golden import Checks, golden_inputs
 from effc.compiler.inputs import ARRAYS, DataSource, Inputs, check_files, held_arrays, read_inputs
 from effc.compiler.movement import movement
+from effc.compiler.preparing import context_of, read_model
 from effc.compiler.settings import Settings, settings_of
 from effc.compiler.trial import Trial, try_out, try_out_sources
 from effc.compiler.wavering import settled
 from effc.data import HeldArrays
-from effc.errors import ConfigError, MissingDependencyError
-from effc.frontends import Limits, load_program
+from effc.errors import ConfigError
 from effc.ir import Program
 from effc.lowering import Options, lower
 from effc.lowering.measuring import with_rates
 from effc.lowering.toolchain import compiler_for
 from effc.lowering.tuning import load_tiles
-from effc.passes import Context, Decision, Pass, Pipeline, parse_passes
+from effc.passes import Decision, Pass, Pipeline, parse_passes
 from effc.passes.base import Progress, silent
 from effc.report import Quality, Report, render
 from effc.runtime import Manifest, preflight, write_artifact
@@ -93,6 +94,8 @@ def compile_model(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     target: str = "cpu",
     batch: int = 1,
+    max_ram: int | str | None = None,
+    max_flash: int | str | None = None,
     seed: int = 0,
     limits: Mapping[str, int] | None = None,
     check_import: bool = True,
@@ -125,6 +128,7 @@ def compile_model(
         input_shapes: sizes by input name where an ONNX file leaves more than the batch open.
         target: a name from `effc targets`.
         batch: samples of one call of the compiled code.
+        max_ram, max_flash: for a microcontroller: bytes that the program may need at most, or text as `64k` or `1M` (of 1024).
         seed: the root of all randomness.
         limits: raised limits on untrusted models by name.
         check_import: whether an ONNX import is compared with onnxruntime on random inputs.
@@ -141,8 +145,8 @@ def compile_model(
         progress: shows long work.
 
     Raises:
-        GateFailed: the metric fell by more than `max_drop`.
-        InconclusiveError: the samples of `eval` are too few to tell whether it did.
+        GateFailed: the metric fell by more than `max_drop`, or the program is over `max_ram` or `max_flash`.
+        InconclusiveError: the samples of `eval` are too few to tell whether it did; or code and stack decide whether it is.
         UsageError, UnsupportedModelError, InputRejectedError, VerificationError, MissingDependencyError: see `effc.errors`. Whatever is
             raised, nothing was written to `out`.
     """
@@ -161,6 +165,8 @@ def compile_model(
             "states": dict(states or {}),
             "target": target,
             "batch": batch,
+            "max_ram": max_ram,
+            "max_flash": max_flash,
             "seed": seed,
             "limits": dict(limits or {}),
             "check_import": check_import,
@@ -200,6 +206,7 @@ def compile_with(
     target, passes = find_target(settings.target), parse_passes(settings.passes)
     if settings.tune and not target.runs_here:
         raise ConfigError(f"tune measures on this machine, and code for {target.name} cannot run here: give tuning, a file measured there")
+    refuse_budget(settings, target)
     if target.family != C99:
         compiler_for(target, static=not target.runs_here)  # a missing linker is said before minutes of work
     tiles = load_tiles(settings.tuning, target) if settings.tuning is not None else {}
@@ -208,16 +215,7 @@ def compile_with(
         raise ConfigError("max-drop needs held-out data to judge by: give --eval test.npz")
     check_files(settings, held)
     pipeline = Pipeline(passes)
-    with progress("reading the model", 1) as advance:
-        original = load_program(
-            source,
-            input_shapes=settings.input_shapes or None,
-            limits=Limits(**settings.limits),
-            example_inputs=example_inputs,
-            states=settings.states or None,
-            check_import=settings.check_import,
-        )
-        advance(1)
+    original = read_model(settings, source, progress, example_inputs)
     _refuse_other_batch(original, settings.batch)
     given = read_inputs(settings, original, passes, held)
     checks = Checks(golden_inputs(original, given.data, settings.seed, settings.batch))
@@ -228,12 +226,15 @@ def compile_with(
     quality = gate.judge(original, rewritten.program, given.held_out, settings, progress, lossy=lossy)
     options = Options(winograd=settings.winograd, tiles=tiles)
     lowered = lower(rewritten.program, target, batch=settings.batch, options=options, tune_seconds=settings.tune, progress=progress)
+    estimated = estimate_lowered(rewritten.program, lowered, target) if target.family == C99 else None
+    if estimated is not None and (missed := over_budget(settings, estimated)) is not None:
+        raise missed
     files = artifact_files(rewritten.program, lowered, target, checks, settings)
     fields = manifest_fields(rewritten.program, lowered, target, given)
     trial = emulated = sources = None
     if target.family == C99:
         with progress("building and running the C sources", 1) as advance:
-            sources = _try_sources(files, fields, rewritten.program, target)
+            sources = try_out_sources(files, fields, rewritten.program, target)
             emulated = sources.runs[-1] if sources.runs else None
             advance(1)
     elif target.runs_here:
@@ -249,19 +250,14 @@ def compile_with(
             if emulated is None:
                 crosscheck.rehearse(rewritten.program, checks, settings.batch)
             advance(1)
-    report = summary.make_report(original, rewritten.program, rewritten.log, quality, lowered, trial, emulated, target, sources)
-    measurements = {"measurements.json": summary.measurements(trial), "report.json": summary.as_json(report), "report.html": render(report)}
+    report = summary.make_report(original, rewritten.program, rewritten.log, quality, lowered, trial, emulated, target, sources, estimated)
+    measurements = {
+        "measurements.json": summary.measurements(trial, sources),
+        "report.json": summary.as_json(report),
+        "report.html": render(report),
+    }
     manifest = write_artifact(out, files, fields, measurements, force)
     return CompileResult(Path(out), manifest, rewritten.program, rewritten.decisions, quality, trial, emulated, report, sources)
-
-
-def _try_sources(files: Mapping[str, bytes], fields: Mapping[str, Any], program: Program, target: Target) -> SourcesTrial:
-    """C sources are tried with the compilers and boards that are here. Raises VerificationError."""
-    verification = None
-    with suppress(MissingDependencyError):  # no C compiler: the self-tests say so
-        verification = try_out_sources(files, fields, program)
-    runs, notes = run_self_tests(c_files(files), target)
-    return SourcesTrial(verification, tuple(runs), tuple(notes))
 
 
 def _refuse_other_batch(program: Program, batch: int) -> None:
@@ -291,16 +287,7 @@ def _rewrite(
     progress: Progress,
 ) -> _Rewritten:
     """Run the passes; after each, run the golden inputs and compare."""
-    context = Context(
-        given.fit,
-        given.selection,
-        target,
-        settings.seed,
-        progress,
-        metric=settings.metric,
-        initial=given.initial,
-        checkpoints=settings.checkpoints,
-    )
+    context = context_of(settings, given, target, progress)
     dump = dumping.Dump(dump_ir)
     dump.write(0, "source", original)
     checks.start(original)

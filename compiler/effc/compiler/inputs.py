@@ -58,9 +58,14 @@ def check_files(settings: Settings, held: Mapping[str, HeldArrays] = _NONE) -> N
     """Raises DataError with the data files that are not there: that is said before minutes of work."""
     named = {"data": settings.data, "eval": settings.eval, "init": settings.init}
     files = {f"--{name}": path for name, path in named.items() if path is not None and name not in held}
-    problems = [Problem(flag, str(path), "does not exist") for flag, path in files.items() if not path.exists()]
+    wanted = {"--init": "a .safetensors file"}
+    problems = [
+        Problem(flag, str(path), "does not exist", f"give {wanted.get(flag, 'a .npz, a .npy or a folder of images')}")
+        for flag, path in files.items()
+        if not path.exists()
+    ]
     if problems:
-        raise DataError("there is no such data: give a .npz, a .npy or a folder of images; for --init a .safetensors file", problems)
+        raise DataError("there are no such data", problems)
 
 
 def read_inputs(settings: Settings, program: Program, passes: Sequence[Pass], held: Mapping[str, HeldArrays] = _NONE) -> Inputs:

@@ -14,12 +14,14 @@ image = [1, 3, 32, 32]
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from effc.errors import ConfigError, DataError, Problem
 
@@ -37,6 +39,7 @@ _WANTED = {  # what each of pydantic's error types means, in words; {} from its 
     "literal_error": "must be {expected}",
     "greater_than_equal": "must be at least {ge:g}",
     "greater_than": "must be more than {gt:g}",
+    "byte_count": "must be a count of bytes, as 65536, 64k or 1M",
     "finite_number": "must be a finite number",
     "string_type": "must be text",
     "path_type": "must be the name of a file",
@@ -72,6 +75,8 @@ class Settings(BaseModel):
         winograd: whether 3x3 convolutions may use Winograd's algorithm: `auto`, `off`, or always one of its forms, `f2` or `f4`.
         tune: seconds to measure tiles on this machine; 0 lets the model choose.
         tuning: a file of measured tiles, such as the artifact's tuning.json.
+        max_ram, max_flash: bytes of a microcontroller that the program may need at most, or text as `64k` or `1M` (of 1024); None accepts
+            any.
         rates: a file of the processor's measured rates, such as the artifact's rates.json; without it those that `effc targets measure`
             left on this machine, or standard ones.
     """
@@ -99,6 +104,8 @@ class Settings(BaseModel):
     tune: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     tuning: Path | None = None
     rates: Path | None = None
+    max_ram: Annotated[int, Field(ge=0)] | None = None
+    max_flash: Annotated[int, Field(ge=0)] | None = None
     limits: dict[LimitName, Annotated[int, Field(gt=0)]] = {}
 
     @field_validator("passes", mode="before")
@@ -110,6 +117,16 @@ class Settings(BaseModel):
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("max_ram", "max_flash", mode="before")
+    @classmethod
+    def _bytes(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        written = re.fullmatch(r"(\d+)([kKmM]?)", value, re.ASCII)
+        if written is None:
+            raise PydanticCustomError("byte_count", "no count of bytes")
+        return int(written[1]) * {"": 1, "k": 1 << 10, "m": 1 << 20}[written[2].lower()]
 
     def as_toml(self) -> str:
         """A config file with every value that is set. Data files appear by their names only: a folder would leak into the artifact."""

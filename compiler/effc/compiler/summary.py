@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from effc.compiler.c_build import SourcesTrial
+from effc.compiler.c_self_tests import SourcesTrial
 from effc.compiler.crosscheck import SelfTestRun
+from effc.compiler.memory_plan import memory_of, stored_bytes
 from effc.compiler.movement import Movement
 from effc.compiler.sparsity import magnitudes, predictions, quality_curve, weight_facts
 from effc.compiler.trial import Trial
@@ -20,10 +21,10 @@ from effc.ir import Program, source_of
 from effc.lowering import Lowered
 from effc.passes import Decision, Pass
 from effc.passes.curve import Curve
-from effc.report import Block, Layer, Memory, PassReport, Prediction, Quality, Range, Report, graphs_of
+from effc.report import EstimateReport, Layer, PassReport, Prediction, Quality, Range, Report, graphs_of, span_text
 from effc.runtime.manifest import BESIDE
 from effc.runtime.plan import Plan, Step
-from effc.targets import Target
+from effc.targets import C99, Target
 
 __all__ = ["PassRun", "as_json", "make_report", "measurements"]
 
@@ -51,19 +52,20 @@ def make_report(
     emulated: SelfTestRun | None,
     target: Target,
     sources: SourcesTrial | None = None,
+    estimated: EstimateReport | None = None,
 ) -> Report:
-    """The report of one compile."""
+    """The report of one compile; `estimated` is what C sources need."""
     before, after = graphs_of(original, final)
     predicted = predictions(final, lowered, target)
     return Report(
         title=original.provenance.source,
-        facts=(*_facts(original, final, lowered, trial, emulated, target, sources), *weight_facts(final, lowered, predicted)),
+        facts=(*_facts(original, final, lowered, trial, emulated, target, sources, estimated), *weight_facts(final, lowered, predicted)),
         before=before,
         after=after,
         quality=quality,
         passes=tuple(_pass_report(run) for run in log),
         layers=_layers(lowered, trial, predicted),
-        memory=_memory(final, lowered),
+        memory=None if lowered.plan is None else memory_of(lowered.plan, target, _states(final, lowered.plan)),
         ranges=_ranges(final),
         curves=tuple(quality_curve(run.applied.spec, curve) for run in log for curve in run.curves),
         magnitudes=magnitudes(final),
@@ -72,8 +74,11 @@ def make_report(
     )
 
 
-def measurements(trial: Trial | None) -> bytes:
-    """`measurements.json`: times, which are never the same twice and so stay outside the manifest."""
+def measurements(trial: Trial | None, sources: SourcesTrial | None) -> bytes:
+    """`measurements.json`: times, which are never the same twice, and what depends on this machine's tools, stay outside the manifest."""
+    if sources is not None:
+        verification = None if sources.verification is None else sources.verification.as_json()
+        return _json({"run": None, "verification": verification, "self_tests": [one.as_json() for one in sources.self_tests]})
     if trial is None:
         return _json({"run": None})
     timing = {"threads": trial.threads, "call_ns": trial.call, "step_ns": list(trial.steps)}
@@ -97,19 +102,17 @@ def _facts(
     emulated: SelfTestRun | None,
     target: Target,
     sources: SourcesTrial | None,
+    estimated: EstimateReport | None,
 ) -> list[tuple[str, str]]:
     origin = original.provenance
     facts = [
         ("source", f"{origin.source} ({origin.format}, {origin.sha256[:12]})"),
         *([("import", origin.checked)] if origin.checked else []),
         ("target", f"{target.name} ({lowered.cpu or target.summary})"),
-        ("batch", _batch(final, lowered)),
-        ("weights", f"{_weight_bytes(lowered) / 1000:,.1f} kB in memory"),
+        ("batch", _batch(final, lowered, target)),
+        *(_memory_facts(lowered, target) if estimated is None else _microcontroller_facts(estimated)),
     ]
     if lowered.plan is not None:
-        facts.append(("scratch memory", f"{lowered.plan.arena_bytes / 1000:,.1f} kB"))
-        what = "weights, scratch, inputs and outputs" + (", states" if lowered.plan.state_bytes else "")
-        facts.append(("peak memory of a call", f"{_peak_bytes(lowered.plan) / 1000:,.1f} kB: {what}"))
         facts.append(("multiply-accumulates", _macs(lowered.plan)))
         if original.interface.states or final.interface.states:
             facts.append(("states", f"{sum(size for _, size in _states(final, lowered.plan)) / 1000:,.1f} kB a stream"))
@@ -119,21 +122,46 @@ def _facts(
         facts.append(("differs from the program by", f"{trial.verification.worst:.1e} of the largest magnitude"))
     if sources is not None and sources.verification is not None:
         facts.append(("differs from the program by", f"{sources.verification.worst:.1e} of the largest magnitude"))
-    for run in sources.runs if sources is not None else [emulated] if emulated is not None else []:
-        facts.append((f"self-test {'on' if sources is not None else 'under'} {run.emulator}", run.text))
+    if sources is not None:
+        facts += [(f"self-test on {one.where}", one.text) for one in sources.self_tests]
+    elif emulated is not None:
+        facts.append((f"self-test under {emulated.emulator}", emulated.text))
     return facts
 
 
-def _batch(final: Program, lowered: Lowered) -> str:
+def _batch(final: Program, lowered: Lowered, target: Target) -> str:
     if final.interface.resident:
         return "one frame a call; the samples of a run are one clip"
     batch = final.interface.batch
-    return f"{lowered.batch} a call, any number a run" if batch.symbolic else f"fixed: {batch.reason}"
+    if not batch.symbolic:
+        return f"fixed: {batch.reason}"
+    return f"{lowered.batch} a call" + ("" if target.family == C99 else ", any number a run")
 
 
-def _weight_bytes(lowered: Lowered) -> int:
-    """What the weights take while the code runs: in a plan's block each starts at a multiple of 64 bytes."""
-    return lowered.plan.parameter_bytes if lowered.plan is not None else sum(array.nbytes for array in lowered.parameters.values())
+def _memory_facts(lowered: Lowered, target: Target) -> list[tuple[str, str]]:
+    """What the code takes in the memory of a process."""
+    plan = lowered.plan
+    if plan is None:
+        return [("weights", f"{sum(array.nbytes for array in lowered.parameters.values()) / 1000:,.1f} kB in memory")]
+    what = "weights, scratch, inputs and outputs" + (", states" if plan.state_bytes else "")
+    return [
+        ("weights", f"{stored_bytes(plan, target) / 1000:,.1f} kB in memory"),
+        ("scratch memory", f"{plan.arena_bytes / 1000:,.1f} kB"),
+        ("peak memory of a call", f"{_peak_bytes(plan) / 1000:,.1f} kB: {what}"),
+    ]
+
+
+def _microcontroller_facts(estimated: EstimateReport) -> list[tuple[str, str]]:
+    """RAM and flash apart, in bytes; see `EstimateReport`."""
+    states = f", states {estimated.state_bytes:,}" if estimated.state_bytes else ""
+    arithmetic = f", the compiler's arithmetic {span_text(estimated.library_bytes)}" if estimated.library_bytes[1] else ""
+    caller = f"the caller's inputs {estimated.input_bytes:,} and outputs {estimated.output_bytes:,}"
+    ram = f"arena {estimated.arena_bytes:,}{states}, {caller}, stack {span_text(estimated.stack_bytes)}"
+    flash = f"weights {estimated.weight_bytes:,}, code {span_text(estimated.code_bytes)}{arithmetic}"
+    return [
+        ("RAM", f"{span_text(estimated.ram_bytes)} bytes: {ram}"),
+        ("flash", f"{span_text(estimated.flash_bytes)} bytes: {flash}"),
+    ]
 
 
 def _notes(
@@ -201,14 +229,6 @@ def _states(program: Program, plan: Plan) -> list[tuple[str, int]]:
     kept += [(buffer.name, 2 * buffer.size) for buffer in plan.in_room("input") if buffer.name in names]
     beside = plan.state_bytes - sum(buffer.size for buffer in plan.in_room("state") if buffer.name in names)
     return [*kept, *([(BESIDE, beside)] if beside else [])]
-
-
-def _memory(program: Program, lowered: Lowered) -> Memory | None:
-    plan = lowered.plan
-    if plan is None:
-        return None
-    blocks = tuple(Block(one.name, one.offset, one.size, one.first, one.last) for one in plan.in_room("arena"))
-    return Memory(plan.arena_bytes, plan.parameter_bytes, len(plan.steps) + len(plan.fresh), blocks, tuple(_states(program, plan)))
 
 
 def _ranges(program: Program) -> tuple[Range, ...]:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
-import re
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from effc.compiler.c_build import CannotTryError, c_files
+from effc.compiler.c_self_tests import SourcesTrial, self_tests
 from effc.compiler.c_session import c_session
 from effc.compiler.resets import check_resets
+from effc.compiler.scratch import scratch_folder
 from effc.errors import InternalError, Problem, VerificationError
 from effc.ir import Program
 from effc.runtime import Session, Stream, Verification, load, verify_golden, write_artifact
@@ -28,12 +26,12 @@ from effc.runtime.native import load_code
 from effc.runtime.plan import Plan, Step
 from effc.runtime.tensors import Array, dtype_named
 from effc.runtime.threads import use_threads
+from effc.targets import Target
 
 __all__ = ["Trial", "try_out", "try_out_sources"]
 
 _SECONDS = 0.3  # spent on each of the two timings
 _CALLS = 200
-_PREFIX = "effc-trial-"
 
 
 @dataclass(frozen=True)
@@ -67,9 +65,8 @@ def try_out(files: Mapping[str, bytes], fields: Mapping[str, Any], program: Prog
         VerificationError: an output is further from the program's than float32 sums in another order explain; or frames of a stream are
             not those that are computed whole, though nothing is truncated.
     """
-    _remove_leftovers()
-    with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-") as folder:
-        path = Path(folder) / "artifact"
+    with scratch_folder() as folder:
+        path = folder / "artifact"
         write_artifact(path, files, fields)
         session = load(path)
         verification = _checked(session, program)
@@ -80,17 +77,27 @@ def try_out(files: Mapping[str, bytes], fields: Mapping[str, Any], program: Prog
         return Trial(verification, call, steps, session.threads_used)
 
 
-def try_out_sources(files: Mapping[str, bytes], fields: Mapping[str, Any], program: Program) -> Verification:
-    """`try_out` for an artifact of C sources, built by this machine's C compiler; without times, which would be those of this machine.
+def try_out_sources(files: Mapping[str, bytes], fields: Mapping[str, Any], program: Program, target: Target) -> SourcesTrial:
+    """`try_out` for an artifact of C sources, with the compilers and boards that are here; without times, which would be this machine's.
+
+    What cannot be tried here is in the result.
 
     Raises:
-        MissingDependencyError: there is no C compiler.
-        VerificationError: as `try_out`, or the compiler refuses the sources.
+        VerificationError: as `try_out`; or a compiler refuses the sources, or their self-test fails.
     """
-    with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-") as folder:
-        path = Path(folder) / "artifact"
+    verification = unable = None
+    with scratch_folder() as folder:
+        path = folder / "artifact"
         write_artifact(path, files, fields)
-        return _checked(c_session(path), program)
+        try:
+            verification = _checked(c_session(path), program)
+        except CannotTryError as error:
+            unable = error
+    tests = self_tests(c_files(files), target, unable)
+    for one in tests:
+        if one.passed is False:
+            raise VerificationError(one.said)
+    return SourcesTrial(verification, tests)
 
 
 def _checked(session: Session, program: Program) -> Verification:
@@ -111,15 +118,6 @@ def _refuse(verification: Verification, what: str) -> None:
         raise VerificationError(
             what, [Problem(f"output {one.name}", f"{one.relative:.3g} at {one.index}", one.reason or "is too far off") for one in wrong]
         )
-
-
-def _remove_leftovers() -> None:
-    """Trials of this user whose process was killed: they hold whole sets of weights."""
-    for entry in list(os.scandir(tempfile.gettempdir())):
-        match = re.fullmatch(_PREFIX + r"(\d+)-\w+", entry.name)
-        with suppress(OSError):  # another compile may be tidying up, too
-            if match and not Path("/proc", match[1]).exists() and entry.stat(follow_symlinks=False).st_uid == os.getuid():
-                shutil.rmtree(entry.path)
 
 
 def _call_time(session: Session, golden: Mapping[str, Array]) -> float:

@@ -10,23 +10,21 @@ changes the function. The outputs after every pass, which the artifact carries f
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from effc.compiler.c_build import FOLDER, missing_tools, run_here, run_on_board
+from effc.compiler.c_self_tests import SelfTest, artifact_self_tests
 from effc.compiler.c_session import c_session
-from effc.compiler.crosscheck import SelfTestRun
 from effc.compiler.golden import calls, run_program
 from effc.compiler.resets import check_resets
 from effc.compiler.wavering import spread, wavering
 from effc.data import Dataset, load_dataset
 from effc.data.preprocess import Preprocess
-from effc.errors import EffcError, VerificationError
+from effc.errors import EffcError
 from effc.frontends import Limits, load_program
 from effc.frontends.onnx.reference import CannotRunError, Reference, open_reference
 from effc.ir import Program
@@ -35,7 +33,6 @@ from effc.passes import parse_passes
 from effc.runtime import Artifact, Session, Verification, load, open_artifact, verify_golden
 from effc.runtime.tensors import Array, unpack_npz
 from effc.runtime.verify import TOLERANCE, Difference, compare
-from effc.targets import all_targets
 
 __all__ = ["Finding", "Verdict", "verify_artifact"]
 
@@ -79,6 +76,7 @@ class Verdict:
         lossy: specs of the passes that may change outputs.
         notes: what could not be compared, and why.
         own_source: whether the source that was given is the file that was compiled; True without one.
+        self_tests: of C sources, those that did not run among them.
     """
 
     findings: tuple[Finding, ...]
@@ -86,10 +84,19 @@ class Verdict:
     lossy: tuple[str, ...]
     notes: tuple[str, ...] = ()
     own_source: bool = True
+    self_tests: tuple[SelfTest, ...] = ()
 
     @property
     def passed(self) -> bool:
         return all(finding.passed for finding in self.findings)
+
+    @property
+    def extent(self) -> str:
+        """Where the self-test of C sources ran, and where it did not; empty for other code, which runs on this machine."""
+        ran = [f"on {one.where} ({one.said})" for one in self.self_tests if one.passed]
+        missed = [f"on {one.where}" for one in self.self_tests if one.passed is None]
+        parts = [f"the self-test passed {' and '.join(ran)}" if ran else "", f"it did NOT RUN {' and '.join(missed)}" if missed else ""]
+        return ", ".join(part for part in parts if part)
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -99,6 +106,7 @@ class Verdict:
             "findings": [finding.as_json() for finding in self.findings],
             "notes": list(self.notes),
             "own_source": self.own_source,
+            "self_tests": [one.as_json() for one in self.self_tests],
         }
 
 
@@ -115,7 +123,8 @@ def verify_artifact(
     """Compare an artifact with its golden vectors and its own program, with its source where given, on data where given.
 
     An ONNX source is compared with onnxruntime, too, whether its import was checked (`check_import`) or not. C sources are built by this
-    machine's C compiler and called; their self-test is run here, and on QEMU's board where the tools for that are installed.
+    machine's C compiler and called; their self-test is run here, and on QEMU's board where the tools for that are installed. Where it did
+    not run is no failure: the verdict's `self_tests` tell.
 
     Raises whatever loading the artifact, the source or the data raises; differences are in the verdict.
     """
@@ -133,8 +142,9 @@ def verify_artifact(
         Finding("artifact against its golden outputs", verify_golden(session), count, None, True),
         Finding("artifact against its own program, golden inputs", compare(outputs, run_program(program, inputs)), count, None, True),
     ]
-    tests, notes = _self_tests(opened) if is_c else ([], [])
-    findings += tests
+    tests = artifact_self_tests(opened) if is_c else ()
+    findings += [_of_self_test(one, opened) for one in tests if one.passed is not None]
+    notes = [f"the self-test of the C sources did not run on {one.where}: {one.said}; {one.how}" for one in tests if one.passed is None]
     resets = check_resets(session, program, inputs)
     if resets is not None:
         what = "artifact as a stream against itself with a reset before every frame, bit for bit"
@@ -162,35 +172,14 @@ def verify_artifact(
             notes.append(f"not compared with onnxruntime: {error}")
     compiled = session.manifest.data["source"]["sha256"]
     own = original is None or not compiled or original.provenance.sha256 == compiled
-    return Verdict(tuple(findings), diverging, lossy, tuple(notes), own)
+    return Verdict(tuple(findings), diverging, lossy, tuple(notes), own, tests)
 
 
-def _self_tests(artifact: Artifact) -> tuple[list[Finding], list[str]]:
-    """How the self-test of C sources does, here and on the target's board."""
-    sources = {name.removeprefix(f"{FOLDER}/"): artifact.read(name) for name in artifact.manifest.files if name.startswith(f"{FOLDER}/")}
-    name = str(artifact.manifest.data["target"].get("name"))
-    target = next((one for one in all_targets() if one.name == name), None)
-    tries: list[Callable[[], SelfTestRun | str]] = [lambda: run_here(sources)]
-    notes = []
-    if target is None:
-        notes.append(f"this effc knows no target {name!r}, so the self-test ran on this machine alone")
-    elif target.board and (lacking := missing_tools(target)):
-        notes.append(f"the self-test did not run for {name}: {', '.join(lacking)} not installed")
-    elif target.board:
-        tries.append(functools.partial(run_on_board, sources, target))
-    findings = []
-    for number, attempt in enumerate(tries):
-        where = f"{name} on QEMU's {target.board}" if number and target is not None else "this machine"
-        difference = Difference("self-test", 0.0, None)
-        try:
-            found = attempt()
-            if isinstance(found, str):
-                notes.append(f"the self-test did not run for {name}: {found}")
-                continue
-        except VerificationError as error:
-            difference = Difference("self-test", float("inf"), None, str(error))
-        findings.append(Finding(f"self-test of the C sources, {where}", Verification((difference,), TOLERANCE), 1, None, True))
-    return findings, notes
+def _of_self_test(test: SelfTest, artifact: Artifact) -> Finding:
+    difference = Difference("self-test", 0.0 if test.passed else float("inf"), None, "" if test.passed else test.said)
+    here = test.where == "this machine"
+    where = test.where if here else f"{artifact.manifest.data['target']['name']} on {test.where}"
+    return Finding(f"self-test of the C sources, {where}", Verification((difference,), TOLERANCE), 1, None, True)
 
 
 def _parts(program: Program, dataset: Dataset) -> Iterator[Dataset]:

@@ -5,18 +5,26 @@
 
 A row of the weights is read when any of the `rows` inputs at its place is not zero. Taken as independent, a share of 1 - (1 - p)^B of the
 rows is read for B inputs of density p (half the inputs at B = 4: 94 %), so that skipping ends where several tokens go together.
+
+Microcontrollers (family `c99`) have no rates: their kernels are counted. They sum `tile` results at a time, one input after the other,
+each of which is loaded, tested and met by `tile` loads of weights and as many multiply-adds:
+
+    dense    = inputs * results / tile * (2 tile + 3) instructions
+    skipping = inputs * results / tile * (6 + p * 2 tile)
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from effc.targets import Target
+from effc.targets import C99, Target
 
 __all__ = ["Skipping", "skipping", "union_density"]
 
 
 MOST_ROWS = 8  # inputs at once: their sums must stay in the first-level cache
+_TILE, _STEP, _TEST = 8, 3, 3  # of family c99: results at a time; instructions that load an input and close the loop, and that test it
+_INSTRUCTION = 10.0  # nanoseconds: no target says how fast its clock is, so a hundred million instructions a second
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,7 @@ class Skipping:
 
     Attributes:
         pays: whether skipping is predicted to be faster.
-        dense, skipping: predicted nanoseconds.
+        dense, skipping: predicted nanoseconds; of family `c99` those of a core with a hundred million instructions a second.
         read: share of the weights' rows that is read.
         why: the numbers, for a report.
     """
@@ -52,6 +60,8 @@ def skipping(target: Target, *, rows: int, depth: int, columns: int, density: fl
         stored: bytes of all weights of the network: where they fit into the second-level caches, they are there when they are needed.
         itemsize: bytes of a weight.
     """
+    if target.family == C99:
+        return _counted(rows, depth, columns, density)
     rates = target.rates
     level, place = (rates.cache, "cached") if stored <= target.l2 * max(1, rates.threads) else (rates.memory, "from memory")
     read = union_density(density, rows)
@@ -67,3 +77,11 @@ def skipping(target: Target, *, rows: int, depth: int, columns: int, density: fl
     elif sparse < dense:
         said += f"; more than {MOST_ROWS} inputs at once are not skipped"
     return Skipping(pays, dense, sparse, read, said)
+
+
+def _counted(rows: int, depth: int, columns: int, density: float) -> Skipping:
+    tile = min(columns, _TILE)
+    steps = rows * depth * -(-columns // tile)
+    dense, sparse = steps * (2 * tile + _STEP), steps * (_STEP + _TEST + density * 2 * tile)
+    said = f"density {density:.0%}: skipping {sparse:,.0f} instructions, dense {dense:,.0f} predicted"
+    return Skipping(sparse < dense, dense * _INSTRUCTION, sparse * _INSTRUCTION, density, said)

@@ -24,7 +24,7 @@ from effc.ir.interface import BATCH, Batch, Interface, value_of
 if TYPE_CHECKING:
     from effc.ir.training import TrainableProgram
 
-__all__ = ["Program", "Provenance", "set_source", "source_of"]
+__all__ = ["Program", "Provenance", "own_notes", "set_source", "source_of"]
 
 _KEY = "effc"
 
@@ -64,6 +64,12 @@ def source_of(node: fx.Node) -> str:
 def set_source(node: fx.Node, name: str) -> None:
     """Remember the user's name for a node. It survives save, load and decomposition."""
     node.meta["custom"] = {_KEY: name}
+
+
+def own_notes(node: fx.Node) -> dict[str, str]:
+    """What effc itself keeps in `meta["custom"]`. torch leaves marks there when it retraces a graph, other ones from run to run."""
+    name = node.meta.get("custom", {}).get(_KEY)
+    return {_KEY: str(name)} if name else {}
 
 
 def _clean_metadata(exported: ExportedProgram) -> None:

@@ -19,7 +19,7 @@ from effc.errors import InputRejectedError, InternalError
 from effc.ir.edit import Edit
 from effc.ir.facts import Facts
 from effc.ir.interface import Interface
-from effc.ir.program import Program, Provenance
+from effc.ir.program import Program, Provenance, own_notes
 from effc.ir.verify import verify
 from effc.ir.vetting import vet_archive
 
@@ -27,14 +27,14 @@ __all__ = ["load_program_bytes", "read_archive", "save_program"]
 
 _EXTRA = "effc.json"
 _FORMAT = 1
-_KEPT_NOTES = ("val", "custom")
 
 
 def save_program(program: Program) -> bytes:
     """The program as a `.pt2` archive; the same bytes for the same program."""
     exported = Edit(program).done().exported  # a private copy of the graph
     for node in exported.graph.nodes:
-        node.meta = {key: value for key, value in node.meta.items() if key in _KEPT_NOTES}
+        kept = {"val": node.meta["val"]} if "val" in node.meta else {}  # the output node has none
+        node.meta = {**kept, "custom": own_notes(node)}
     extra = {
         "format": _FORMAT,
         "interface": program.interface.as_json(),

@@ -8,9 +8,9 @@ from effc.errors import InternalError
 from effc.lowering.aliasing import distances
 from effc.lowering.arena import Lifetime, align, place
 from effc.lowering.arena_search import place_tightly
+from effc.lowering.drafts import Call, Draft, Slot
 from effc.lowering.emit import Kernel
 from effc.lowering.kernels import Implementation
-from effc.lowering.planning import Call, Draft, Slot
 from effc.runtime.plan import ALIGNMENT, Buffer, Plan, Step
 from effc.targets import C99, Target
 
@@ -85,8 +85,8 @@ def _step(call: Call, temporaries: list[str], slots: Mapping[str, Slot], impleme
         family=implementation.family,
         reads=call.reads,
         writes=(*call.writes, *temporaries),
-        sources=tuple(dict.fromkeys(part.origin.source for part in call.parts if part.origin.source)),
-        ops=tuple(dict.fromkeys(part.origin.op or part.operator for part in call.parts)) or ("copy",),
+        sources=call.sources,
+        ops=call.ops,
         macs=sum(part.macs for part in call.parts),
         bytes=sum(slots[name].size for name in dict.fromkeys((*call.reads, *call.writes))),
         note=call.note,

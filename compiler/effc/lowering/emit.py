@@ -21,10 +21,11 @@ from effc.lowering.kernels.code import FLAT
 from effc.runtime.plan import Plan, Step
 from effc.runtime.tensors import dtype_named
 
-__all__ = ["Kernel", "compiled_code", "kernels", "object_code"]
+__all__ = ["MICROCONTROLLER_STACK", "Kernel", "compiled_code", "kernels", "object_code"]
 
 _BLOCKS = {"arena": "arena", "parameter": "parameters", "state": "states"}  # the entry's argument that holds the buffers of a room
-_STACK = 1024  # bytes: from here on, the code generator asks an allocator
+_STACK = 1023  # bytes of the largest allocation that stays in a kernel; for more, the code generator asks an allocator
+MICROCONTROLLER_STACK = 64  # the same where the stack is precious: what registers may hold, a row of a tile
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,13 @@ class Kernel:
     temporaries: tuple[tuple[tuple[int, ...], str], ...]
 
 
-def kernels(functions: Mapping[str, Any]) -> dict[str, Kernel]:
-    """Lower scheduled functions as far as all CPUs agree."""
+def kernels(functions: Mapping[str, Any], stack: int = _STACK) -> dict[str, Kernel]:
+    """Lower scheduled functions as far as all CPUs agree.
+
+    Args:
+        functions: by symbol.
+        stack: bytes of the largest allocation that stays in its kernel.
+    """
     import tvm
 
     named = {name: function.with_attr("global_symbol", name) for name, function in functions.items()}
@@ -45,7 +51,7 @@ def kernels(functions: Mapping[str, Any]) -> dict[str, Kernel]:
     opaque |= {variable.name_hint: function for variable, function in _structured_passes()(blocks).functions.items()}
     raw = {name: _with_pointers(opaque[name], name) for name in named}
     flat = _flat_passes()(tvm.IRModule(raw))
-    return {variable.name_hint: _with_temporaries_as_arguments(function) for variable, function in flat.functions.items()}
+    return {variable.name_hint: _with_temporaries_as_arguments(function, stack) for variable, function in flat.functions.items()}
 
 
 def object_code(compiled: Mapping[str, Kernel], plan: Plan, target: Any) -> tuple[bytes, bytes]:
@@ -145,14 +151,14 @@ def _with_pointers(function: Any, name: str) -> Any:
     return tirx.PrimFunc(pointers, body, ret_type=tvm.ir.PrimType("int32")).with_attr({"global_symbol": name, "tirx.noalias": True})
 
 
-def _with_temporaries_as_arguments(function: Any) -> Kernel:
+def _with_temporaries_as_arguments(function: Any, stack: int) -> Kernel:
     from tvm import tirx
 
     statements = list(function.body.seq) if isinstance(function.body, tirx.SeqStmt) else [function.body]
     body, end = [], statements.pop()
     pointers, temporaries = [], []
     for statement in statements:
-        if isinstance(statement, tirx.AllocBuffer) and not _stays_on_the_stack(statement.buffer):
+        if isinstance(statement, tirx.AllocBuffer) and _size(statement.buffer) > stack:
             buffer = statement.buffer
             pointers.append(_pointer(f"{buffer.name}_temporary", str(buffer.dtype)))
             # Buffers that are only accessed in vectors have become buffers of vectors (`float32x16`).
@@ -169,10 +175,10 @@ def _with_temporaries_as_arguments(function: Any) -> Kernel:
     return Kernel(function, tuple(temporaries))
 
 
-def _stays_on_the_stack(buffer: Any) -> bool:
-    """Small buffers: registers, when LLVM finds that they fit. TVM allocates them in front of everything but parallel loops."""
+def _size(buffer: Any) -> int:
+    """Bytes. Small buffers are registers, when LLVM finds that they fit. TVM allocates them in front of everything but parallel loops."""
     element, _, lanes = str(buffer.dtype).partition("x")
-    return math.prod(int(size) for size in buffer.shape) * int(lanes or 1) * dtype_named(element).itemsize < _STACK
+    return math.prod(int(size) for size in buffer.shape) * int(lanes or 1) * dtype_named(element).itemsize
 
 
 def _on_cpu(body: Any) -> Any:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from effc.lowering.drafts import Call, Draft, Slot
 from effc.lowering.kernels import Implementation, Known, Options, implement
 from effc.lowering.kernels.packing import Packing
 from effc.lowering.parameters import ParameterSource
-from effc.lowering.planning import Call, Draft, Slot
 from effc.targets import Target
 
 __all__ = ["implemented"]

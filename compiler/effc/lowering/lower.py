@@ -23,7 +23,8 @@ from effc.lowering.c99.printer import Printed
 from effc.lowering.channels_last import Stored, channels_last
 from effc.lowering.chip import tvm_target
 from effc.lowering.densities import with_densities
-from effc.lowering.emit import Kernel, kernels, object_code
+from effc.lowering.drafts import Draft, NotPlannableError
+from effc.lowering.emit import MICROCONTROLLER_STACK, Kernel, kernels, object_code
 from effc.lowering.fix_batch import fix_batch
 from effc.lowering.implementing import implemented
 from effc.lowering.kernels import Implementation, Options
@@ -32,9 +33,10 @@ from effc.lowering.narrowing import with_narrow_borders
 from effc.lowering.normalise import normalise
 from effc.lowering.optimise import optimise
 from effc.lowering.parameters import ParameterSource, fold_parameters
-from effc.lowering.planning import Draft, NotPlannableError, draft
+from effc.lowering.planning import draft
 from effc.lowering.precision import widen
 from effc.lowering.quantised_constants import with_constants
+from effc.lowering.refusing import refusal
 from effc.lowering.streaming.drafting import streaming_draft
 from effc.lowering.streaming.keeping import NoListsError, with_kept
 from effc.lowering.streaming.stripping import Stripped, stripped
@@ -163,7 +165,7 @@ def _lowered(job: _Job, bare: Stripped | None) -> Lowered:
             if bare is not None:
                 raise
             if target.family == C99:
-                raise UnsupportedModelError(f"target {target.name} runs static plans only: {error}") from error
+                raise refusal(error, target, tensors, origin) from error
             code = virtual_machine_code(relax_module, target, chip)
             vm = {"function": FUNCTION, "parameters": list(tensors)}
             note = f"runs on TVM's virtual machine, not from a plan: {error}"
@@ -184,14 +186,14 @@ def _lowered(job: _Job, bare: Stripped | None) -> Lowered:
             if target.family == C99:
                 drafted = with_narrow_borders(drafted)
             implementations = implemented(drafted, target, options, tensors, origin)
-        compiled = _kernels(drafted, implementations)
+        compiled = _kernels(drafted, implementations, target)
         advance(1)
         plan = addresses(drafted, compiled, implementations, target)
         functions: tuple[Printed, ...] = ()
         objects: tuple[bytes, ...] = ()
         code = b""
         if target.family == C99:
-            functions = c_functions(compiled, plan)
+            functions = c_functions(compiled, drafted)
         else:
             objects = object_code(compiled, plan, chip)
             code = link_shared(objects, target)
@@ -292,16 +294,17 @@ def _tuned(
     return tune(layers.values(), target, chip, options, seconds, available_threads())
 
 
-def _kernels(drafted: Draft, implementations: Mapping[str, Implementation]) -> dict[str, Kernel]:
+def _kernels(drafted: Draft, implementations: Mapping[str, Implementation], target: Target) -> dict[str, Kernel]:
     """The kernels as the code generator takes them, by symbol."""
     import tvm
 
+    limit = {"stack": MICROCONTROLLER_STACK} if target.family == C99 else {}
     functions = {symbol: implementation.function for symbol, implementation in implementations.items()}
     try:
-        return kernels(functions)
+        return kernels(functions, **limit)
     except tvm.error.InternalError:
         for call in drafted.calls:  # which one? say it by the user's names
             sources = ", ".join(dict.fromkeys(part.origin.source for part in call.parts if part.origin.source))
             with _tvm_failures(f"the kernel of {sources or call.function}"):
-                kernels({call.function: functions[call.function]})
+                kernels({call.function: functions[call.function]}, **limit)
         raise

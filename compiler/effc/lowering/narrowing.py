@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from effc.lowering.drafts import Call, Draft, Slot
 from effc.lowering.narrow_functions import WIDE, Border, border_of, cut, extended
-from effc.lowering.planning import Call, Draft, Slot
 
 __all__ = ["with_narrow_borders"]
 

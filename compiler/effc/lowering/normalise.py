@@ -6,6 +6,7 @@
 - Comparisons of truth values are comparisons of bytes: TVM's code for them is refused by LLVM.
 - Arithmetic on integers with a floating-point result (a count divided by 8, times 0.5) is computed in integers: operands are converted.
 - `x != x`, which torch makes of isnan, is simplified to false: isnan goes in its place.
+- `x * 0`, which torch makes of softshrink's middle, is simplified to 0 also where x is NaN or infinite: the 0 becomes a stored tensor.
 - Index tensors that may hold negative values (of `index_put`, `take`) read foreign memory: `where(i < 0, i + n, i)` goes in front, unless
   their dtype is bool or unsigned, or their data are known and never negative. (`index.Tensor` has its own converter, which knows them.)
 - Scatters that add are an `index_put`, which gets an index for every axis, `native_group_norm` gets its
@@ -30,6 +31,7 @@ _aten = torch.ops.aten
 _AVERAGES = (_aten.avg_pool1d.default, _aten.avg_pool2d.default, _aten.avg_pool3d.default)
 _POOLS = (_aten.max_pool2d_with_indices.default, _aten.max_pool3d_with_indices.default, *_AVERAGES)
 _COMPARISONS = tuple(getattr(getattr(_aten, name), kind) for name in ("eq", "ne", "lt", "le", "gt", "ge") for kind in ("Tensor", "Scalar"))
+_PRODUCTS = (_aten.mul.Tensor, _aten.mul.Scalar)
 _CONVERSIONS = (_aten._to_copy.default, _aten.to.dtype, _aten.clone.default)
 _SCATTERS = (_aten.scatter_add.default, _aten.scatter_reduce.two)
 _INDEX_PUTS = (_aten.index_put.default, _aten._unsafe_index_put.default)
@@ -53,6 +55,9 @@ def normalise(program: Program) -> Program:
         elif node.target == _aten.ne.Tensor and node.args[0] is node.args[1]:
             # How torch spells isnan. TVM simplifies x != x to false.
             node.target, node.args = _aten.isnan.default, (node.args[0],)
+        elif node.target in _PRODUCTS and node.args[1] == 0 and node.meta["val"].is_floating_point():
+            zero = torch.zeros((), dtype=node.meta["val"].dtype)
+            node.target, node.args = _aten.mul.Tensor, (node.args[0], edit.add_tensor(f"{node.name}.zero", zero, kind="buffer"))
         elif node.target == _aten.adaptive_max_pool2d.default:
             _adaptive(node)
         elif node.target == _aten.native_group_norm.default:

@@ -24,6 +24,8 @@ __all__ = ["Fused", "optimise"]
 # These only rename memory: they become aliases in the plan, not kernels.
 VIEWS = ("relax.reshape", "relax.expand_dims", "relax.squeeze", "relax.flatten")
 
+_UNKNOWN = Origin("", "", "")
+
 
 @dataclass(frozen=True)
 class Part:
@@ -36,10 +38,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Fused:
-    """A module of TIR functions and a `main` that calls them; `parts` lists what each function computes."""
+    """A module of TIR functions and a `main` that calls them.
+
+    Attributes:
+        parts: what each function computes.
+        origins: the nodes behind variables of `main` as it was before it was fused.
+    """
 
     module: Any
     parts: dict[str, tuple[Part, ...]]
+    origins: dict[str, Origin]
 
 
 def optimise(relax_module: RelaxModule, target: Any) -> Fused:
@@ -58,13 +66,14 @@ def optimise(relax_module: RelaxModule, target: Any) -> Fused:
         work = _multiply_accumulates(module) | attention_work(Main(module["main"]))
         module = rewritten_with_builder(module, anchored)
         module = transform.LegalizeOps(VECTOR_MATH | NAN_KEEPING | LEGALISE | CHOICES, skip_ops=list(VIEWS))(module)
-        module, single = _one_function_per_call(module, relax_module.origins, work)
+        origins = _following(module["main"], relax_module.origins)
+        module, single = _one_function_per_call(module, origins, work)
         module = tvm.transform.Sequential(
             [transform.AnnotateTIROpPattern(), transform.FoldConstant(), transform.FuseOps(), transform.DeadCodeElimination()]
         )(module)
         parts = _parts(module, single)
         module = tvm.transform.Sequential([transform.FuseTIR(), transform.DeadCodeElimination()])(module)
-    return Fused(module, parts)
+    return Fused(module, parts, origins)
 
 
 def _checked_takes(module: Any) -> Any:
@@ -133,8 +142,6 @@ def _one_function_per_call(module: Any, origins: dict[str, Origin], work: dict[s
     from tvm import relax
 
     parts: dict[str, Part] = {}
-    unknown = Origin("", "", "")
-    following = _following(module["main"], origins, unknown)
 
     @relax.expr_functor.mutator
     class Rename(relax.PyExprMutator):  # type: ignore[misc]
@@ -144,7 +151,7 @@ def _one_function_per_call(module: Any, origins: dict[str, Origin], work: dict[s
                 name = f"s{len(parts)}"
                 variable = str(binding.var.name)
                 operator = str(call.args[0].name_hint).rstrip("0123456789").rstrip("_")
-                parts[name] = Part(following.get(variable, unknown), operator, work.get(variable, 0))
+                parts[name] = Part(origins.get(variable, _UNKNOWN), operator, work.get(variable, 0))
                 copied = self.builder_.add_func(module[call.args[0]].with_attr("global_symbol", name), name)
                 call = relax.Call(call.op, [copied, *list(call.args)[1:]], call.attrs, call.ty_args)
                 binding = relax.VarBinding(binding.var, call)
@@ -155,10 +162,10 @@ def _one_function_per_call(module: Any, origins: dict[str, Origin], work: dict[s
     return relax.transform.DeadCodeElimination()(rename.builder_.get()), parts
 
 
-def _following(function: Any, origins: dict[str, Origin], unknown: Origin) -> dict[str, Origin]:
+def _following(function: Any, origins: dict[str, Origin]) -> dict[str, Origin]:
     """Origins of all bindings: those that relax passes added belong to the next binding that has one."""
     found: dict[str, Origin] = {}
-    current = unknown
+    current = _UNKNOWN
     for binding in reversed(_bindings(function)):
         current = origins.get(before_rewriting(str(binding.var.name)), current)
         found[str(binding.var.name)] = current

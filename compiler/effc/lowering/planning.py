@@ -9,92 +9,20 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from effc.errors import InternalError
+from effc.errors import InternalError, Problem
 from effc.ir import Interface
+from effc.lowering.drafts import Call, Draft, NotPlannableError, Slot
 from effc.lowering.optimise import VIEWS, Fused, Part
+from effc.lowering.to_relax import Origin
 from effc.runtime.plan import Room
-from effc.runtime.tensors import dtype_named
 
-__all__ = ["Call", "Draft", "NotPlannableError", "Slot", "draft"]
-
-
-class NotPlannableError(Exception):
-    """The graph holds something that only TVM's virtual machine runs; the message says what."""
+__all__ = ["draft"]
 
 
-@dataclass(frozen=True)
-class Slot:
-    """A buffer without an address."""
-
-    name: str
-    room: Room
-    shape: tuple[int, ...]
-    dtype: str
-
-    @property
-    def size(self) -> int:
-        """Bytes; one where the tensor has no elements, so that every buffer has a place."""
-        return max(1, math.prod(self.shape) * dtype_named(self.dtype).itemsize)
-
-
-@dataclass(frozen=True)
-class Call:
-    """One kernel call: a function of the module, its operands by buffer name, what it computes, and what to say of its kernel.
-
-    In a streaming program, `direct` asks for a kernel whose sums have the order of the kernels over lists; `active` names the counters of a
-    kernel over a list of `positions` (see `runtime.plan.Step`).
-    """
-
-    function: str
-    reads: tuple[str, ...]
-    writes: tuple[str, ...]
-    parts: tuple[Part, ...]
-    note: str = ""
-    direct: bool = False
-    active: str = ""
-    positions: int = 0
-
-    @property
-    def density(self) -> float | None:
-        """How dense the left operand of its product was on data; None without a product, or where that is not known."""
-        return next((part.origin.density for part in self.parts if part.macs and part.origin.density is not None), None)
-
-    @property
-    def mask(self) -> float | None:
-        """How dense that was which its product is multiplied by; None without it, or where that is not known."""
-        return next((part.origin.mask for part in self.parts if part.macs and part.origin.mask is not None), None)
-
-
-@dataclass
-class Draft:
-    """Everything of a plan but addresses.
-
-    Attributes:
-        calls: in execution order.
-        slots: buffers by name.
-        functions: tirx.PrimFunc by symbol; equal functions are one.
-        constants: values of the parameters that lowering made.
-        ready: implementations (`kernels.Implementation`) by symbol, of functions that no rule has to be found for.
-        fresh: where among the calls those begin that compute a frame whole, of a streaming program; None for another.
-        clock: the name of its clock.
-    """
-
-    calls: list[Call] = field(default_factory=list)
-    slots: dict[str, Slot] = field(default_factory=dict)
-    functions: dict[str, Any] = field(default_factory=dict)
-    constants: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
-    ready: dict[str, Any] = field(default_factory=dict)
-    fresh: int | None = None
-    clock: str = ""
-
-    def stored_reads(self, call: Call) -> tuple[bool, ...]:
-        """For each operand that a call reads, whether it is a stored tensor."""
-        return tuple(self.slots[name].room == "parameter" for name in call.reads)
+class _RefusedError(Exception):
+    """Why one binding does not plan."""
 
 
 def draft(fused: Fused, interface: Interface, parameters: Mapping[str, str], inputs: Sequence[str]) -> Draft:
@@ -107,35 +35,48 @@ def draft(fused: Fused, interface: Interface, parameters: Mapping[str, str], inp
         inputs: main's other arguments, in the interface's order.
 
     Raises:
-        NotPlannableError: shapes depend on data, or a kernel calls back into TVM's runtime.
+        NotPlannableError: shapes depend on data, or a kernel calls back into TVM's runtime; it has all such places.
     """
     return _Drafter(fused, interface, parameters, inputs).run()
 
 
 class _Drafter:
     def __init__(self, fused: Fused, interface: Interface, parameters: Mapping[str, str], inputs: Sequence[str]) -> None:
-        self._module, self._parts, self._interface = fused.module, fused.parts, interface
+        self._module, self._parts, self._origins, self._interface = fused.module, fused.parts, fused.origins, interface
         self._stored = dict(parameters)
         self._inputs = dict(zip(inputs, (value.name for value in interface.inputs), strict=True))
         self._draft = Draft()
         self._symbols: dict[str, str] = {}  # function of the module -> symbol
         self._by_hash: dict[int, list[str]] = {}
-        self._values: dict[Any, Any] = {}  # relax variable -> buffer name, or a list of them
+        self._made: dict[tuple[str, tuple[str, ...]], Any] = {}  # what calls of these operands have made
+        self._values: dict[Any, Any] = {}  # relax variable -> buffer name, or a list of them; None where nothing plannable gives it a shape
+        self._problems: list[Problem] = []
 
     def run(self) -> Draft:
-        from tvm import relax
-
         main = self._module["main"]
         for variable in main.params:
             name = str(variable.name)
             room: Room = "input" if name in self._inputs else "parameter"
-            self._values[variable] = self._slot(self._inputs.get(name) or self._stored[name], room, variable.ty)
+            own = self._inputs.get(name) or self._stored[name]
+            try:
+                self._values[variable] = self._slot(own, room, variable.ty)
+            except _RefusedError as error:
+                self._problems.append(Problem(own, f"an {room}" if room == "input" else f"a {room}", str(error)))
+                self._values[variable] = None
         for block in main.body.blocks:
             for binding in block.bindings:
-                if not isinstance(binding, relax.VarBinding):
-                    raise NotPlannableError("a shape is matched at run time")
-                self._values[binding.var] = self._bind(binding)
-        results = self._value(main.body.body)
+                try:
+                    self._values[binding.var] = self._bind(binding)
+                except _RefusedError as error:
+                    self._problems.append(self._problem(binding, str(error)))
+                    self._values[binding.var] = self._stand_in(binding.var)
+        results: Any = None
+        try:
+            results = self._value(main.body.body)
+        except _RefusedError as error:
+            self._problems.append(Problem("the outputs", type(main.body.body).__name__, str(error)))
+        if self._problems:
+            raise NotPlannableError(self._problems, self._draft)
         self._name_outputs(results if isinstance(results, list) else [results])
         return self._without_unused_parameters()
 
@@ -145,33 +86,64 @@ class _Drafter:
         import tvm
         from tvm import relax
 
+        if not isinstance(binding, relax.VarBinding):
+            raise _RefusedError("a shape is matched at run time")
         value = binding.value
         if isinstance(value, relax.TupleGetItem):
-            return self._value(value.tuple_value)[int(value.index)]
+            several = self._value(value.tuple_value)
+            return None if several is None else several[int(value.index)]
         if not isinstance(value, relax.Call):
             return self._value(value)
         operator = str(value.op.name) if isinstance(value.op, tvm.ir.Op) else str(value.op)
         if operator in VIEWS:
             return self._value(value.args[0])
         if operator != "relax.call_tir":
-            raise NotPlannableError(f"{operator} runs only in TVM's virtual machine")
+            raise _RefusedError(f"{operator} runs only in TVM's virtual machine")
         return self._call(value, str(binding.var.name))
 
     def _call(self, call: Any, name: str) -> Any:
         from tvm import relax
 
+        function = str(call.args[0].name_hint)
+        parts = self._parts.get(function, ())
+        symbol = self._symbol(function, parts)
+        reads = self._value(call.args[1])
+        flat = [one for entry in (reads if isinstance(reads, list) else [reads]) for one in (entry if isinstance(entry, list) else [entry])]
+        if None in flat:
+            return None  # the first value of unknown shape is the problem, not all that is made of it
         if len(call.args) > 2:
-            raise NotPlannableError(f"the shape of {name} is known only at run time")
+            raise _RefusedError("its shape is known only at run time")
+        key = (symbol, tuple(flat))
+        if key in self._made and not any(part.macs for part in parts):  # a transposition that two readers ask for is made once
+            return self._made[key]
         out = call.ty_args[0]
         several = isinstance(out, relax.TupleType)
         types = list(out.fields) if several else [out]
         writes = [self._slot(self._fresh(f"{name}.{index}" if several else name), "arena", type_) for index, type_ in enumerate(types)]
-        function = str(call.args[0].name_hint)
-        reads = self._value(call.args[1])
-        flat = [one for entry in (reads if isinstance(reads, list) else [reads]) for one in (entry if isinstance(entry, list) else [entry])]
-        parts = self._parts.get(function, ())
-        self._draft.calls.append(Call(self._symbol(function, parts), tuple(flat), tuple(writes), parts))
-        return writes if several else writes[0]
+        self._draft.calls.append(Call(symbol, tuple(flat), tuple(writes), parts))
+        self._made[key] = writes if several else writes[0]
+        return self._made[key]
+
+    def _problem(self, binding: Any, why: str) -> Problem:
+        """What to say of a binding that does not plan, by the user's names."""
+        function = str(binding.value.args[0].name_hint) if _is_kernel(binding) else ""
+        name = str(binding.var.name)
+        origins = [part.origin for part in self._parts.get(function, ())] or [self._origins.get(name, Origin(name, "", ""))]
+        sources, ops = (list(dict.fromkeys(texts)) for texts in zip(*((one.source, one.op) for one in origins), strict=True))
+        return Problem(", ".join(filter(None, sources)) or name, ", ".join(filter(None, ops)) or function or "a binding", why)
+
+    def _stand_in(self, variable: Any) -> Any:
+        """Slots for what does not plan, so that the search for problems can go on; None where its shape is not known."""
+        from tvm import relax
+
+        several = isinstance(variable.ty, relax.TupleType)
+        try:
+            slots = [
+                self._slot(self._fresh(str(variable.name)), "arena", type_) for type_ in (variable.ty.fields if several else [variable.ty])
+            ]
+        except (_RefusedError, AttributeError):  # no tensor, or one of unknown shape
+            return None
+        return slots if several else slots[0]
 
     def _value(self, expression: Any) -> Any:
         import tvm
@@ -183,7 +155,7 @@ class _Drafter:
             return [self._value(entry) for entry in expression.fields]
         if isinstance(expression, tvm.ir.GenericConst):
             return self._constant(expression)
-        raise NotPlannableError(f"a {type(expression).__name__} among the operands runs only in TVM's virtual machine")
+        raise _RefusedError(f"a {type(expression).__name__} among the operands runs only in TVM's virtual machine")
 
     def _constant(self, expression: Any) -> str:
         array = expression.value.numpy()
@@ -207,7 +179,7 @@ class _Drafter:
         try:
             shape = tuple(int(size) for size in type_.shape)
         except TypeError as error:
-            raise NotPlannableError(f"the shape of {name} is known only at run time") from error
+            raise _RefusedError("its shape is known only at run time") from error
         if room == "parameter":
             name = self._fresh(name)
         self._draft.slots[name] = Slot(name, room, shape, str(type_.dtype))
@@ -220,7 +192,7 @@ class _Drafter:
         if function in self._symbols:
             return self._symbols[function]
         body = self._module[function].without_attr("global_symbol")
-        _refuse_callbacks(body, parts)
+        _refuse_callbacks(body)
         key = int(tvm_ffi.structural_hash(body))
         for symbol in self._by_hash.get(key, ()):
             if tvm_ffi.structural_equal(body, self._draft.functions[symbol]):
@@ -244,7 +216,8 @@ class _Drafter:
             if math.prod(slot.shape) != math.prod(shape) or slot.dtype != value.dtype:
                 raise InternalError(f"output {value.name} is lowered to {slot.dtype}{list(slot.shape)}, declared is {value}")
             if value.name in self._inputs.values():
-                raise NotPlannableError(f"the name {value.name!r} is both an input and an output")
+                problem = Problem(value.name, "an output", "an input has the same name")
+                raise NotPlannableError([problem], self._draft)
             self._draft.slots[value.name] = Slot(value.name, "output", shape, slot.dtype)
             if slot.room == "arena" and result not in renamed:
                 renamed[result] = value.name
@@ -283,9 +256,16 @@ class _Drafter:
         return self._draft
 
 
-def _refuse_callbacks(function: Any, parts: Sequence[Part]) -> None:
+def _refuse_callbacks(function: Any) -> None:
     """A kernel that calls a packed function of TVM's runtime (sort, top-k) needs that runtime's module around it."""
     found = re.findall(r"call_c?packed\w*\(\s*\"([^\"]+)\"", function.script(show_meta=False))
     if found:
-        sources = ", ".join(dict.fromkeys(part.origin.source for part in parts if part.origin.source))
-        raise NotPlannableError(f"{sources or 'a kernel'} calls {', '.join(dict.fromkeys(found))} of TVM's runtime")
+        raise _RefusedError(f"calls {', '.join(dict.fromkeys(found))} of TVM's runtime")
+
+
+def _is_kernel(binding: Any) -> bool:
+    """Whether a binding calls a function of the module."""
+    from tvm import relax
+
+    value = getattr(binding, "value", None)
+    return isinstance(value, relax.Call) and str(getattr(value.op, "name", "")) == "relax.call_tir"

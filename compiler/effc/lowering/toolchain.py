@@ -16,7 +16,7 @@ from pathlib import Path
 from effc.errors import EffcWarning, MissingDependencyError
 from effc.targets import Target
 
-__all__ = ["compiler_for", "emulator_for", "link_shared", "link_static"]
+__all__ = ["compiler_for", "compiler_name", "emulator_for", "link_shared", "link_static"]
 
 _PATIENCE = 5.0  # seconds; zig links in two when its C library is built
 _ZIG = {"x86_64": "x86_64-linux", "aarch64": "aarch64-linux", "riscv64": "riscv64-linux"}
@@ -76,6 +76,11 @@ def compiler_for(target: Target, *, static: bool) -> list[str]:
         f"no linker for target {target.name}: none of {', '.join(names)} is on the PATH and the ziglang wheel is not installed; "
         "install a C compiler for it, or `pip install 'effc[cross]'`"
     )
+
+
+def compiler_name(command: Sequence[str]) -> str:
+    """What a command that begins as `compiler_for` says is called in messages: zig is run by Python."""
+    return "zig cc" if "ziglang" in command else Path(command[0]).name
 
 
 def emulator_for(target: Target) -> str | None:

@@ -1,6 +1,6 @@
 """Reports: plain data in, one self-contained HTML page out; no script, no network, light and dark."""
 
-from effc.report.estimate import EstimateLayer, EstimateReport
+from effc.report.estimate import EstimateLayer, EstimateReport, span_text
 from effc.report.estimate_page import render_estimate
 from effc.report.graphs import graphs_of
 from effc.report.model import Block, Graph, Layer, Memory, Node, PassReport, Quality, Range, Report
@@ -32,4 +32,5 @@ __all__ = [
     "render",
     "render_estimate",
     "render_stream",
+    "span_text",
 ]

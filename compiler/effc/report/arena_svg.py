@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from effc.report.model import Block, Memory
 from effc.report.svg import document, shortened, text
 
-__all__ = ["draw_arena", "in_use", "overlaps"]
+__all__ = ["draw_arena", "in_use", "overlaps", "unused"]
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 960.0, 330.0, 74.0, 12.0, 22.0, 40.0
 _LETTER = 6.6  # width of one
@@ -40,6 +40,21 @@ def overlaps(memory: Memory) -> list[tuple[Block, Block, int, int]]:
             if old.first < new.first == old.last and start < stop:
                 found.append((old, new, start, stop))
     return found
+
+
+def unused(memory: Memory) -> list[str]:
+    """A sentence on why the arena is larger than what holds something in any step; none where it is not."""
+    used = in_use(memory)
+    most = max(used, default=0)
+    if most >= memory.arena_bytes:
+        return []
+    text = (
+        f"At most {most:,} of the arena's {memory.arena_bytes:,} bytes hold something at a time, in step {used.index(most)}. "
+        "A tensor stays where it is for as long as it is needed, at an aligned place, so free bytes lie between some"
+    )
+    if overlaps(memory):
+        text += "; a result that is written over what its step reads begins a little in front of it, and needs room there"
+    return [f"{text}."]
 
 
 def draw_arena(memory: Memory, names: Sequence[str] = ()) -> str:

@@ -6,7 +6,7 @@ from importlib import resources
 
 from effc.errors import counted
 from effc.report.arena_svg import draw_arena, overlaps
-from effc.report.estimate import EstimateReport
+from effc.report.estimate import EstimateReport, span_text
 from effc.report.families import described
 
 __all__ = ["render_estimate"]
@@ -18,9 +18,14 @@ def render_estimate(report: EstimateReport) -> bytes:
     from markupsafe import Markup
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"kilobytes": lambda count: f"{count / 1000:,.1f}", "count": lambda count: f"{count:,}", "counted": counted}
+    environment.filters |= {
+        "kilobytes": lambda count: f"{count / 1000:,.1f}",
+        "count": lambda count: f"{count:,}",
+        "counted": counted,
+        "span": span_text,
+    }
     template = environment.from_string(resources.files("effc.report").joinpath("estimate.html.jinja").read_text(encoding="utf-8"))
-    most = max((layer.arena_bytes for layer in report.layers), default=0)
+    most = report.peak_bytes
     page = template.render(
         report=report,
         style=Markup(resources.files("effc.report").joinpath("page.css").read_text(encoding="utf-8")),

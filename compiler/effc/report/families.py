@@ -7,11 +7,11 @@ from collections.abc import Iterable
 __all__ = ["FAMILIES", "described"]
 
 FAMILIES = {
-    "attention": "scores, softmax and weighted sum of one head after another, which never leave the cache",
+    "attention": "scores, softmax and weighted sum of one head after another, without a tensor of all scores",
     "compared": "what a dense kernel has computed beside what was propagated before: pixels that moved less than the threshold stay",
     "conv": "a convolution in tiles of sums that stay in registers (positions x channels)",
     "depthwise": "a convolution with one channel in each group",
-    "elementwise": "every element by itself, in vectors",
+    "elementwise": "every element by itself",
     "frame": "the frame beside the one before: which pixels moved, and whether it is computed whole",
     "generic": "loops that TVM schedules: no kernel of effc's own fits",
     "integer_conv": "a convolution of small integers, summed exactly in 32 bits",
@@ -24,7 +24,7 @@ FAMILIES = {
     "masked": "a matrix product that is multiplied by something with zeros: results under a zero are not computed, their weights not read",
     "matmul": "a matrix product in tiles of sums that stay in registers (rows x columns)",
     "pool": "the largest or the mean element of each window",
-    "rows": "softmax and norms: a row is read from the cache while its numbers are found",
+    "rows": "softmax and norms, a row at a time",
     "skipping": "a matrix product that does not read the weights that meet a zero",
     "streaming": "a matrix product of one row, whose weights come from memory row by row",
     "total": "sums and means over other axes than the last",

@@ -7,7 +7,7 @@ from importlib import resources
 from typing import Any
 
 from effc.errors import counted
-from effc.report.arena_svg import draw_arena, overlaps
+from effc.report.arena_svg import draw_arena, overlaps, unused
 from effc.report.curve_svg import draw_curve
 from effc.report.density_svg import draw_magnitudes
 from effc.report.families import described
@@ -39,6 +39,7 @@ def render(report: Report) -> bytes:
         after=Markup(draw_graph(report.after, "the network after the passes")),
         memory=Markup(draw_arena(report.memory, steps)) if report.memory is not None and report.memory.blocks else None,
         shared=len(overlaps(report.memory)) if report.memory is not None else 0,
+        unused=unused(report.memory) if report.memory is not None else [],
         ranges=Markup(draw_ranges(report.ranges)) if report.ranges else None,
         curves=[(curve, Markup(draw_curve(curve))) for curve in report.curves],
         spreads=[(group, [(one, Markup(draw_magnitudes(one))) for one in members]) for group, members in _groups(report.magnitudes)],
@@ -46,6 +47,7 @@ def render(report: Report) -> bytes:
         families=described(layer.family for layer in (*report.layers, *report.whole_layers)),
         share=lambda layer: _share(layer, longest, most),
         has_predictions=any(layer.predicted is not None for layer in report.layers),
+        has_times=any(layer.nanoseconds is not None for layer in report.layers),
         total_time=sum(layer.nanoseconds or 0.0 for layer in report.layers) or None,
     )
     return page.encode()

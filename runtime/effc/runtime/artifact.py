@@ -32,7 +32,7 @@ __all__ = ["GOLDEN", "SELF_TEST", "UNHASHED", "Artifact", "open_artifact", "pref
 
 GOLDEN = "golden.npz"
 SELF_TEST = "selftest"  # a static program, where the code is for another machine than the one that compiled it
-_BUILT = re.compile(r"c/([^/]+\.[oa]|self_test|self_test\.elf)")  # what the Makefile of C sources makes beside them
+_BUILT = re.compile(r"c/([^/]+\.[oa]|self_test|self_test\.elf|build_flags\.txt)")  # what the Makefile of C sources makes beside them
 UNHASHED = ("measurements.json", "report.json", "report.html")
 
 

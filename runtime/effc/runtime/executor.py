@@ -16,13 +16,13 @@ from effc.runtime.native import fresh_name, load_code
 from effc.runtime.plan import ALIGNMENT, Plan
 from effc.runtime.tensors import Array, dtype_named
 
-__all__ = ["CODE", "Executor", "PlanExecutor", "VirtualMachineExecutor", "address", "aligned_empty", "is_aligned"]
+__all__ = ["CODE", "Executor", "PlanExecutor", "VirtualMachineExecutor", "address", "aligned_empty", "new_states"]
 
 CODE = "model.so"
 
 
 def aligned_empty(shape: Sequence[int], dtype: str | np.dtype[Any]) -> Array:
-    """An uninitialised C-contiguous array whose first element lies at a multiple of `ALIGNMENT`, as compiled kernels expect."""
+    """An uninitialised C-contiguous array whose first element lies at a multiple of `ALIGNMENT`, a line of a cache."""
     kind = dtype_named(dtype) if isinstance(dtype, str) else dtype
     block = np.empty(math.prod(shape) * kind.itemsize + ALIGNMENT, np.uint8)
     return np.ndarray(shape, kind, block, -address(block) % ALIGNMENT)
@@ -33,9 +33,13 @@ def address(array: Array) -> int:
     return int(array.__array_interface__["data"][0])  # half the cost of array.ctypes
 
 
-def is_aligned(array: Array) -> bool:
-    """Whether compiled code can read the array where it is."""
-    return array.flags.c_contiguous and address(array) % ALIGNMENT == 0
+def new_states(plan: Plan) -> Array | None:
+    """The block of a sequence of calls in which nothing was seen yet: zeros. None for a plan that keeps no states."""
+    if not plan.state_bytes:
+        return None
+    states = aligned_empty((plan.state_bytes,), "uint8")
+    states[:] = 0
+    return states
 
 
 class Executor(Protocol):
@@ -45,11 +49,15 @@ class Executor(Protocol):
     """
 
     @property
+    def alignment(self) -> int:
+        """Inputs must lie at multiples of so many bytes, and of their elements' size."""
+
+    @property
     def parameters(self) -> Mapping[str, Array]:
         """Writable views of what the code reads, by stored name."""
 
     def new_states(self) -> Array | None:
-        """A block of states for a new sequence of calls, in which nothing was seen yet: zeros. None where the code has no such block."""
+        """A block of states for a new sequence of calls; see `new_states`. None where the code has no such block."""
 
     def call(self, inputs: Sequence[Array], outputs: Sequence[Array], states: Array | None = None) -> None:
         """Read `inputs`, write `outputs`, change `states`."""
@@ -89,13 +97,14 @@ class PlanExecutor:
         self._entry.restype = ctypes.c_int32
         self._blocks = (ctypes.c_void_p(address(self._arena)), ctypes.c_void_p(address(self._block)))
 
+    @property
+    def alignment(self) -> int:
+        """1: of an argument, TVM's code generator for LLVM assumes the alignment of an element, and loads vectors from any such address."""
+        return 1
+
     def new_states(self) -> Array | None:
         """See `Executor`."""
-        if not self._plan.state_bytes:
-            return None
-        states = aligned_empty((self._plan.state_bytes,), "uint8")
-        states[:] = 0
-        return states
+        return new_states(self._plan)
 
     def call(self, inputs: Sequence[Array], outputs: Sequence[Array], states: Array | None = None) -> None:
         """Run all steps. Raises InternalError when a kernel reports a failure."""
@@ -148,6 +157,11 @@ class VirtualMachineExecutor:
             machine = relax.VirtualMachine(tvm.runtime.load_module(str(name)), tvm.cpu())
         self._function = machine[entry["function"]]
         self._names = list(outputs)
+
+    @property
+    def alignment(self) -> int:
+        """What TVM's tensors have, and its virtual machine expects."""
+        return ALIGNMENT
 
     def new_states(self) -> Array | None:
         """None: the machine's programs take their states as inputs."""

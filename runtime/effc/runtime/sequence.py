@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from effc.runtime.executor import aligned_empty, is_aligned
+from effc.runtime.executor import aligned_empty
 from effc.runtime.manifest import Manifest
+from effc.runtime.staging import Staging
 from effc.runtime.tensors import Array
 
 __all__ = ["CallSequence"]
@@ -28,13 +29,14 @@ class CallSequence:
         inputs, outputs: what a call takes and gives besides kept states.
     """
 
-    def __init__(self, manifest: Manifest, block: Array | None, call: Call, *, resident_only: bool = False) -> None:
+    def __init__(self, manifest: Manifest, block: Array | None, call: Call, alignment: int, *, resident_only: bool = False) -> None:
         """Begin from zeros.
 
         Args:
             manifest: of the code.
             block: from the executor's `new_states`.
             call: runs the code on inputs, outputs and the block.
+            alignment: the executor's, of inputs.
             resident_only: do not keep states that a user declared; they are inputs and outputs like others then.
         """
         passed = [state for state in manifest.passed_states if state.resident or not resident_only]
@@ -52,7 +54,7 @@ class CallSequence:
         specs = {spec.name: spec for spec in manifest.inputs}
         self.states = {state.input: aligned_empty(specs[state.input].shape, specs[state.input].dtype) for state in passed}
         self._next = {state.output: aligned_empty(specs[state.input].shape, specs[state.input].dtype) for state in passed}
-        self._staging: dict[str, Array] = {}
+        self._staged = Staging(alignment)
         self.reset()
 
     def reset(self, initial: Mapping[str, Array] = _NOTHING) -> None:
@@ -70,7 +72,7 @@ class CallSequence:
         computed whole, as after a reset.
         """
         results = {spec.name: aligned_empty(spec.shape, spec.dtype) for spec in self.outputs}
-        read = {name: self._aligned(name, array) for name, array in frame.items()} | self.states
+        read = {name: self._staged(name, array) for name, array in frame.items()} | self.states
         written = results | self._next
         try:
             self._call([read[name] for name in self._input_names], [written[name] for name in self._output_names], self.block)
@@ -81,13 +83,3 @@ class CallSequence:
         for new, old in self._becomes.items():
             self.states[old], self._next[new] = self._next[new], self.states[old]
         return results
-
-    def _aligned(self, name: str, array: Array) -> Array:
-        """The array where compiled code can read it; numpy's own are seldom aligned."""
-        if is_aligned(array):
-            return array
-        if name not in self._staging:
-            self._staging[name] = aligned_empty(array.shape, array.dtype)
-        staging = self._staging[name]
-        staging[...] = array
-        return staging

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+import shlex
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,10 +15,11 @@ import numpy as np
 
 from effc.errors import AlteredArtifactError, DataError, Problem
 from effc.runtime.artifact import SELF_TEST, Artifact, open_artifact
-from effc.runtime.executor import CODE, Executor, PlanExecutor, VirtualMachineExecutor, aligned_empty, is_aligned
+from effc.runtime.executor import CODE, Executor, PlanExecutor, VirtualMachineExecutor, aligned_empty
 from effc.runtime.manifest import Manifest, TensorSpec
 from effc.runtime.native import built_for
 from effc.runtime.sequence import CallSequence
+from effc.runtime.staging import Staging
 from effc.runtime.tensors import Array, dtype_named
 from effc.runtime.threads import available_threads, use_threads
 
@@ -71,7 +73,6 @@ class Session:
             raise DataError(f"{threads} threads: at least one is needed")
         self.threads_used = 0
         self._lock = threading.Lock()
-        self._staging: dict[str, Array] = {}
         self._input_kinds = [(spec.name, spec.shape, dtype_named(spec.dtype)) for spec in self.inputs]
         self._output_kinds = [(spec.shape, dtype_named(spec.dtype)) for spec in self.outputs]
         self._output_names = [spec.name for spec in self.outputs]
@@ -79,6 +80,7 @@ class Session:
             executor = _executor(artifact)
             artifact.read(CODE)  # what was loaded is what was checked: the artifact was not replaced in between
         self._executor = executor
+        self._staged = Staging(self._executor.alignment)
         self._fixed = self._fixed_call()
 
     @property
@@ -147,7 +149,9 @@ class Session:
 
         With `resident_only`, states that a user declared are inputs and outputs like others.
         """
-        return CallSequence(self.manifest, self._executor.new_states(), self.call_into, resident_only=resident_only)
+        return CallSequence(
+            self.manifest, self._executor.new_states(), self.call_into, self._executor.alignment, resident_only=resident_only
+        )
 
     def __enter__(self) -> Session:
         return self
@@ -195,18 +199,9 @@ class Session:
         outputs = [aligned_empty(shape, dtype) for shape, dtype in self._output_kinds]
         with self._lock:
             self.threads_used = use_threads(self.threads)
-            staged = [self._stage(spec, array) for spec, array in zip(self.inputs, arrays, strict=True)]
+            staged = [self._staged(spec.name, array) for spec, array in zip(self.inputs, arrays, strict=True)]
             self._executor.call(staged, outputs)
         return outputs
-
-    def _stage(self, spec: TensorSpec, array: Array) -> Array:
-        if is_aligned(array):
-            return array
-        if spec.name not in self._staging:
-            self._staging[spec.name] = aligned_empty(spec.shape, spec.dtype)  # numpy's own arrays are seldom aligned
-        staging = self._staging[spec.name]
-        staging[...] = array
-        return staging
 
     def _part(self, arrays: list[Array], start: int, batch: int) -> list[Array]:
         part = []
@@ -300,9 +295,10 @@ def refuse_sources(artifact: Artifact) -> None:
     """Raises DataError for an artifact that holds C sources: nothing of it runs here."""
     if artifact.manifest.executor != "c":
         return
+    folder, target = shlex.quote(str(artifact.path)), artifact.manifest.data["target"].get("name")
     raise DataError(
-        f"{artifact.path} holds C sources for {artifact.manifest.data['target'].get('name')!r}, not code that runs here: build them with "
-        f"`make -C {artifact.path / 'c'} test`, or let `effc verify {artifact.path}` build and run their self-test"
+        f"{artifact.path} holds C sources for {target!r}, not code that runs here: build them with "
+        f"`make -C {shlex.quote(str(artifact.path / 'c'))} test`, or let `effc verify {folder}` build and run their self-test"
     )
 
 

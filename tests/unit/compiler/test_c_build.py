@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +18,19 @@ from torch import nn
 
 from effc.cli.main import cli
 from effc.compiler import compile_model
-from effc.compiler.c_build import c_files, missing_tools, run_on_board
+from effc.compiler.c_build import CannotTryError, c_files, missing_tools, run_here, run_on_board
+from effc.compiler.c_self_tests import SourcesTrial, self_tests
 from effc.compiler.c_session import c_session
 from effc.compiler.c_vectors import golden_calls
+from effc.compiler.estimating import estimate
 from effc.compiler.golden import golden_inputs
+from effc.compiler.settings import settings_of
 from effc.compiler.verification import verify_artifact
-from effc.errors import DataError, MissingDependencyError, VerificationError
+from effc.errors import ConfigError, DataError, MissingDependencyError, VerificationError
 from effc.ir import Batch, Program, Provenance
 from effc.lowering import Lowered, lower
 from effc.lowering.c99.sources import GoldenCall, c_sources
+from effc.lowering.toolchain import compiler_name
 from effc.runtime import load, open_artifact
 from effc.targets import find_target
 
@@ -74,8 +82,76 @@ def test_weights_beyond_the_board_are_no_failure(small: tuple[Lowered, list[Gold
     target = find_target("cortex-m4")
     sources = c_sources("net", lowered, calls, target, "effc")
     sources["qemu/board.ld"] = sources["qemu/board.ld"].replace(b"LENGTH = 4M", b"LENGTH = 1K", 1)
-    found = run_on_board(sources, target)
-    assert isinstance(found, str) and "of FLASH" in found
+    with pytest.raises(CannotTryError, match=r"bytes more than the 4 MiB that QEMU's mps2-an386 has of FLASH; .*larger board"):
+        run_on_board(sources, target)
+
+
+def test_a_model_that_is_too_large_for_the_board_is_not_sent_there(
+    small: tuple[Lowered, list[GoldenCall]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lowered, calls = small
+    target = find_target("cortex-m4")
+    monkeypatch.setattr("effc.lowering.c99.building._BOARD_BYTES", 65536 + 100)
+    sources = c_sources("net", lowered, calls, target, "effc")
+    assert "make qemu     says why" in sources["Makefile"].decode()
+    assert not any(name.startswith("qemu/") for name in sources)
+    monkeypatch.setattr("effc.compiler.c_build.missing_tools", lambda target: [])
+    with pytest.raises(CannotTryError, match=r"larger than the memory of QEMU's mps2-an386.*larger board"):
+        run_on_board(sources, target)
+    if shutil.which("make") is not None:
+        (tmp_path / "Makefile").write_bytes(sources["Makefile"])
+        done = subprocess.run(["make", "qemu"], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode != 0 and "the self-test needs over" in done.stderr and "make test" in done.stderr
+
+
+# ---- compilers that cannot -------------------------------------------------------------------------------------------------------
+
+
+def test_compilers_are_named_as_their_users_call_them() -> None:
+    assert compiler_name(["cc"]) == "cc" and compiler_name(["/usr/bin/gcc", "-O1"]) == "gcc"
+    assert compiler_name([sys.executable, "-m", "ziglang", "cc", "-target", "x86_64-linux-gnu"]) == "zig cc"
+
+
+def pretend(says: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A C compiler that does what a shell script says."""
+    folder.mkdir()
+    compiler = folder / "cc"
+    compiler.write_text(f"#!/bin/sh\n{says}\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+
+@pytest.mark.parametrize(
+    ("says", "why", "limit"),
+    [
+        ("sleep 600", "cc did not compile them within 1 s", 1.0),
+        ("printf '#!/bin/sh\\nsleep 600' > self_test; chmod +x self_test", "the self-test did not end within 5 s", 5.0),
+        ("echo 'fatal error: Killed signal terminated program cc1' >&2; exit 1", "cc was killed, or ran out of memory", 600.0),
+        ("kill -9 $$", "cc was killed", 600.0),
+        ("echo text > self_test", "self_test cannot be started", 600.0),
+    ],
+)
+def test_what_this_machine_cannot_try_is_no_failure_of_the_sources(
+    says: str, why: str, limit: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(says, tmp_path / "a 'folder'", monkeypatch)
+    monkeypatch.setattr("effc.compiler.c_build._TIMEOUT", limit)
+    (found,) = self_tests({"net.c": b""}, find_target("c99"))
+    assert found.passed is None and why in found.said and found.text.startswith("NOT RUN") and found.how
+    notes = SourcesTrial(None, (found,)).notes
+    assert "NOTHING HAS CHECKED" in notes[0] and why in notes[1]
+
+
+def test_a_compiler_that_refuses_the_sources_and_a_self_test_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend("echo 'net.c:1: no' >&2; exit 1", tmp_path / "refuses", monkeypatch)
+    with pytest.raises(VerificationError, match=r"cc refuses the C sources:\nnet\.c:1: no"):
+        run_here({"net.c": b""})
+    pretend("printf '#!/bin/sh\\nexit 1' > self_test; chmod +x self_test", tmp_path / "fails", monkeypatch)
+    (found,) = self_tests({"net.c": b""}, find_target("c99"))
+    assert found.passed is False and "fails on this machine with status 1: an output is not the program's" in found.said
+
+
+# ---- artifacts -------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +164,19 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert result.trial is None and result.emulated is not None
     facts = dict(result.report.facts)
     assert facts["code"] == "C99 sources in c/" and facts["self-test on this machine"].startswith("passed")
+    plan = result.manifest.plan
+    assert plan is not None and f"bytes: arena {plan.arena_bytes:,}, the caller's inputs 168 " in facts["RAM"]
+    assert f"bytes: weights {sum(one.size for one in plan.in_room('parameter')):,}, code " in facts["flash"]
+    assert not {"weights", "scratch memory", "peak memory of a call"} & facts.keys() and "a run" not in facts["batch"]
+    assert "µs</th>" not in (out / "report.html").read_text(), "no step was timed"
     return out
+
+
+def test_an_artifact_can_be_estimated(artifact: Path) -> None:
+    found, plan = estimate(settings_of({}), artifact), open_artifact(artifact).manifest.plan
+    assert plan is not None and (found.target, found.arena_bytes) == ("cortex-m4", plan.arena_bytes)
+    with pytest.raises(ConfigError, match=r"is an artifact, .*: passes cannot be given"):
+        estimate(settings_of({"passes": "ranger"}), artifact)
 
 
 def test_what_cannot_run_sources_says_how_to_build_them(artifact: Path) -> None:
@@ -98,6 +186,12 @@ def test_what_cannot_run_sources_says_how_to_build_them(artifact: Path) -> None:
     for command in ("run", "bench", "stream"):
         found = CliRunner().invoke(cli, [command, str(artifact), "--input", str(artifact.parent / "x.npy")])
         assert found.exit_code == 2 and "holds C sources" in found.stderr, (command, found.output)
+    quoted = artifact.parent / "it's $(a) folder"
+    shutil.copytree(artifact, quoted)
+    with pytest.raises(DataError) as caught:
+        load(quoted)
+    assert f"`effc verify {shlex.quote(str(quoted))}`" in str(caught.value)
+    assert verify_artifact(quoted).passed
     shown = CliRunner().invoke(cli, ["inspect", str(artifact)], catch_exceptions=False)
     assert shown.exit_code == 0 and "c/effc_Small.h" in shown.output
 
@@ -106,7 +200,8 @@ def test_verify_builds_and_calls_them(artifact: Path, monkeypatch: pytest.Monkey
     verdict = verify_artifact(artifact)
     assert verdict.passed
     assert [one.what for one in verdict.findings][2] == "self-test of the C sources, this machine"
-    assert any("cortex-m4" in text for text in [*verdict.notes, *(one.what for one in verdict.findings)])
+    assert verdict.extent.startswith("the self-test passed on this machine (built by cc -O1)")
+    assert any("mps2-an386" in text for text in [*verdict.notes, *(one.what for one in verdict.findings)])
     (artifact / "c" / "self_test").write_bytes(b"")  # what `make test` leaves
     again = compile_model(Small().eval(), artifact, target="cortex-m4", example_inputs=(torch.zeros(1, 1, 7, 6),))
     assert not (artifact / "c" / "self_test").exists()
@@ -116,6 +211,16 @@ def test_verify_builds_and_calls_them(artifact: Path, monkeypatch: pytest.Monkey
     with pytest.raises(MissingDependencyError) as caught:
         verify_artifact(artifact)
     assert caught.value.exit_code == 6
+
+
+def test_verify_says_that_the_target_itself_was_not_tried(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("effc.compiler.c_build.missing_tools", lambda target: ["arm-none-eabi-gcc"])
+    shown = CliRunner().invoke(cli, ["verify", str(artifact)], catch_exceptions=False)
+    assert shown.exit_code == 0
+    assert "did NOT RUN on QEMU's mps2-an386" in shown.output.splitlines()[-1]
+    document = json.loads(CliRunner().invoke(cli, ["verify", str(artifact), "--json"], catch_exceptions=False).stdout)
+    assert [one["passed"] for one in document["self_tests"]] == [True, None]
+    assert document["self_tests"][1]["said"] == "arm-none-eabi-gcc not installed" and "make qemu" in document["self_tests"][1]["how"]
 
 
 def test_a_session_of_sources_computes_batches(artifact: Path) -> None:
@@ -149,8 +254,12 @@ def test_without_any_compiler_sources_are_written_with_a_note(tmp_path: Path, mo
     monkeypatch.setattr("effc.compiler.c_build.shutil.which", lambda name: None)
     result = compile_model(Small().eval(), tmp_path / "out", target="cortex-m4", example_inputs=(torch.zeros(1, 1, 7, 6),))
     assert result.emulated is None
-    assert any("has no C compiler" in note for note in result.report.notes)
+    assert any("NOTHING HAS CHECKED" in note for note in result.report.notes)
+    assert any("no C compiler is installed" in note for note in result.report.notes)
     assert any("arm-none-eabi-gcc" in note for note in result.report.notes)
+    assert dict(result.report.facts)["self-test on this machine"].startswith("NOT RUN: no C compiler")
+    measured = json.loads((tmp_path / "out" / "measurements.json").read_text())
+    assert measured["verification"] is None and [one["passed"] for one in measured["self_tests"]] == [None, None]
     assert set(c_files(dict.fromkeys(result.manifest.files, b""))) >= {"effc_Small.c", "qemu/start.c"}
 
 

@@ -159,6 +159,39 @@ def test_a_stream_keeps_its_states_where_the_caller_says(streamed: CompileResult
     make(result.path / "c", "test", f"CFLAGS={SANITIZED}")
 
 
+class Turned(nn.Module):
+    """Its two transpositions become one, so that nothing can be computed only where it moved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(2, 4, 3, 1, 1), nn.Conv2d(4, 5, 3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu(self.second(functional.relu(self.first(x)).transpose(2, 3)))
+
+
+def test_a_stream_that_computes_every_frame_whole_hands_its_states_on(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    clip = frames(6)
+    result = compiled(Turned(), (2, 8, 8), tmp_path, passes="delta{mode=truncate,threshold=0.3,dense=never}", data=clip)
+    library = CLibrary(result, tmp_path)
+    assert library.plan.state_bytes == 0
+    assert not library.plan.fresh
+    interface = result.program.interface
+    (name,) = (spec.name for spec in result.manifest.frame_inputs)
+    expected = run_program(result.program, {name: clip})
+    values = {value.name: value for value in interface.inputs}
+    header = next((result.path / "c").glob("effc_*.h")).read_text()
+    assert header.count("A state: ") == len(interface.states) > 0
+    states = {one.input: np.zeros(values[one.input].at_batch(1), values[one.input].dtype) for one in interface.states}
+    for t in range(len(clip)):
+        outputs = library.run({name: clip[t : t + 1], **states})
+        states = {one.input: outputs[one.output] for one in interface.states}
+        given = {key: array[t : t + 1] for key, array in expected.items()}
+        assert compare({key: outputs[key] for key in given}, given).worst < 2e-6
+    make(result.path / "c", "test", f"CFLAGS={SANITIZED}")
+
+
 @needs_board
 def test_a_board_computes_the_same_stream(streamed: CompileResult) -> None:
     make(streamed.path / "c", "qemu", "CFLAGS=-O2 -Werror")

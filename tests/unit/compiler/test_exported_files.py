@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +55,29 @@ def test_a_saved_program_with_a_dynamic_batch_compiles_and_so_does_what_the_arti
         session = load(tmp_path / out)
         outputs = session.run({session.inputs[0].name: rows})
         np.testing.assert_allclose(outputs["output"], expected, atol=1e-5)
+
+
+TWICE = """
+import hashlib, pathlib, torch
+from effc.compiler import compile_model
+torch.manual_seed(0)
+net = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3)).eval()
+for out in ("first", "second"):
+    compile_model(net, out, example_inputs=(torch.zeros(1, 5),))
+    print(hashlib.sha256(pathlib.Path(out, "program.pt2").read_bytes()).hexdigest())
+"""
+
+
+def test_a_module_that_is_exported_again_gives_the_same_bytes(tmp_path: Path) -> None:
+    """In one process, where torch traces otherwise the first time; and in another one, elsewhere, that hashes otherwise."""
+    digests = []
+    for seed in ("1", "2"):
+        (tmp_path / seed).mkdir()
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        command = [sys.executable, "-c", TWICE]
+        done = subprocess.run(command, cwd=tmp_path / seed, env=environment, capture_output=True, text=True, check=True)
+        digests += done.stdout.split()
+    assert len(digests) == 4 and len(set(digests)) == 1
 
 
 def test_a_batch_can_be_fixed_in_programs_however_they_came(tmp_path: Path) -> None:

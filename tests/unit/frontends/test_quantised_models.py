@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from effc.errors import UnsupportedModelError
 from effc.frontends import load_program
+from effc.lowering import lower, run_lowered
+from effc.targets import find_target
 
 DATA = os.environ.get("EFFC_DATA", "")
 STEP = 2.0**-5
@@ -69,6 +72,66 @@ def test_qdq_convolution_fuses_only_where_the_bias_fits(tmp_path: Path, bias_sca
     np.testing.assert_array_equal(actual.numpy(), session(model.SerializeToString()).run(None, {"x": x})[0])
 
 
+def qdq_classifier(*moves: str) -> onnx.ModelProto:
+    """Q -> DQ -> what moves elements -> Gemm(DQ weights, DQ bias) -> Q -> DQ, as exporters end classifiers; float sums are exact."""
+    generator = np.random.default_rng(0)
+    stored = {
+        "xs": np.float32(2**-4), "xz": np.int8(-5), "ys": np.float32(2**-4), "yz": np.int8(7),
+        "w": generator.integers(-127, 128, (5, 12), dtype=np.int8), "ws": np.float32(2**-7), "wz": np.int8(0),
+        "b": generator.integers(-500, 500, 5, dtype=np.int32), "bs": np.float32(2**-11), "bz": np.int32(0),
+        "shape": np.int64([-1, 12]), "axes": np.int64([3]),
+    }  # fmt: skip
+    made = {
+        "Reshape": lambda x, y: helper.make_node("Reshape", [x, "shape"], [y]),
+        "Flatten": lambda x, y: helper.make_node("Flatten", [x], [y]),
+        "Transpose": lambda x, y: helper.make_node("Transpose", [x], [y], perm=[0, 2, 1, 3]),
+        "Squeeze": lambda x, y: helper.make_node("Squeeze", [x, "axes"], [y]),
+    }
+    names = ["xd", *(f"m{i}" for i in range(len(moves)))]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "xs", "xz"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "xs", "xz"], ["xd"]),
+        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wd"]),
+        helper.make_node("DequantizeLinear", ["b", "bs", "bz"], ["bd"]),
+        *(made[move](*pair) for move, pair in zip(moves, itertools.pairwise(names), strict=True)),
+        helper.make_node("Gemm", [names[-1], "wd", "bd"], ["c"], transB=1),
+        helper.make_node("QuantizeLinear", ["c", "ys", "yz"], ["cq"]),
+        helper.make_node("DequantizeLinear", ["cq", "ys", "yz"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "classifier",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 4, 1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in stored.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+
+
+@pytest.mark.parametrize("moves", [("Reshape",), ("Flatten",), ("Transpose", "Squeeze", "Flatten")])
+def test_a_product_behind_moved_elements_is_one_of_integers(tmp_path: Path, moves: tuple[str, ...]) -> None:
+    """In the program, and in the kernels of both families; the weights stay bytes."""
+    model = qdq_classifier(*moves)
+    path = tmp_path / "classifier.onnx"
+    onnx.save(model, path)
+    program = load_program(path)
+    targets = [node.target for node in program.nodes]
+    assert torch.ops.effc.qlinear_matmul.default in targets
+    assert torch.ops.aten.linear.default not in targets
+    x = np.random.default_rng(1).uniform(-9, 9, (1, 3, 4, 1)).astype(np.float32)
+    expected = session(model.SerializeToString()).run(None, {"x": x})[0]
+    (actual,) = program.run({"x": torch.from_numpy(x)}).values()
+    np.testing.assert_array_equal(actual.numpy(), expected)
+    for target in ("cpu", "c99"):
+        code = lower(program, find_target(target))
+        assert code.plan is not None
+        assert "integer_matmul" in [step.family for step in code.plan.steps]
+        assert {one.dtype for one in code.plan.in_room("parameter") if np.prod(one.shape) >= 5 * 12} == {"int8"}
+        if target == "cpu":
+            (got,) = run_lowered(code, program, {"x": x}).values()
+            np.testing.assert_array_equal(got, expected)
+
+
 def test_blocked_quantisation_is_refused_with_a_reason(tmp_path: Path) -> None:
     nodes = [helper.make_node("DequantizeLinear", ["w", "s"], ["d"], axis=0, block_size=2), helper.make_node("MatMul", ["x", "d"], ["y"])]
     stored = {"w": np.ones((4, 3), np.int8), "s": np.ones((2, 3), np.float32)}
@@ -86,10 +149,10 @@ def test_blocked_quantisation_is_refused_with_a_reason(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "spread", "ops"),
     [
-        ("kws", 100.0, {"qlinear_conv": 9}),
-        ("resnet8", 2.0, {"qlinear_conv": 9, "qlinear_add": 3}),
+        ("kws", 100.0, {"qlinear_conv": 9, "qlinear_matmul": 1}),
+        ("resnet8", 2.0, {"qlinear_conv": 9, "qlinear_add": 3, "qlinear_matmul": 1}),
         ("ad_autoencoder", 100.0, {"qlinear_matmul": 10}),
-        ("vww", 2.0, {"qlinear_conv": 27}),
+        ("vww", 2.0, {"qlinear_conv": 27, "qlinear_matmul": 1}),
     ],
 )
 def test_trained_qdq_files_agree_with_onnxruntime(name: str, spread: float, ops: dict[str, int]) -> None:

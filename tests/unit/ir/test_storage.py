@@ -58,6 +58,17 @@ def test_no_path_and_no_source_line_is_in_the_bytes(program: Program) -> None:
         assert leak not in data
 
 
+def test_marks_that_torch_leaves_while_it_retraces_are_not_saved(program: Program) -> None:
+    """The first retrace of a process leaves some in dictionaries that the program shares with its copies."""
+    data = save_program(program)
+    marked = copy.copy(program.nodes[0].meta["custom"])
+    program.nodes[0].meta["custom"]["_torchdynamo_disable"] = True
+    try:
+        assert save_program(program) == data
+    finally:
+        program.nodes[0].meta["custom"] = marked
+
+
 def test_saving_leaves_the_program_as_it_was(program: Program) -> None:
     before = [dict(node.meta) for node in program.graph.nodes]
     save_program(program)

@@ -134,3 +134,24 @@ def test_the_nearest_integer_is_exact_up_to_the_last_fraction(tmp_path: Path) ->
     code.all(values.ctypes.data_as(ctypes.c_void_p), got.ctypes.data_as(ctypes.c_void_p), len(values))
     expected = [0, 2, 2, 0, -2, 4194306, -4194306, 4194304, 8388608, 8388608, -8388609, -(2**31), -(2**31)]
     assert got.tolist() == expected
+
+
+@needs_compiler
+@pytest.mark.parametrize(("sign", "test"), [("And", "NE"), ("Or", "EQ")])
+def test_the_second_operand_of_a_logical_operator_is_computed_only_where_it_counts(sign: str, test: str, tmp_path: Path) -> None:
+    """It may be what must not be read, or end the process; and it may need statements of its own."""
+    from tvm import tirx
+
+    given, found = buffer(3, "given", "int32"), buffer(3, "found", "int32")
+
+    def element(at: int) -> Any:
+        divisor = load(given, [integer(at)])
+        twice = tirx.Var("twice", divisor.ty)
+        large = tirx.Let(twice, divisor * 2, twice * twice > twice + 20)
+        second = tirx.if_then_else(tirx.truncdiv(integer(100), divisor) > 3, large, tirx.const(False, "bool"))
+        known = getattr(tirx, test)(divisor, integer(0))
+        return store(found, tirx.Cast("int32", getattr(tirx, sign)(known, second)), [integer(at)])
+
+    values, results = np.array([0, 5, 50], np.int32), np.full(3, -1, np.int32)
+    ran(flat_function([given, found], tirx.SeqStmt([element(at) for at in range(3)])), tmp_path, values, results)
+    assert results.tolist() == [int(sign == "Or"), 1, 0]

@@ -20,6 +20,7 @@ from effc.compiler.golden import golden_inputs
 from effc.errors import VerificationError
 from effc.ir import Batch, Program, Provenance
 from effc.lowering import Lowered, lower
+from effc.lowering.c99 import template
 from effc.lowering.c99.sources import GoldenCall, c_sources
 from effc.targets import find_target
 from tests.unit.lowering.streams import streaming
@@ -141,28 +142,52 @@ def test_the_same_program_gives_the_same_bytes_and_no_path_or_date() -> None:
     assert str(Path.cwd()) not in text
 
 
-HOSTILE = ["*/ int y; #error /*", "int\n#error \\\n", '??/" ; return 1; //', "x" * 10_000, "arena"]  # inputs and outputs
+def test_a_name_that_looks_like_a_place_in_a_template_is_not_filled(small: tuple[Lowered, list[GoldenCall]]) -> None:
+    templates = (Path(template.__file__).parent / "templates").iterdir()
+    markers = sorted({found for path in templates for found in re.findall(r"@[A-Z_]+@", path.read_text())})
+    assert "@INCLUDES@" in markers
+    plain = c_sources("net", *small, find_target("cortex-m4"), "effc")
+    for start in range(0, len(markers), 4):  # a comment holds a hundred letters
+        name = " ".join(markers[start : start + 4])
+        sources = c_sources(name, *small, find_target("cortex-m4"), "effc")
+        for (own, content), other in zip(sources.items(), plain.values(), strict=True):
+            assert bare(content) == bare(other)
+            assert own.startswith("qemu/") or name in text_of(sources, own)
+
+
+HOSTILE = [
+    "*/ int y; #error /*",
+    "int\n#error \\\n",
+    '??/" ; return 1; //',
+    "x" * 10_000,
+    "@INCLUDES@ @ROWS@ INFINITY memcpy",
+]  # a name each
 
 
 @needs_compiler
 def test_hostile_names_change_comments_and_identifiers_only() -> None:
     class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("scale", torch.arange(5.0))
+
         def forward(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return x * 2 + y, x > y
+            return x * self.scale + y, x > y
 
     program = program_of(Two(), torch.zeros(1, 5), torch.zeros(1, 5))
     lowered = lower(program, find_target("c99"))
     assert lowered.plan is not None
     calls = golden_calls(program, golden_inputs(program, None, 0), lowered)
     plain = c_sources("net", lowered, calls, find_target("c99"), "effc")
-    names = dict(zip([*calls[0].inputs, *calls[0].outputs], HOSTILE, strict=False))
+    names = dict(zip([*calls[0].inputs, *calls[0].outputs, *lowered.parameters], HOSTILE, strict=True))
     data = lowered.plan.as_json()
     for buffer in data["buffers"]:
         buffer["name"] = names.get(buffer["name"], buffer["name"])
     for step in data["steps"]:
         for side in ("reads", "writes"):
             step[side] = [names.get(name, name) for name in step[side]]
-    evil = dataclasses.replace(lowered, plan=type(lowered.plan).from_json(data))
+    parameters = {names[name]: array for name, array in lowered.parameters.items()}
+    evil = dataclasses.replace(lowered, plan=type(lowered.plan).from_json(data), parameters=parameters)
     renamed = [
         GoldenCall(*({names[name]: array for name, array in side.items()} for side in (call.inputs, call.outputs))) for call in calls
     ]

@@ -140,3 +140,12 @@ def test_what_is_no_dequantisation_stays() -> None:
     real, mean = run(code, {"x0": x.numpy()}).values()
     np.testing.assert_array_equal(real, module(x)[0].numpy())
     np.testing.assert_allclose(mean, module(x)[1].numpy(), rtol=1e-6)
+
+
+def test_a_transposition_that_two_readers_ask_for_is_made_once() -> None:
+    """Two convolutions read the image of `Quantised`, each with its channels last."""
+    torch.manual_seed(1)
+    code = lowered(program_of(Quantised(), (torch.randn(1, 8, 8, 8),)))
+    assert code.plan is not None
+    calls = [(step.kernel, step.reads) for step in code.plan.steps]
+    assert len(calls) == len(set(calls))

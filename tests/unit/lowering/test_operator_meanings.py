@@ -88,6 +88,7 @@ ELEMENTWISE: dict[str, Callable[[Tensor], Tensor]] = {
     "maximum with a scalar tensor": lambda x: torch.maximum(x, torch.tensor(1.0)),
     "threshold": lambda x: F.threshold(x, 0.5, 0.1),
     "hardshrink": F.hardshrink,
+    "softshrink": F.softshrink,
     "isnan": lambda x: torch.isnan(x).float(),
 }
 REDUCED: dict[str, Callable[[Tensor], Tensor]] = {

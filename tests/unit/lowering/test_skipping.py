@@ -15,6 +15,8 @@ from effc.ir import Batch, Program, Provenance, ValueFacts
 from effc.lowering import Lowered, lower, run_lowered
 from effc.targets import Target, find_target
 from effc.targets.rates import STANDARD, Level, Rates
+from tests.unit.lowering import c_on_host
+from tests.unit.lowering.c_on_host import needs_compiler
 from tests.unit.lowering.functions_of_torch import TARGETS, families, normal
 
 ALWAYS = Rates(Level(1e-9, 1e9, 0.0), Level(1e-9, 1e9, 0.0), 0.0)
@@ -187,3 +189,28 @@ def test_nan_is_no_zero_and_minus_zero_is_one(target: Target, rows: int) -> None
     x[0, 3] = torch.nan
     (got,) = run_lowered(lower(program, replace(target, runs_here=True, rates=ALWAYS)), program, {"x": x.numpy()}).values()
     assert np.isnan(got[0]).all() and np.isfinite(got[1:]).all()
+
+
+@needs_compiler
+@pytest.mark.parametrize(("rows", "depth", "columns"), [(1, 90, 13), (3, 37, 8), (2, 5, 3)])
+def test_small_kernels_pass_over_zero_inputs_and_keep_every_bit(rows: int, depth: int, columns: int) -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(depth, columns), with_zeros(normal(rows, depth), 0.3)
+    x[0, 0], x[-1, 1] = torch.nan, -0.0
+    dense, sparse = (c_on_host.lowered(program_of(layer, [x], density)) for density in (1.0, 0.2))
+    assert [families(dense), families(sparse)] == [["matmul"], ["skipping"]]
+    (whole,), (got,) = (c_on_host.run(code, {"x0": x.numpy()}).values() for code in (dense, sparse))
+    np.testing.assert_array_equal(got.view(np.int32), whole.view(np.int32))
+    with torch.no_grad():  # such weights would make NaN of any sum they enter
+        layer.weight[:, (x == 0).all(0)] = torch.nan
+    (passed,) = c_on_host.run(c_on_host.lowered(program_of(layer, [x], 0.2)), {"x0": x.numpy()}).values()
+    np.testing.assert_array_equal(passed.view(np.int32), whole.view(np.int32))
+
+
+def test_small_kernels_are_counted() -> None:
+    size = {"rows": 1, "depth": 100, "columns": 16, "stored": 0}
+    found = skipping(find_target("cortex-m4"), density=0.5, **size)
+    assert found.pays
+    assert "2,800 instructions, dense 3,800" in found.why  # 200 steps of 6 + 8, or of 3 + 16
+    assert not skipping(find_target("cortex-m4"), density=0.9, **size).pays
+    assert not skipping(find_target("cortex-m4"), density=0.4, **{**size, "columns": 1}).pays  # a test for each multiply-add

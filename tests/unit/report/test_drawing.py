@@ -153,6 +153,13 @@ def test_on_a_narrow_page_only_the_page_scrolls() -> None:
     assert ".inside tr { display: grid;" in style
 
 
+def test_columns_of_what_was_not_measured_are_left_out() -> None:
+    def page(taken: float | None) -> str:
+        return render(Report("digits", (), Graph(()), Graph(()), layers=(Layer("a", "relu", "elementwise", 0, 20, taken),))).decode()
+
+    assert "µs" in page(1500.0) and "µs" not in page(None)
+
+
 def test_a_constant_stands_right_above_its_reader() -> None:
     """At the top it would draw a line past the whole network."""
     inputs = {"x": (), "a": ("x",), "b": ("a",), "constant": (), "sum": ("b", "constant")}

@@ -30,7 +30,7 @@ static int product(int task, Group *group, void *raw) {
 }
 int32_t run(uint8_t *arena, const uint8_t *parameters, const void *x, void *y, void *threads, int32_t *status) {
   *status = 7;
-  if ((uintptr_t)arena % 64 || (uintptr_t)parameters % 64 || (uintptr_t)x % 64 || (uintptr_t)y % 64) return 0;
+  if ((uintptr_t)arena % 64 || (uintptr_t)parameters % 64 || (uintptr_t)x % 4 || (uintptr_t)y % 64) return 0;
   *status = 8;
   Data d = {(float *)arena, (const float *)parameters, (const float *)(parameters + 64), x};
   if (TVMBackendParallelLaunch(product, &d, 0)) return 0;

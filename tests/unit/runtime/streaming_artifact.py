@@ -39,7 +39,7 @@ SPARSE_CODE = (
     + r"""
 int32_t run(uint8_t *arena, const uint8_t *parameters, uint8_t *states, const float *x, const float *total, float *y, float *next,
             int32_t *status) {
-  *status = (uintptr_t)states % 64 || (uintptr_t)x % 64 || (uintptr_t)y % 64 ? 7 : 0;
+  *status = (uintptr_t)states % 64 || (uintptr_t)x % 4 || (uintptr_t)y % 64 ? 7 : 0;
   if (*status) return 0;
   int32_t *clock = (int32_t *)states, *active = (int32_t *)(states + 128);
   int moved = frame(*clock, clock, (float *)(states + 64), (float *)(states + 64), x, y);

@@ -4,6 +4,8 @@
     quantize_linear(linear(DQ(x), DQ(w), DQ(bias)))  ->  qlinear_matmul
     quantize_linear(add(DQ(a), DQ(b)))               ->  qlinear_add
 
+What only moves elements (a reshape, a transposition) may stand between DQ(x) and the operator: then it moves the integers.
+
 qlinear_add gives the same bits. The other two sum exactly where the float form rounds each partial sum, so a result that lies within
 that rounding error of a tie may be one step off the float form (and is the exact one). A match needs: scales stored with the model;
 activations quantised per tensor and weights per output channel at most; a bias with zero point 0 and scale x_scale * w_scale; one
@@ -23,6 +25,13 @@ __all__ = ["fuse_integers"]
 
 _aten, _ops = torch.ops.aten, torch.ops.effc
 _CONVOLUTIONS = (_aten.conv1d.default, _aten.conv2d.default, _aten.conv3d.default)
+# Of one input, whose elements they hand on, at other places.
+_MOVES = frozenset(
+    {
+        *(_aten.reshape.default, _aten.view.default, _aten.flatten.using_ints, _aten.unsqueeze.default, _aten.permute.default),
+        *(_aten.squeeze.default, _aten.squeeze.dim, _aten.squeeze.dims, _aten.transpose.int, _aten.clone.default),
+    }
+)
 _BIAS_TOLERANCE = 1e-5  # relative: the exporters write the product of the scales rounded to float32
 
 
@@ -67,6 +76,21 @@ def _dequantised(edit: Edit, node: Any, *, per_tensor: bool) -> tuple[fx.Node, f
     if integers.meta["val"].dtype not in (torch.uint8, torch.int8):  # type: ignore[union-attr]
         return None
     return integers, scale, zero_point  # type: ignore[return-value]
+
+
+def _activations(edit: Edit, node: Any) -> tuple[fx.Node, fx.Node, fx.Node] | None:
+    """(integers, scale, zero point) of activations with one scale for all, which may have been moved since they were dequantised."""
+    moves: list[fx.Node] = []
+    while isinstance(node, fx.Node) and node.target in _MOVES and not node.kwargs:
+        moves.append(node)
+        node = node.args[0]
+    found = _dequantised(edit, node, per_tensor=True)
+    if found is None:
+        return None
+    integers, scale, zero_point = found
+    for move in reversed(moves):
+        integers = edit.call(move.target, (integers, *move.args[1:]), like=move)  # type: ignore[arg-type]
+    return integers, scale, zero_point
 
 
 def _single(edit: Edit, node: Any) -> bool:
@@ -115,7 +139,7 @@ def _convolution(edit: Edit, computed: fx.Node, node: fx.Node) -> fx.Node | None
             pads[axis] += before
             pads[axis + dims] += after
         x = x.args[0]
-    image, kernel = _dequantised(edit, x, per_tensor=True), _dequantised(edit, w, per_tensor=False)
+    image, kernel = _activations(edit, x), _dequantised(edit, w, per_tensor=False)
     if image is None or kernel is None or not _channels_first(edit, w):  # type: ignore[arg-type]
         return None
     fits, integers = _bias(edit, bias, image[1], kernel[1])
@@ -135,7 +159,7 @@ def _linear(edit: Edit, computed: fx.Node, node: fx.Node) -> fx.Node | None:
     assert isinstance(w, fx.Node)
     transposed = w.target is _aten.t.default  # linear(x, B.t()): B is used as it is stored
     stored = w.args[0] if transposed else w
-    rows, weights = _dequantised(edit, x, per_tensor=True), _dequantised(edit, stored, per_tensor=False)
+    rows, weights = _activations(edit, x), _dequantised(edit, stored, per_tensor=False)
     if rows is None or weights is None:
         return None
     channel_axis = 1 if transposed else 0
@@ -151,7 +175,7 @@ def _linear(edit: Edit, computed: fx.Node, node: fx.Node) -> fx.Node | None:
 
 
 def _sum(edit: Edit, computed: fx.Node, node: fx.Node) -> fx.Node | None:
-    a, b = (_dequantised(edit, argument, per_tensor=True) for argument in computed.args[:2])
+    a, b = (_activations(edit, argument) for argument in computed.args[:2])
     if a is None or b is None:
         return None
     return edit.call(_ops.qlinear_add.default, (*a, *b, *node.args[1:3]), like=computed, before=node)

@@ -18,6 +18,10 @@ _MEMORY = {
 }
 
 
+_BOARD_BYTES = 4 << 20  # of flash, and of RAM: what board.ld gives out and all of the boards have
+_STACK = 64 << 10
+
+
 def emulator(target: Target) -> list[str]:
     """The command that runs a self-test on the target's board; the program's name comes behind it."""
     quiet = ["-display", "none", "-monitor", "none", "-serial", "none"]
@@ -31,30 +35,45 @@ def library(target: Target) -> list[str]:
     return ["--specs=picolibc.specs"] if target.board == "virt" else []
 
 
-def build_files(model: CModel, target: Target) -> dict[str, str]:
-    """Relative name -> text."""
-    own = " ".join(library(target))
+def build_files(model: CModel, target: Target, calls: int) -> dict[str, str]:
+    """Relative name -> text. The self-test makes so many calls."""
+    own, made = " ".join(library(target)), f"{calls} call{'s' if calls != 1 else ''}"
     values = model.values() | {
         "COMPILER": target.compiler,
         "FLAGS": " ".join(target.flags),
         "SPECS": f"TARGET_LIBRARY = {own} # nothing for a compiler with a C library of its own\n" if own else "",
         "LIBRARY": " $(TARGET_LIBRARY)" if own else "",
         "EMULATOR": " ".join(emulator(target)) if target.board else "",
+        "PASSED": f"self-test passed: {made} gave the outputs of test_vectors.h, the weights are undamaged",
     }
-    goals = (
-        f"#   make target   builds it with {target.compiler} for {target.name}\n"
-        f"#   make qemu     runs the self-test on QEMU's {target.board}\n"
-    )
+    small = _too_large(model, target, calls)
+    runs = f"says why QEMU's {target.board} cannot run the self-test" if small else f"runs the self-test on QEMU's {target.board}"
+    goals = f"#   make target   builds it with {target.compiler} for {target.name}\n#   make qemu     {runs}\n"
     board = bool(target.board)
     values |= {
         "GOALS": goals if board else "",
-        "TARGET": filled("target.mk", values) if board else "",
+        "TARGET": filled("target.mk", values) + (_refusal(small) if small else filled("qemu.mk", values)) if board else "",
         "PHONY": " target qemu" if board else "",
     }
     files = {"Makefile": filled("Makefile", values), "CMakeLists.txt": filled("CMakeLists.txt", values)}
-    if board:
+    if board and not small:
         flash, ram = _MEMORY[target.board]
         start, entry = ("start_riscv.c", "effc_reset") if target.board == "virt" else ("start_arm.c", "effc_start")
         files["qemu/board.ld"] = filled("board.ld", values | {"FLASH": flash, "RAM": ram, "ENTRY": entry})
         files["qemu/start.c"] = filled(start, values)
     return files
+
+
+def _too_large(model: CModel, target: Target, calls: int) -> str:
+    """Why the board cannot hold the self-test, however small its code is; empty where it may."""
+    plan = model.plan
+    inputs, outputs, weights = (sum(one.buffer.size for one in tensors) for tensors in (model.inputs, model.outputs, model.weights))
+    flash, ram = weights + calls * (inputs + outputs), model.arena_bytes + plan.state_bytes + outputs + _STACK
+    if max(flash, ram) <= _BOARD_BYTES:
+        return ""
+    has = f"QEMU's {target.board} has {_BOARD_BYTES:,} bytes of flash and as many of RAM"
+    return f"the self-test needs over {flash:,} bytes of flash and {ram:,} of RAM, and {has}: run it on your board, or here by make test"
+
+
+def _refusal(why: str) -> str:
+    return f'\nqemu:\n\t@echo "{why}" >&2; false\n'

@@ -59,11 +59,10 @@ def driver(model: CModel, parameters: Mapping[str, Array]) -> str:
     kernels = "\n".join(f"EFFC_KERNEL {printed.text}" for printed in model.functions.values())
     used = "\n".join(text for name, text in HELPERS.items() if name in helpers)
     states = model.keeps_states
-    text = filled(
+    return _with_includes(
         "driver.c",
         model.values()
         | {
-            "INCLUDES": "@INCLUDES@",
             "WEIGHTS": "".join(f"extern const {one.type} {one.name}[{max(1, one.elements)}];\n" for one in model.weights),
             "HELPERS": used,
             "KERNELS": kernels,
@@ -74,7 +73,6 @@ def driver(model: CModel, parameters: Mapping[str, Array]) -> str:
             "CHECK": _check(model, parameters),
         },
     )
-    return _with_includes(text)
 
 
 def weights(model: CModel, parameters: Mapping[str, Array]) -> str:
@@ -85,19 +83,20 @@ def weights(model: CModel, parameters: Mapping[str, Array]) -> str:
         array = c_array(parameters[one.buffer.name], one.name, qualifiers="const")
         arrays.append(f"/* Block {number}: {one.shown} */\n{declared}\n{array}")
     nothing = "typedef int effc_no_weights; /* C99 has no empty files */\n"
-    return _with_includes(filled("weights.c", model.values() | {"WEIGHTS": "\n".join(arrays) or nothing, "INCLUDES": "@INCLUDES@"}))
+    return _with_includes("weights.c", model.values() | {"WEIGHTS": "\n".join(arrays) or nothing})
 
 
-def _with_includes(text: str) -> str:
-    """The headers that a file needs, and no others."""
+def _with_includes(template: str, values: dict[str, str]) -> str:
+    """A file with the headers that it needs, and no others. What comments and strings say is no reason for one."""
     wanted = {
         "math.h": r"\b(NAN|INFINITY)\b",
         "stdbool.h": r"\b(bool|true|false)\b",
         "stdint.h": r"\bu?int\d+_t\b|\bU?INT\d+_(MAX|MIN|C)\b",
         "string.h": r"\bmem(cpy|set)\b",
     }
-    code = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
-    return text.replace("@INCLUDES@", "\n".join(f"#include <{name}>" for name, words in wanted.items() if re.search(words, code)))
+    code = re.sub(r'/\*.*?\*/|"[^"\n]*"', "", filled(template, values | {"INCLUDES": ""}), flags=re.DOTALL)
+    includes = "\n".join(f"#include <{name}>" for name, words in wanted.items() if re.search(words, code))
+    return filled(template, values | {"INCLUDES": includes})
 
 
 def _body(model: CModel) -> str:

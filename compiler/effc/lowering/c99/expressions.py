@@ -29,6 +29,8 @@ _BIT_NODES = {
 }
 _BITS = {"shift_left": "<<", "shift_right": ">>", "bitwise_and": "&", "bitwise_or": "|", "bitwise_xor": "^"}
 _REDUCED = {"or": "|", "and": "&", "xor": "^", "add": "+"}  # what combines the lanes of a vector
+_REALS = {"float32": "f32", "float64": "f64"}
+_WHOLE = dict.fromkeys(("int8", "uint8", "int16", "uint16", "int32"), "i32") | {"int64": "i64", "uint32": "i64", "uint64": "u64"}
 _SHORT = {"int32": "i32", "float32": "f32", "uint32": "u32", "int64": "i64"}
 _CALLS = {"sqrt": "effc_sqrt", "nearbyint": "effc_nearest_float", "trunc": "effc_trunc", "floor": "effc_floor", "ceil": "effc_ceil"}
 _INTRINSICS = {"llvm.lrint": "effc_nearest", "llvm.nearbyint": "effc_nearest_float", "llvm.rint": "effc_nearest_float"}
@@ -50,6 +52,7 @@ class Expressions:
         self.depth = 1
         self.data: set[Any] = set()  # variables and local buffers of integers that come from data, and not from counters of loops alone
         self.bound: dict[str, str] = {}  # the line of a binding or a local buffer -> its name
+        self.formless: dict[str, None] = {}  # what was asked for that C99 has not without its library, in order
         self.lane = ""  # the variable that counts the lanes of the vectors which are written now, one after the other
 
     def _pointer(self, pointer: Any) -> str:
@@ -120,7 +123,7 @@ class Expressions:
         if isinstance(node, tirx.Cast):
             return self._cast(node)
         if isinstance(node, tirx.Select):
-            return self._choice(node.condition, node.true_value, node.false_value, scalar_of(node.ty.dtype))
+            return self._choice(self.expression(node.condition), node.true_value, node.false_value, scalar_of(node.ty.dtype))
         if kind in ("Min", "Max"):
             return self._extreme(kind.lower(), node)
         if kind == "Not":
@@ -136,6 +139,8 @@ class Expressions:
         raise InternalError(f"{self.name}: a {kind} has no form in C99")
 
     def _binary(self, sign: str, a: Any, b: Any, dtype: str) -> str:
+        if sign in ("&&", "||"):
+            return self._logical(sign, a, b)
         if sign == "%" and dtype.startswith("float"):
             raise InternalError(f"{self.name}: the remainder of two {dtype} has no form in C99 without its library")
         if dtype in _WRAPPING and sign in "+-*" and (self._from_data(a) or self._from_data(b)):
@@ -143,6 +148,18 @@ class Expressions:
             return f"(({kind})((u{kind}){self.expression(a)} {sign} (u{kind}){self.expression(b)}))"
         text = f"({self.expression(a)} {sign} {self.expression(b)})"
         return f"(({c_type(dtype)}){text})" if dtype in _NARROW else text
+
+    def _logical(self, sign: str, a: Any, b: Any) -> str:
+        """Statements that the second operand needs are executed only where its value counts: the first may say that it must not be read."""
+        from tvm import tirx
+
+        first = self.expression(a)
+        before, self.lines = self.lines, []
+        second = self.expression(b)
+        mine, self.lines = self.lines, before
+        if not mine:
+            return f"({first} {sign} {second})"
+        return self._choice(first, *((b, tirx.const(False, "bool")) if sign == "&&" else (tirx.const(True, "bool"), b)), "bool")
 
     def _from_data(self, node: Any) -> bool:
         """Whether an integer comes from stored integers or the bits of a real number, so that its sums may be any."""
@@ -171,7 +188,15 @@ class Expressions:
         value = self.expression(node.value)
         if to == source:
             return value
-        return f"({value} != 0)" if to == "bool" else f"(({c_type(to)}){value})"
+        if to == "bool":
+            return f"({value} != 0)"
+        return f"(({c_type(to)}){self._whole(value, source, to) if source in _REALS else value})"
+
+    def _whole(self, value: str, source: str, to: str) -> str:
+        """The integer part of a real number. For what does not fit, and NaN, C has no meaning; the helpers have that of x86-64."""
+        if to not in _WHOLE:
+            return value
+        return f"{self._helper(f'effc_{_WHOLE[to]}_{_REALS[source]}')}({bare(value)})"
 
     def _extreme(self, which: str, node: Any) -> str:
         dtype = scalar_of(node.ty.dtype)
@@ -181,9 +206,8 @@ class Expressions:
             raise InternalError(f"{self.name}: the {which} of two {dtype} has no form here")
         return f"{self._helper(f'effc_{which}_{_SHORT[dtype]}')}({bare(self.expression(node.a))}, {bare(self.expression(node.b))})"
 
-    def _choice(self, condition: Any, then: Any, otherwise: Any, dtype: str) -> str:
+    def _choice(self, test: str, then: Any, otherwise: Any, dtype: str) -> str:
         """A conditional expression; a branch where one side needs statements, which may read what only that side may."""
-        test = self.expression(condition)
         before, self.lines = self.lines, []
         depth = self.depth
         self.depth += 1
@@ -208,7 +232,7 @@ class Expressions:
         name, arguments, dtype = str(node.op.name), list(node.args), scalar_of(node.ty.dtype) if hasattr(node.ty, "dtype") else ""
         short = name.rsplit(".", 1)[-1]
         if short == "if_then_else":
-            return self._choice(arguments[0], arguments[1], arguments[2], dtype)
+            return self._choice(self.expression(arguments[0]), arguments[1], arguments[2], dtype)
         if short in ("likely", "unlikely"):
             return self.expression(arguments[0])
         if short in _BITS:
@@ -235,7 +259,8 @@ class Expressions:
             return f"{self._helper('effc_float')}({self._helper('effc_bits')}({bare(value)}) & INT32_MAX)"
         if short in _CALLS and dtype == "float32":
             return f"{self._helper(_CALLS[short])}({bare(self.expression(arguments[0]))})"
-        raise InternalError(f"{self.name}: {short} of {dtype} has no form in C99")
+        self.formless[f"{short} of {dtype} has no form in C99"] = None
+        return "0"
 
     def _reduced(self, sign: str, vector: Any, dtype: str) -> str:
         """All lanes of a vector of integers combined."""

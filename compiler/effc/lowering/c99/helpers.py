@@ -99,6 +99,22 @@ static float effc_sqrt(float x) {
 }
 """,
 }
+for _real, _short, _mark, _below in (("float", "f32", "f", 0), ("double", "f64", "", 1)):
+    for _bits in (32, 64):
+        _end = 1 << (_bits - 1)
+        # The last number that becomes the least integer: the doubles behind -2^31 do, towards zero.
+        _least = f"x > {-_end - 1}.0" if _below and _bits == 32 else f"x >= {-_end}.0{_mark}"
+        HELPERS[f"effc_i{_bits}_{_short}"] = (
+            "/* Towards zero; what does not fit, and NaN, becomes the least integer, as on x86-64. */\n"
+            f"static int{_bits}_t effc_i{_bits}_{_short}({_real} x) {{\n"
+            f"  return {_least} && x < {_end}.0{_mark} ? (int{_bits}_t)x : INT{_bits}_MIN;\n}}\n"
+        )
+    HELPERS[f"effc_u64_{_short}"] = (
+        "/* Towards zero, negative numbers as if through int64_t; what does not fit becomes 0 or, as NaN, 2^63, as on x86-64. */\n"
+        f"static uint64_t effc_u64_{_short}({_real} x) {{\n"
+        f"  if (x >= {1 << 63}.0{_mark}) {{\n    return x < {1 << 64}.0{_mark} ? (uint64_t)x : 0u;\n  }}\n"
+        f"  return x >= -{1 << 63}.0{_mark} ? (uint64_t)(int64_t)x : UINT64_C({1 << 63});\n}}\n"
+    )
 for _kind, _short in (("int32_t", "i32"), ("float", "f32"), ("uint32_t", "u32"), ("int64_t", "i64")):
     for _name, _sign in (("min", "<"), ("max", ">")):
         HELPERS[f"effc_{_name}_{_short}"] = (

@@ -93,7 +93,7 @@ class CModel:
         }
 
 
-def c_model(name: str, lowered: Lowered, target: str, version: str, states: Sequence[tuple[str, str]]) -> CModel:
+def c_model(name: str, lowered: Lowered, version: str, states: Sequence[tuple[str, str]]) -> CModel:
     """Name everything. See `sources.c_sources`."""
     plan = lowered.plan
     if plan is None:
@@ -120,7 +120,7 @@ def c_model(name: str, lowered: Lowered, target: str, version: str, states: Sequ
     return CModel(
         prefix=prefix,
         macro=prefix.upper(),
-        title=f"{prefix}: the model {comment(name)} as C99 for {target}, written by {comment(version)}",
+        title=f"{prefix}: the model {comment(name)} as C99, written by {comment(version)}",
         version=comment(version).replace('"', "'"),
         plan=plan,
         inputs=inputs,

@@ -60,6 +60,8 @@ class _Printer(Expressions):
             self._named(pointer, plain(pointer.name))
         self._find_writes(self.function.body)
         self.statement(self.function.body)
+        if self.formless:
+            raise InternalError(f"{self.name}: " + "\n".join(self.formless))
         constant = tuple(pointer not in self.written for pointer in pointers)
         body = self._without_unused()
         used = "\n".join(body)

@@ -31,7 +31,7 @@ def c_sources(
         name: the model's, as its user calls it; whatever it holds, it ends up in identifiers and comments only.
         lowered: for a target of the family c99.
         vectors: the calls that the self-test makes, in order; those of a program that keeps states are the first frames of a stream.
-        target: gives the compiler, its flags and the board.
+        target: gives the compiler, its flags and the board; the C is the same for all.
         version: what the C says of itself: `effc 0.1.0`.
         states: (input, output) of every state that the caller passes from call to call.
         tolerance: how far outputs of float32 may be off, of their largest magnitude; integers must be equal.
@@ -39,7 +39,7 @@ def c_sources(
     Raises:
         InternalError: a type that C99 does not have, or vectors that do not fit the plan.
     """
-    model = c_model(name, lowered, target.name, version, states)
+    model = c_model(name, lowered, version, states)
     prefix = model.prefix
     texts = {
         f"{prefix}.h": header(model),
@@ -47,6 +47,6 @@ def c_sources(
         f"{prefix}_weights.c": weights(model, lowered.parameters),
         "test_vectors.h": test_vectors(model, vectors, tolerance),
         "test_main.c": test_main(model),
-        **build_files(model, target),
+        **build_files(model, target, len(vectors)),
     }
     return {path: text.encode("ascii") for path, text in texts.items()}

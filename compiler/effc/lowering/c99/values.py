@@ -9,17 +9,21 @@ import numpy as np
 
 from effc.errors import InternalError
 
-__all__ = ["c_number", "c_type", "lanes_of", "scalar_of"]
+__all__ = ["NoTypeError", "c_number", "c_type", "lanes_of", "scalar_of"]
 
 _TYPES = {"bool": "bool", "float32": "float", "float64": "double", "int32": "int32_t", "uint32": "uint32_t"} | {
     f"{sign}int{bits}": f"{sign}int{bits}_t" for sign in ("", "u") for bits in (8, 16, 64)
 }
 
 
+class NoTypeError(InternalError):
+    """A type that C99 does not have: half precision, vectors."""
+
+
 def c_type(dtype: str) -> str:
-    """The C type of a TIR type. Raises InternalError for one that C99 does not have (half precision, vectors)."""
+    """The C type of a TIR type. Raises NoTypeError."""
     if dtype not in _TYPES:
-        raise InternalError(f"{dtype} has no type in C99")
+        raise NoTypeError(f"C99 has no type for {dtype}")
     return _TYPES[dtype]
 
 

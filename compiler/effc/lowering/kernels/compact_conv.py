@@ -17,8 +17,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from effc.lowering.kernels.code import allocated, floats, integer, load, local, loop, sequence, store
-from effc.lowering.kernels.compact_function import compact_function
-from effc.lowering.kernels.compact_windows import Taps, Window, number, positions, register_tile, steps, stored_sums, taps
+from effc.lowering.kernels.compact_windows import (
+    Result,
+    Sliding,
+    Taps,
+    Window,
+    everywhere,
+    number,
+    register_tile,
+    steps,
+    stored_sums,
+    taps,
+)
 from effc.lowering.kernels.conv import read
 from effc.lowering.kernels.fused import Fused
 from effc.lowering.kernels.implementation import Implementation
@@ -26,7 +36,7 @@ from effc.lowering.kernels.integer_vectors import centred_bytes, only
 from effc.lowering.kernels.packing import Packed
 from effc.targets import Target
 
-__all__ = ["Image", "convolution", "depthwise", "image_of"]
+__all__ = ["Image", "convolution", "depthwise", "image_of", "sliding_convolution", "sliding_depthwise"]
 
 
 @dataclass(frozen=True)
@@ -57,21 +67,32 @@ class Image:
 
 def convolution(fused: Fused, fixed: Sequence[bool], target: Target) -> Implementation | None:
     """The convolution of a function; None where it is none, or its weights are not stored."""
+    return everywhere(sliding_convolution(fused, fixed))
+
+
+def depthwise(fused: Fused, fixed: Sequence[bool], target: Target) -> Implementation | None:
+    """A convolution with one input and one output channel in each group, and stored weights; else None."""
+    return everywhere(sliding_depthwise(fused, fixed))
+
+
+def sliding_convolution(fused: Fused, fixed: Sequence[bool], result: Result | None = None) -> Sliding | None:
+    """What `convolution` computes at a position; `result` is the statement for (index of an element, its sum), else it is stored."""
     image = image_of(fused, fixed)
     if image is None:
         return None
     outputs = image.features // image.groups
     tile = register_tile(outputs, image.dtype, whole=image.groups > 1)
-    return _implementation(fused, image, _Dense(fused, image, tile), Packed(tuple(range(len(image.window.taps) + 2)), ((0, tile),)), "conv")
+    packing = Packed(tuple(range(len(image.window.taps) + 2)), ((0, tile),))
+    return _sliding(fused, image, _Dense(fused, image, tile, result or fused.epilogue().store), packing, "conv")
 
 
-def depthwise(fused: Fused, fixed: Sequence[bool], target: Target) -> Implementation | None:
-    """A convolution with one input and one output channel in each group, and stored weights; else None."""
+def sliding_depthwise(fused: Fused, fixed: Sequence[bool], result: Result | None = None) -> Sliding | None:
+    """What `depthwise` computes at a position; `result` as above."""
     image = image_of(fused, fixed)
     if image is None or image.groups == 1 or image.channels != 1 or image.features != image.groups:
         return None
-    rank = len(image.window.taps)
-    return _implementation(fused, image, _Depthwise(fused, image), Packed((*range(1, rank + 1), rank + 1, 0)), "depthwise")
+    loops, rank = _Depthwise(fused, image, result or fused.epilogue().store), len(image.window.taps)
+    return _sliding(fused, image, loops, Packed((*range(1, rank + 1), rank + 1, 0)), "depthwise")
 
 
 def image_of(fused: Fused, fixed: Sequence[bool]) -> Image | None:
@@ -137,12 +158,10 @@ def _integers(fused: Fused, fixed: Sequence[bool]) -> Image | None:
     )
 
 
-def _implementation(fused: Fused, image: Image, loops: _Dense | _Depthwise, packing: Packed, family: str) -> Implementation:
+def _sliding(fused: Fused, image: Image, loops: _Dense | _Depthwise, packing: Packed, family: str) -> Sliding:
     arguments = [loops.packed if index == image.weight else buffer for index, buffer in enumerate(fused.arguments)]
-    buffers, first = image.setup
-    body = allocated(buffers, [*first, positions(image.window, loops.position)])
     name = family if image.dtype == "float32" else f"integer_{family}"
-    return Implementation(compact_function(arguments, body), name, {image.weight: packing})
+    return Sliding(image.window, loops.position, arguments, {image.weight: packing}, name, image.setup)
 
 
 def _weight(value: Any, dtype: str) -> Any:
@@ -158,10 +177,10 @@ def _nothing(dtype: str) -> Any:
 class _Dense:
     """All input channels of a group go into each of its output channels."""
 
-    def __init__(self, fused: Fused, image: Image, tile: int) -> None:
+    def __init__(self, fused: Fused, image: Image, tile: int, result: Result) -> None:
         from tvm import tirx
 
-        self.image, self.tile, self.epilogue = image, tile, fused.epilogue()
+        self.image, self.tile, self.result = image, tile, result
         self.outputs = image.features // image.groups
         self.blocks = -(-self.outputs // tile)
         dtype = str(fused.arguments[image.weight].dtype)
@@ -188,7 +207,7 @@ class _Dense:
             self.image.dtype,
             _nothing(self.image.dtype),
             lambda sums: self._sum(image, inside, group if many else integer(0), group * self.blocks + block if many else block, sums),
-            lambda channel, value: self.epilogue.store([image, *at, channel], value),
+            lambda channel, value: self.result([image, *at, channel], value),
         )
 
     def _sum(self, image: Any, inside: list[Taps], group: Any, block: Any, sums: list[Any]) -> Any:
@@ -248,10 +267,10 @@ class _Dense:
 class _Depthwise:
     """Every channel has a filter of its own."""
 
-    def __init__(self, fused: Fused, image: Image) -> None:
+    def __init__(self, fused: Fused, image: Image, result: Result) -> None:
         from tvm import tirx
 
-        self.image, self.epilogue = image, fused.epilogue()
+        self.image, self.result = image, result
         self.tile = register_tile(image.features, image.dtype, whole=True)
         dtype = str(fused.arguments[image.weight].dtype)
         self.packed = tirx.decl_buffer((*image.window.taps, 1, image.features), dtype, name="packed")
@@ -266,7 +285,7 @@ class _Depthwise:
                 self.image.dtype,
                 _nothing(self.image.dtype),
                 lambda sums: taps(inside, lambda found, places: self._tap(image, found, places, channel, sums)),
-                lambda one, value: self.epilogue.store([image, *at, one], value),
+                lambda one, value: self.result([image, *at, one], value),
             )
 
         return loop(self.image.features // self.tile, block, name="block")

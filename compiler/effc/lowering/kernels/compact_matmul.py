@@ -1,22 +1,25 @@
 """Small matrix products, batched or not: of float32, and of bytes with int32 sums.
 
 A stored right operand lies in blocks of a few columns, in the order in which the loop over the depth reads it. One that is computed is read
-where it lies.
+where it lies. Where a pass makes most of the inputs zero, each is tested before its weights are read.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from effc.lowering.kernels.code import allocated, floats, integer, load, local, loop, single, store
+from effc.cost.skipping import skipping
+from effc.lowering.kernels.code import allocated, choose, floats, integer, load, local, loop, sequence, single, store
 from effc.lowering.kernels.compact_function import compact_function
 from effc.lowering.kernels.compact_windows import number, register_tile, steps, stored_sums
 from effc.lowering.kernels.fused import Fused
 from effc.lowering.kernels.implementation import Implementation
 from effc.lowering.kernels.integer_vectors import centred_bytes, only
 from effc.lowering.kernels.packing import Packed
+from effc.runtime.tensors import dtype_named
 from effc.targets import Target
 
 __all__ = ["product"]
@@ -40,7 +43,21 @@ def product(fused: Fused, fixed: Sequence[bool], target: Target) -> Implementati
     operands = _operands(fused, fixed)
     if operands is None:
         return None
-    return _implementation(fused, operands)
+    return _implementation(fused, operands, _skipped(fused, operands, target))
+
+
+def _skipped(fused: Fused, operands: _Operands, target: Target) -> str:
+    """Why inputs that are zero are passed over, with the numbers; empty where they are not."""
+    known = fused.known
+    if known is None or known.density is None or operands.right is not None or operands.dtype != "float32":
+        return ""
+    *batch, rows, columns, depth = fused.anchor.extents
+    itemsize = dtype_named(str(fused.reads()[1].dtype)).itemsize
+    size = {"rows": math.prod(batch) * rows, "depth": depth, "columns": columns}
+    decision = skipping(target, **size, density=known.density, stored=known.stored, itemsize=itemsize)
+    if not decision.pays:
+        fused.reasons.append(decision.why)
+    return decision.why if decision.pays else ""
 
 
 def _operands(fused: Fused, fixed: Sequence[bool]) -> _Operands | None:
@@ -71,7 +88,7 @@ def _operands(fused: Fused, fixed: Sequence[bool]) -> _Operands | None:
     return _Operands("int32", a, b, [zero, other], [setting, also])
 
 
-def _implementation(fused: Fused, operands: _Operands) -> Implementation:
+def _implementation(fused: Fused, operands: _Operands, skipped: str) -> Implementation:
     from tvm import tirx
 
     *batch, rows, columns, depth = fused.anchor.extents
@@ -91,15 +108,17 @@ def _implementation(fused: Fused, operands: _Operands) -> Implementation:
             start, held, setting = number(block * (depth * tile), "at") if operands.right is None else (0, [], [])
 
             def step(k: Any) -> Any:
-                value = local(1, "value", dtype)
-                statements = [store(value, operands.left([*_own(at, left), row, k]), [0])]
+                value, statements = local(1, "value", dtype), []
+                first = store(value, operands.left([*_own(at, left), row, k]), [0])
                 for i, one in enumerate(sums):
                     if operands.right is None:
                         other = weight(load(packed, [0, 0, start + k * tile + i]))
                     else:
                         other = operands.right([*_own(at, right), k, block * tile + i])
                     statements.append(store(one, load(one, [0]) + load(value, [0]) * other, [0]))
-                return allocated([value], statements)
+                if skipped:
+                    statements = [choose(_not_zero(load(value, [0])), sequence(statements), tirx.Evaluate(integer(0)))]
+                return allocated([value], [first, *statements])
 
             return allocated(held, [*setting, steps(depth, dtype, 1, step, "k")])
 
@@ -121,7 +140,15 @@ def _implementation(fused: Fused, operands: _Operands) -> Implementation:
     arguments = [packed if index == argument else buffer for index, buffer in enumerate(fused.arguments)]
     function = compact_function(arguments, allocated(operands.buffers, [*operands.setup, axes([])]))
     packings = {} if argument is None else {argument: Packed((1, 0), ((1, tile),))}
-    return Implementation(function, "matmul" if dtype == "float32" else "integer_matmul", packings)
+    family = "skipping" if skipped else "matmul" if dtype == "float32" else "integer_matmul"
+    return Implementation(function, family, packings, skipped)
+
+
+def _not_zero(value: Any) -> Any:
+    """By its bits: NaN is not zero, and no core without a floating-point unit compares in software."""
+    from tvm import tirx
+
+    return tirx.bitwise_and(tirx.reinterpret("int32", value), integer(0x7FFFFFFF)) != 0
 
 
 def _own(at: Sequence[Any], operand: Any) -> list[Any]:

@@ -7,22 +7,26 @@ from collections.abc import Sequence
 from typing import Any
 
 from effc.lowering.kernels.code import floats, load, loop, sequence, store
-from effc.lowering.kernels.compact_function import compact_function
-from effc.lowering.kernels.compact_windows import Taps, Window, positions, register_tile, stored_sums, taps
+from effc.lowering.kernels.compact_windows import Result, Sliding, Taps, Window, everywhere, register_tile, stored_sums, taps
 from effc.lowering.kernels.fused import Fused
 from effc.lowering.kernels.implementation import Implementation
 from effc.lowering.kernels.pool import larger, pooled
 from effc.targets import Target
 
-__all__ = ["pool"]
+__all__ = ["pool", "sliding_pool"]
 
 
 def pool(fused: Fused, fixed: Sequence[bool], target: Target) -> Implementation | None:
     """The maximum or the sum of each window (averages divide it behind); None for another function, or not of float32."""
+    return everywhere(sliding_pool(fused, fixed))
+
+
+def sliding_pool(fused: Fused, fixed: Sequence[bool], result: Result | None = None) -> Sliding | None:
+    """What `pool` computes at a position; `result` is the statement for (index of an element, its pool), else it is stored."""
     source = pooled(fused)
     if source is None:
         return None
-    epilogue = fused.epilogue()
+    stored = result or fused.epilogue().store
     batch, *sizes, channels = (int(size) for size in source.shape)
     largest, tile = fused.kind == "max_pool", register_tile(channels, "float32", whole=True)
     window = Window(
@@ -51,9 +55,9 @@ def pool(fused: Fused, fixed: Sequence[bool], target: Target) -> Implementation 
                 "float32",
                 floats(-math.inf if largest else 0.0),
                 lambda sums: taps(inside, lambda found, places: tap(places, number * tile, sums)),
-                lambda channel, value: epilogue.store([image, *at, channel], value),
+                lambda channel, value: stored([image, *at, channel], value),
             )
 
         return loop(channels // tile, block, name="block")
 
-    return Implementation(compact_function(fused.arguments, positions(window, position)), "pool")
+    return Sliding(window, position, fused.arguments, {}, "pool")

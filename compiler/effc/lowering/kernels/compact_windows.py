@@ -7,13 +7,32 @@ one loop.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from effc.lowering.kernels.code import allocated, load, local, loop, sequence, store
+from effc.lowering.kernels.code import allocated, integer, load, local, loop, sequence, store
+from effc.lowering.kernels.compact_function import compact_function
+from effc.lowering.kernels.implementation import Implementation
+from effc.lowering.kernels.packing import Packed
 
-__all__ = ["Taps", "Window", "number", "positions", "register_tile", "steps", "stored_sums", "taps"]
+__all__ = [
+    "Result",
+    "Sliding",
+    "Taps",
+    "Window",
+    "at_position",
+    "axis_taps",
+    "everywhere",
+    "number",
+    "positions",
+    "register_tile",
+    "steps",
+    "stored_sums",
+    "taps",
+]
+
+Result = Callable[[Sequence[Any], Any], Any]  # the statement for (index of an element of a result, its sum)
 
 _MOST = {"int32": 4, "float32": 8}  # sums at a time: what thirteen registers hold beside addresses and counters, and sixteen of floats
 _TURN = {"int32": 4, "float32": 2}  # steps of a sum in one turn of its loop: eight bytes of code a product each
@@ -53,6 +72,27 @@ class Taps:
         return self.start + tap * self.step
 
 
+@dataclass(frozen=True)
+class Sliding:
+    """What a kernel computes for each position of a window, before its loops over the positions are written.
+
+    Attributes:
+        window: where the windows lie.
+        position: the statement for (image, place of the result, taps by axis).
+        arguments: of the kernel: those of its function, stored weights in the layout of `packings`.
+        packings: as an `Implementation` has them.
+        family: of the kernel.
+        setup: buffers, and statements that must run first.
+    """
+
+    window: Window
+    position: Callable[[Any, list[Any], list[Taps]], Any]
+    arguments: list[Any]
+    packings: Mapping[int, Packed]
+    family: str
+    setup: tuple[list[Any], list[Any]] = ([], [])
+
+
 def register_tile(channels: int, dtype: str, whole: bool = False) -> int:
     """How many channels are summed at a time in a type; with `whole` a divisor of all.
 
@@ -89,7 +129,7 @@ def positions(window: Window, body: Callable[[Any, list[Any], list[Taps]], Any])
             return body(image, at, found)
 
         def one(position: Any) -> Any:
-            inside, buffers, statements = _inside(window, axis, position)
+            inside, buffers, statements = axis_taps(window, axis, position)
             return allocated(buffers, [*statements, axis_loop(image, [*at, position], [*found, inside])])
 
         return loop(window.positions[axis], one, name="x" if axis == len(window.sizes) - 1 else "y")
@@ -97,7 +137,27 @@ def positions(window: Window, body: Callable[[Any, list[Any], list[Taps]], Any])
     return loop(window.batch, lambda image: axis_loop(image, [], []), name="image")
 
 
-def _inside(window: Window, axis: int, position: Any) -> tuple[Taps, list[Any], list[Any]]:
+def everywhere(kernel: Sliding | None) -> Implementation | None:
+    """The kernel that computes all positions; None of none."""
+    if kernel is None:
+        return None
+    buffers, first = kernel.setup
+    body = allocated(buffers, [*first, positions(kernel.window, kernel.position)])
+    return Implementation(compact_function(kernel.arguments, body), kernel.family, kernel.packings)
+
+
+def at_position(kernel: Sliding, at: list[Any]) -> Any:
+    """The statement that computes one position, given by variables, of the first image; `setup` must have run."""
+    buffers: list[Any] = []
+    statements: list[Any] = []
+    found: list[Taps] = []
+    for axis, position in enumerate(at):
+        inside, held, setting = axis_taps(kernel.window, axis, position)
+        buffers, statements, found = [*buffers, *held], [*statements, *setting], [*found, inside]
+    return allocated(buffers, [*statements, kernel.position(integer(0), at, found)])
+
+
+def axis_taps(window: Window, axis: int, position: Any) -> tuple[Taps, list[Any], list[Any]]:
     """The taps of an axis that lie inside of the image at a position, and what must run to know them."""
     from tvm import tirx
 

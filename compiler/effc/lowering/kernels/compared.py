@@ -8,7 +8,7 @@ from typing import Any
 from effc.lowering.kernels.code import allocated, flat_function, floats, integer, local, loop, parallel, sequence, store
 from effc.lowering.kernels.integer_vectors import cast, spread, vector_load, vector_store, whole, whole_store
 from effc.lowering.kernels.listed_results import Results, propagated
-from effc.lowering.kernels.moved import LEFT, apart, clear_row, over
+from effc.lowering.kernels.moved import apart, clear_row, over
 from effc.lowering.kernels.pixel_list import TASKS
 from effc.lowering.kernels.products import vectors
 
@@ -75,7 +75,7 @@ def compared_planes(results: Results, lanes: int) -> Any:
                     whole_store(distance, spread(nothing, size)),
                     loop(channels, noted, name="channel"),
                     whole_store(marks, moved_lanes(whole(distance), size)),
-                    vector_store(moved.mask, cast(whole(marks), "uint8", size), [y, x + LEFT], size),
+                    vector_store(moved.mask, cast(whole(marks), "uint8", size), [y, x + moved.left], size),
                     vector_store(counts, vector_load(counts, [0], size) + whole(marks), [0], size),
                     loop(channels, kept, name="channel"),
                 ],

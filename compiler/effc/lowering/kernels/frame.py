@@ -15,7 +15,7 @@ from typing import Any
 
 from effc.lowering.kernels.code import allocated, choose, flat_function, integer, load, local, loop, parallel, prefetch, sequence, store
 from effc.lowering.kernels.integer_vectors import cast, spread, vector_load, vector_store, whole, whole_store
-from effc.lowering.kernels.moved import LEFT, Moved, any_moved, apart, clear_row, over, together, vector_pieces
+from effc.lowering.kernels.moved import Moved, any_moved, apart, clear_row, over, together, vector_pieces
 from effc.lowering.kernels.pixel_list import TASKS
 from effc.lowering.kernels.products import vectors
 
@@ -101,7 +101,7 @@ def _compared_row(buffers: FrameBuffers, y: Any, lanes: int) -> Any:
 
     def counted(marks: Any, x: Any, size: int) -> Any:
         """Note a vector of 0 and 1."""
-        mask = vector_store(moved.mask, cast(marks, "uint8", size), [y, x + LEFT], size)
+        mask = vector_store(moved.mask, cast(marks, "uint8", size), [y, x + moved.left], size)
         return sequence([mask, vector_store(counts, vector_load(counts, [0], size) + marks, [0], size)])
 
     if buffers.planes is None and channels > 1:
@@ -199,7 +199,7 @@ def _copied_row(buffers: FrameBuffers, y: Any, lanes: int) -> Any:
 
     def stretch(x: Any, size: int) -> Any:
         every = local(1, "every", "uint8")
-        marks = vector_load(moved.mask, [y, x + LEFT], size)
+        marks = vector_load(moved.mask, [y, x + moved.left], size)
         done = marks if size == 1 else tirx.call_llvm_pure_intrin("uint8", f"llvm.vector.reduce.and.v{size}i8", marks)
         copied = _propagated(buffers, y, x, size, lambda channel: _plane(buffers, "frame", channel, y, x, size))
         left = choose(load(every, [0]) == tirx.const(0, "uint8"), copied, tirx.Evaluate(integer(0)))

@@ -11,7 +11,7 @@ from typing import Any
 
 from effc.lowering.kernels.code import allocated, integer, load, local, store
 from effc.lowering.kernels.integer_vectors import spread, vector_load, vector_store
-from effc.lowering.kernels.moved import LEFT, Moved, any_moved, vector_pieces
+from effc.lowering.kernels.moved import Moved, any_moved, vector_pieces
 
 __all__ = ["Results", "propagated"]
 
@@ -56,7 +56,7 @@ def propagated(results: Results, lanes: int, new: Callable[[int, int], Any], y: 
         [
             store(moved, found, [0]),
             *(kept(first, size) for first, size in vector_pieces(results.channels, lanes)),
-            store(mask, tirx.Cast("uint8", load(moved, [0])), [y, x + LEFT]),
+            store(mask, tirx.Cast("uint8", load(moved, [0])), [y, x + results.moved.left]),
             store(rows, load(rows, [y]) + load(moved, [0]), [y]),
         ],
     )

@@ -1,7 +1,8 @@
 """Which pixels of an image moved since the last frame: the mask that kernels over lists read and write, and the test that fills it.
 
 A mask has a byte for every pixel, 1 where it moved, in rows that are wider than the image: windows that stick out at the sides read zeros
-there. `rows` counts the moved pixels of each row; a row of the mask is only valid (and only read) where its count is not 0.
+there. For family `c99` rows are as wide as the image, and windows are cut to it. `rows` counts the moved pixels of each row; a row of the
+mask is only valid (and only read) where its count is not 0.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from effc.lowering.kernels.code import integer, sequence
+from effc.lowering.kernels.code import integer, loop, sequence, store
 from effc.lowering.kernels.integer_vectors import spread, vector_store
 from effc.lowering.kernels.products import pieces
 
@@ -22,9 +23,9 @@ CHUNK = 64  # pixels of a mask that are read at once
 LEFT = 16  # bytes in front of a row: how far windows may stick out
 
 
-def mask_width(width: int) -> int:
-    """Bytes of a row: room for windows that stick out, and for whole chunks behind the last pixel."""
-    return LEFT + -(-width // CHUNK) * CHUNK + 2 * CHUNK
+def mask_width(width: int, narrow: bool = False) -> int:
+    """Bytes of a row: room for windows that stick out, and for whole chunks behind the last pixel; `narrow`: only for the pixels."""
+    return width if narrow else LEFT + -(-width // CHUNK) * CHUNK + 2 * CHUNK
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,16 @@ class Moved:
     height: int
     width: int
 
+    @property
+    def left(self) -> int:
+        """Bytes of a row of the mask in front of the first pixel."""
+        return 0 if int(self.mask.shape[1]) == self.width else LEFT
 
-def moved_buffers(name: str, height: int, width: int) -> Moved:
+
+def moved_buffers(name: str, height: int, width: int, narrow: bool = False) -> Moved:
     from tvm import tirx
 
-    mask = tirx.decl_buffer((height, mask_width(width)), "uint8", name=f"{name}_mask")
+    mask = tirx.decl_buffer((height, mask_width(width, narrow)), "uint8", name=f"{name}_mask")
     return Moved(mask, tirx.decl_buffer((height,), "int32", name=f"{name}_rows"), height, width)
 
 
@@ -48,6 +54,8 @@ def clear_row(moved: Moved, y: Any) -> Any:
     """No pixel of a row moved, and its mask says so."""
     from tvm import tirx
 
+    if moved.left == 0:
+        return loop(moved.width, lambda x: store(moved.mask, tirx.const(0, "uint8"), [y, x]), name="x")
     zeros = spread(tirx.const(0, "uint8"), CHUNK)
     width = int(moved.mask.shape[1])
     parts = [vector_store(moved.mask, zeros, [y, first], CHUNK) for first in range(0, width - CHUNK + 1, CHUNK)]

@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from effc.lowering.drafts import Call, Draft, Slot
+from effc.lowering.kernels.compact_listed import compact_compared
 from effc.lowering.kernels.compared import compared, compared_planes
 from effc.lowering.kernels.frame import FrameBuffers, frame_kernel
 from effc.lowering.kernels.implementation import Implementation
@@ -19,12 +21,11 @@ from effc.lowering.kernels.listed_results import Results
 from effc.lowering.kernels.moved import Moved, mask_width, moved_buffers
 from effc.lowering.kernels.pixel_list import TASKS
 from effc.lowering.kernels.tiles import lanes_of
-from effc.lowering.planning import Call, Draft, Slot
 from effc.lowering.streaming.keeping import NoListsError
 from effc.lowering.streaming.stages import Pair, Stage, is_movement, is_transposition, listed_stage, pixel_steps
 from effc.lowering.streaming.stripping import Kept, Stripped
 from effc.runtime.plan import Room
-from effc.targets import Target
+from effc.targets import C99, Target
 
 __all__ = ["streaming_draft"]
 
@@ -157,7 +158,10 @@ class _Drafting:
             return [listed], replace(call, direct=self.exact)
         new = f"{written}.new"
         self.slots[new] = Slot(new, "arena", shape, "float32")
-        function = (compared if last else compared_planes)(results, self.lanes)
+        if last and self.target.family == C99:
+            function = compact_compared(results)
+        else:
+            function = (compared if last else compared_planes)(results, self.lanes)
         note = f"threshold {kept.threshold:.3g}"
         symbol = self._ready(f"compared_{len(self.result.ready)}", function, Implementation(function, "compared", note=note))
         whole = replace(call, writes=(new,))
@@ -223,9 +227,10 @@ class _Drafting:
         return self._state(f"{state}.active", (TASKS,), "int32")
 
     def _moved(self, state: str, height: int, width: int) -> Moved:
-        self._slot(f"{state}.mask", "arena", (height, mask_width(width)), "uint8")
+        narrow = self.target.family == C99
+        self._slot(f"{state}.mask", "arena", (height, mask_width(width, narrow)), "uint8")
         self._slot(f"{state}.rows", "arena", (height,), "int32")
-        self.moved[state] = moved_buffers(f"moved{len(self.moved)}", height, width)
+        self.moved[state] = moved_buffers(f"moved{len(self.moved)}", height, width, narrow)
         return self.moved[state]
 
     def _masks(self, state: str) -> tuple[str, str]:

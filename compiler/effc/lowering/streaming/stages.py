@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from effc.lowering.kernels.compact_listed import compact_listed, compact_map
 from effc.lowering.kernels.conv import read
 from effc.lowering.kernels.fused import Fused, blocks_of
 from effc.lowering.kernels.implementation import Implementation
@@ -17,7 +18,7 @@ from effc.lowering.kernels.listed_pool import listed_pool, read_pool
 from effc.lowering.kernels.listed_results import Results
 from effc.lowering.kernels.moved import Moved
 from effc.lowering.kernels.pixel_list import Listed, Reach, fits
-from effc.targets import Target
+from effc.targets import C99, Target
 
 __all__ = ["Pair", "Sources", "Stage", "is_movement", "is_transposition", "listed_stage", "pixel_steps"]
 
@@ -90,10 +91,11 @@ def _windowed(
             reach = Reach(own, *shape) if index == at else Reach(own, strides=strides)
             groups.setdefault(state, []).append(reach)
     reaches = [reach for group in groups.values() for reach in group]
-    if not reaches or not fits(*size, reaches):
+    small = target.family == C99
+    if not reaches or not (small or fits(*size, reaches)):
         return None
     what = Listed(*size, reaches, results.moved, active, macs)
-    for rule in (listed_depthwise, listed_convolution, listed_pool):
+    for rule in (compact_listed,) if small else (listed_depthwise, listed_convolution, listed_pool):
         implementation = rule(fused, stored, what, results, target)
         if implementation is not None:
             return Stage(implementation, tuple(groups))
@@ -132,10 +134,11 @@ def _mapped(function: Any, stored: Sequence[bool], moved: Sequence[Sources], res
             groups.setdefault(state, []).append(Reach(own, strides=(step[0] * strides[0], step[1] * strides[1])))
     reaches = [reach for group in groups.values() for reach in group]
     size = (results.moved.height, results.moved.width)
-    if not reaches or not fits(*size, reaches):
+    small = target.family == C99
+    if not reaches or not (small or fits(*size, reaches)):
         return None
     what = Listed(*size, reaches, results.moved, active, results.channels)
-    implementation = listed_map(list(function.params), blocks_of(function), what, results, target)
+    implementation = (compact_map if small else listed_map)(list(function.params), blocks_of(function), what, results, target)
     return Stage(implementation, tuple(groups))
 
 

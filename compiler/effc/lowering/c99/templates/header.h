@@ -39,7 +39,8 @@ int32_t @PREFIX@_run(@PARAMETERS@);
 /* Which effc wrote this, and the beginning of the model's SHA-256. */
 const char *@PREFIX@_version(void);
 
-/* Reads all weights: 0 where they are what effc wrote, else 1 + the number of the first block that is damaged. */
+/* Reads all weights: 0 where they are what effc wrote, else 1 + the number of the first block that is damaged. A block is one array of
+ * @PREFIX@_weights.c, where a comment gives its number and its tensor. */
 int32_t @PREFIX@_check_weights(void);
 #define @MACRO@_WEIGHT_BLOCKS @BLOCKS@u
 

@@ -1,0 +1,51 @@
+"""What C sources cannot hold, of a program that does not plan: found all at once, so that nobody mends it one run at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from effc.errors import Problem, UnsupportedModelError
+from effc.lowering.c99.functions import c_functions
+from effc.lowering.drafts import NotPlannableError
+from effc.lowering.emit import kernels
+from effc.lowering.implementing import implemented
+from effc.lowering.kernels import Options
+from effc.lowering.narrowing import with_narrow_borders
+from effc.lowering.parameters import ParameterSource
+from effc.targets import Target
+
+__all__ = ["refusal"]
+
+
+def refusal(
+    error: NotPlannableError, target: Target, tensors: dict[str, np.ndarray[Any, Any]], origin: dict[str, ParameterSource]
+) -> UnsupportedModelError:
+    """The error of a program that would need TVM's runtime: what does not plan, and what has no form in C99 of the rest.
+
+    Args:
+        error: from the drafting.
+        target: of family c99.
+        tensors, origin: stored tensors and their sources by name; those that lowering makes are added.
+    """
+    problems = (*error.problems, *_formless(error, target, tensors, origin))
+    return UnsupportedModelError(f"target {target.name}: parts of the program cannot become C, where there is no runtime of TVM", problems)
+
+
+def _formless(
+    error: NotPlannableError, target: Target, tensors: dict[str, np.ndarray[Any, Any]], origin: dict[str, ParameterSource]
+) -> tuple[Problem, ...]:
+    import tvm
+
+    tensors |= error.rest.constants
+    origin |= {name: ParameterSource("", "transformed") for name in error.rest.constants}
+    try:
+        drafted = with_narrow_borders(error.rest)
+        implementations = implemented(drafted, target, Options(), tensors, origin)
+        c_functions(kernels({symbol: one.function for symbol, one in implementations.items()}), drafted)
+    except UnsupportedModelError as formless:
+        return formless.problems
+    except tvm.error.InternalError:  # a kernel beside stand-ins that does not compile is no news: the program is refused as it is
+        pass
+    return ()
