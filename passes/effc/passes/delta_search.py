@@ -15,9 +15,9 @@ cannot be told from a layer alone, since its mask is the mask of all that follow
        error is what it was;
     3. all levels times a common factor, until on the whole clip all frames but the worst few are under the bound;
     4. rounds over the sites on the whole clip, each level times or divided by a factor where that lowers the largest error over the bound,
-       or, under it, the time. The largest error jumps up and down, as single pixels fall on this or that side of a threshold, and any
-       change moves the worst frames: so this finds levels near those of step 3 that hold. Not for a clip that is too long to go through
-       the network in one piece;
+       or, under it, the time, until a round hardly helps. The largest error jumps up and down, as single pixels fall on this or that side
+       of a threshold, and any change moves the worst frames: so this finds levels near those of step 3 that hold. Not for a clip that is
+       too long to go through the network in one piece;
     5. where the bound does not hold yet, all levels times a common factor, in small steps, until it does.
 
 In steps 3 to 5 the time is that of the layers for which computing by pixels is predicted to pay with these levels, where the pass will
@@ -57,7 +57,7 @@ _HIGHEST = 1.0
 _FACTORS = (3.0, 2.0, 1.5)  # of the sweeps
 _TINY = 1e-9
 _TRIES, _NEAR, _DAMPED = 4, 0.1, 0.7  # the error rises faster than the levels where masks change, too
-_ROUNDS, _STEP = 2, 1.4
+_ROUNDS, _STEP, _LITTLE = 6, 1.4, 0.99  # at most; of a level; of the time before a round
 _WIDE = 2.0  # scale up and down by which time and error are weighed against each other
 
 
@@ -130,7 +130,9 @@ class Search:
         found = self._scaled(self.whole, levels, _HIGH, _MIDDLE, lambda measured: self._most(measured) <= self.bound * _UNDER)
         if self.whole.chunk == self.whole.count and any(found.levels.values()):
             for _ in range(_ROUNDS):
-                found = self._settled(found.levels)
+                before, found = found, self._settled(found.levels)
+                if self._holds(before.measured) and self.final_time(found.measured) > _LITTLE * self.final_time(before.measured):
+                    break
         if not self._holds(found.measured):
             for step in (_FINE, _COARSE):
                 if any(self._scaled(self.whole, found.levels, 1.0, step, self._holds).levels.values()):
