@@ -121,13 +121,20 @@ class Search:
                 if self._value(swept.measured) >= self._value(best.measured):
                     break
                 best = swept
-        return self.again(best.levels)
+        return self.fitted(best.levels)
 
-    def again(self, levels: Levels) -> Searched:
-        """Levels in these proportions, or nearly, for which the bound holds."""
+    def fitted(self, levels: Levels) -> Searched:
+        """Levels in these proportions, or nearly, for which the bound holds: steps 3 to 5."""
         if not any(levels.values()):
             return Searched(levels, self._tried(self.whole, levels))
-        found = self._scaled(self.whole, levels, _HIGH, _MIDDLE, lambda measured: self._most(measured) <= self.bound * _UNDER)
+        under = self.bound * _UNDER
+        return self._finished(self._scaled(self.whole, levels, _HIGH, _MIDDLE, lambda measured: self._most(measured) <= under))
+
+    def again(self, levels: Levels) -> Searched:
+        """Levels near these, which another search found for other layers, for which the bound holds: steps 4 and 5."""
+        return self._finished(Searched(levels, self._tried(self.whole, levels)))
+
+    def _finished(self, found: Searched) -> Searched:
         if self.whole.chunk == self.whole.count and any(found.levels.values()):
             for _ in range(_ROUNDS):
                 before, found = found, self._settled(found.levels)
