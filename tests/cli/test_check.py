@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
+from onnx import TensorProto, helper
 from torch import nn
 from torch.export import Dim
 
@@ -78,6 +80,20 @@ def test_what_cannot_become_c_is_listed_by_the_models_names(effc: Any, tmp_path:
     assert {problem["where"] for problem in found} == {"sin", "atan", "sort", "cumsum"}
     estimated = effc("estimate", path, "--target", "cortex-m4", "--json")
     assert (estimated.exit_code, json.loads(estimated.stdout)["error"]["problems"]) == (3, found), "the same function says it"
+
+
+def test_a_model_of_onnx_is_checked_for_a_target(effc: Any, tmp_path: Path) -> None:
+    nodes = [helper.make_node("Sin", ["x"], ["s"], "the sine"), helper.make_node("Relu", ["s"], ["y"], "the bound")]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xy"]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "sine.onnx")
+    assert effc("check", tmp_path / "sine.onnx").exit_code == 0
+    result = effc("check", tmp_path / "sine.onnx", "--target", "cortex-m4", "--json")
+    document = json.loads(result.stdout)
+    assert (result.exit_code, document["supported"]) == (3, False)
+    assert [problem["where"] for problem in document["problems"]] == ["the sine"]
+    good = effc("check", DIGITS, "--target", "cortex-m4")
+    assert good.exit_code == 0 and "every node is supported by cortex-m4" in good.output
 
 
 def test_what_is_no_model_is_the_users_error(effc: Any, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from effc.compiler.crosscheck import SelfTestRun
 from effc.compiler.scratch import run_within, scratch_folder
 from effc.errors import MissingDependencyError, OutputError, VerificationError
-from effc.lowering.c99.building import emulator, library
+from effc.lowering.c99.building import BOARD_MIB, emulator, library
 from effc.lowering.toolchain import compiler_for, compiler_name
 from effc.targets import Target, find_target
 
@@ -71,7 +71,7 @@ def run_on_board(sources: Mapping[str, bytes], target: Target, flags: Sequence[s
     """The self-test, built by the target's compiler and run on its board under QEMU.
 
     Raises:
-        CannotTryError: a tool is missing, the board is too small, or this machine too slow.
+        CannotTryError: a tool is missing or does not start, the board is too small, or this machine too slow.
         VerificationError: the compiler refuses the sources, or the self-test does not pass.
     """
     if lacking := missing_tools(target):
@@ -107,7 +107,8 @@ def build_for_board(sources: Mapping[str, bytes], folder: Path, target: Target, 
     """The self-test as a program for the target's board. Raises as `run_on_board`."""
     elsewhere = "the self-test, test_main.c, runs on a larger board, and `make test` in c/ runs it on this machine"
     if "qemu/board.ld" not in sources:
-        raise CannotTryError(f"the model is larger than the memory of QEMU's {target.board}, 4 MiB of flash and 4 MiB of RAM", elsewhere)
+        has = f"{BOARD_MIB} MiB of flash and {BOARD_MIB} MiB of RAM"
+        raise CannotTryError(f"the model is larger than the memory of QEMU's {target.board}, {has}", elsewhere)
     _write(sources, folder)
     names = sorted(name for name in sources if name.endswith(".c"))
     board = ["-nostartfiles", "-Tqemu/board.ld", "-Wl,--gc-sections"]
@@ -118,7 +119,7 @@ def build_for_board(sources: Mapping[str, bytes], folder: Path, target: Target, 
         full = re.search(r"region `?(\w+)'? overflowed by (\d+) bytes", str(error))
         if full is None:
             raise
-        why = f"the model needs {int(full[2]):,} bytes more than the 4 MiB that QEMU's {target.board} has of {full[1]}"
+        why = f"the model needs {int(full[2]):,} bytes more than the {BOARD_MIB} MiB that QEMU's {target.board} has of {full[1]}"
         raise CannotTryError(why, elsewhere) from error
     return folder / "self_test.elf"
 
@@ -153,6 +154,11 @@ def _compile(command: Sequence[str], folder: Path) -> None:
 
 def _run(command: Sequence[str], folder: Path, where: str, built_by: str) -> SelfTestRun:
     status, said, errors = _in_time(command, folder, "the self-test did not end")
+    # An emulator that gives up says its name first, as does what loads a program; the self-test says nothing, and its status 1 is another.
+    gave_up = re.search(rf"^{re.escape(command[0])}: (?!warning: )(.*)", errors, re.MULTILINE)
+    if status != 0 and gave_up is not None:
+        name = Path(command[0]).name
+        raise CannotTryError(f"{name} cannot run the self-test: {gave_up[1][:300]}", "make in c/ does it where that runs")
     if status != 0:
         text = " ".join((said + errors).split())[:500]
         why = _STATUS.get(status, "it crashed") + (f": {text}" if text else "")

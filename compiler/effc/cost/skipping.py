@@ -6,24 +6,28 @@
 A row of the weights is read when any of the `rows` inputs at its place is not zero. Taken as independent, a share of 1 - (1 - p)^B of the
 rows is read for B inputs of density p (half the inputs at B = 4: 94 %), so that skipping ends where several tokens go together.
 
-Microcontrollers (family `c99`) have no rates: their kernels are counted. They sum `tile` results at a time, one input after the other,
-each of which is loaded, tested and met by `tile` loads of weights and as many multiply-adds:
+Microcontrollers (family `c99`) have no rates: their kernels are counted. They sum `tile` results at a time (up to 8, fewer where they are
+few: `effc.cost.tiles`), one input after the other, each of which is loaded, tested and met by `tile` loads of weights and as many
+multiply-adds:
 
-    dense    = inputs * results / tile * (2 tile + 3) instructions
-    skipping = inputs * results / tile * (6 + p * 2 tile)
+    dense    = inputs * ceil(results / tile) * (2 tile + 3) instructions
+    skipping = inputs * ceil(results / tile) * (6 + p * 2 tile)
+
+So skipping pays where p < 1 - 3 / (2 tile): 81 % for tiles of 8, 70 % for 5, never for a single result.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from effc.cost.tiles import STEP, register_tile
 from effc.targets import C99, Target
 
-__all__ = ["Skipping", "skipping", "union_density"]
+__all__ = ["Skipping", "counted", "skipping", "union_density"]
 
 
 MOST_ROWS = 8  # inputs at once: their sums must stay in the first-level cache
-_TILE, _STEP, _TEST = 8, 3, 3  # of family c99: results at a time; instructions that load an input and close the loop, and that test it
+_TEST = 3  # instructions of family c99 that test an input
 _INSTRUCTION = 10.0  # nanoseconds: no target says how fast its clock is, so a hundred million instructions a second
 
 
@@ -61,7 +65,7 @@ def skipping(target: Target, *, rows: int, depth: int, columns: int, density: fl
         itemsize: bytes of a weight.
     """
     if target.family == C99:
-        return _counted(rows, depth, columns, density)
+        return counted(rows, depth, columns, density)
     rates = target.rates
     level, place = (rates.cache, "cached") if stored <= target.l2 * max(1, rates.threads) else (rates.memory, "from memory")
     read = union_density(density, rows)
@@ -79,9 +83,10 @@ def skipping(target: Target, *, rows: int, depth: int, columns: int, density: fl
     return Skipping(pays, dense, sparse, read, said)
 
 
-def _counted(rows: int, depth: int, columns: int, density: float) -> Skipping:
-    tile = min(columns, _TILE)
-    steps = rows * depth * -(-columns // tile)
-    dense, sparse = steps * (2 * tile + _STEP), steps * (_STEP + _TEST + density * 2 * tile)
+def counted(rows: int, depth: int, columns: int, density: float) -> Skipping:
+    """Count the instructions of a microcontroller's product of `rows` inputs of a density with weights of `depth` x `columns`."""
+    tile = register_tile(columns, "float32")
+    turns = rows * depth * -(-columns // tile)
+    dense, sparse = turns * (2 * tile + STEP), turns * (STEP + _TEST + density * 2 * tile)
     said = f"density {density:.0%}: skipping {sparse:,.0f} instructions, dense {dense:,.0f} predicted"
     return Skipping(sparse < dense, dense * _INSTRUCTION, sparse * _INSTRUCTION, density, said)

@@ -56,7 +56,7 @@ def normalise(program: Program) -> Program:
             # How torch spells isnan. TVM simplifies x != x to false.
             node.target, node.args = _aten.isnan.default, (node.args[0],)
         elif node.target in _PRODUCTS and node.args[1] == 0 and node.meta["val"].is_floating_point():
-            zero = torch.zeros((), dtype=node.meta["val"].dtype)
+            zero = torch.full((), node.args[1], dtype=node.meta["val"].dtype)  # type: ignore[arg-type]  # with its sign
             node.target, node.args = _aten.mul.Tensor, (node.args[0], edit.add_tensor(f"{node.name}.zero", zero, kind="buffer"))
         elif node.target == _aten.adaptive_max_pool2d.default:
             _adaptive(node)

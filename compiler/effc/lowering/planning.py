@@ -15,6 +15,7 @@ from effc.errors import InternalError, Problem
 from effc.ir import Interface
 from effc.lowering.drafts import Call, Draft, NotPlannableError, Slot
 from effc.lowering.optimise import VIEWS, Fused, Part
+from effc.lowering.streaming.stages import is_movement
 from effc.lowering.to_relax import Origin
 from effc.runtime.plan import Room
 
@@ -48,7 +49,7 @@ class _Drafter:
         self._draft = Draft()
         self._symbols: dict[str, str] = {}  # function of the module -> symbol
         self._by_hash: dict[int, list[str]] = {}
-        self._made: dict[tuple[str, tuple[str, ...]], Any] = {}  # what calls of these operands have made
+        self._made: dict[tuple[str, tuple[str, ...]], Any] = {}  # what movements of these operands have made
         self._values: dict[Any, Any] = {}  # relax variable -> buffer name, or a list of them; None where nothing plannable gives it a shape
         self._problems: list[Problem] = []
 
@@ -61,7 +62,7 @@ class _Drafter:
             try:
                 self._values[variable] = self._slot(own, room, variable.ty)
             except _RefusedError as error:
-                self._problems.append(Problem(own, f"an {room}" if room == "input" else f"a {room}", str(error)))
+                self._problems.append(Problem(own, "an input" if room == "input" else "a parameter", str(error)))
                 self._values[variable] = None
         for block in main.body.blocks:
             for binding in block.bindings:
@@ -114,15 +115,17 @@ class _Drafter:
         if len(call.args) > 2:
             raise _RefusedError("its shape is known only at run time")
         key = (symbol, tuple(flat))
-        if key in self._made and not any(part.macs for part in parts):  # a transposition that two readers ask for is made once
+        if key in self._made:  # a transposition that two readers ask for is made once
             return self._made[key]
         out = call.ty_args[0]
         several = isinstance(out, relax.TupleType)
         types = list(out.fields) if several else [out]
         writes = [self._slot(self._fresh(f"{name}.{index}" if several else name), "arena", type_) for index, type_ in enumerate(types)]
         self._draft.calls.append(Call(symbol, tuple(flat), tuple(writes), parts))
-        self._made[key] = writes if several else writes[0]
-        return self._made[key]
+        made = writes if several else writes[0]
+        if is_movement(self._draft.functions[symbol]):  # a cheap computation is cheaper than its memory until the last reader
+            self._made[key] = made
+        return made
 
     def _problem(self, binding: Any, why: str) -> Problem:
         """What to say of a binding that does not plan, by the user's names."""

@@ -26,7 +26,7 @@ from effc.compiler.estimating import estimate
 from effc.compiler.golden import golden_inputs
 from effc.compiler.settings import settings_of
 from effc.compiler.verification import verify_artifact
-from effc.errors import ConfigError, DataError, MissingDependencyError, VerificationError
+from effc.errors import ConfigError, DataError, GateFailed, MissingDependencyError, VerificationError
 from effc.ir import Batch, Program, Provenance
 from effc.lowering import Lowered, lower
 from effc.lowering.c99.sources import GoldenCall, c_sources
@@ -86,6 +86,12 @@ def test_weights_beyond_the_board_are_no_failure(small: tuple[Lowered, list[Gold
         run_on_board(sources, target)
 
 
+def test_the_boards_memory_stands_once(small: tuple[Lowered, list[GoldenCall]], monkeypatch: pytest.MonkeyPatch) -> None:
+    lowered, calls = small
+    monkeypatch.setattr("effc.lowering.c99.building.BOARD_MIB", 3)
+    assert c_sources("net", lowered, calls, find_target("riscv32"), "effc")["qemu/board.ld"].count(b"LENGTH = 3M") == 2
+
+
 def test_a_model_that_is_too_large_for_the_board_is_not_sent_there(
     small: tuple[Lowered, list[GoldenCall]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,12 +118,12 @@ def test_compilers_are_named_as_their_users_call_them() -> None:
     assert compiler_name([sys.executable, "-m", "ziglang", "cc", "-target", "x86_64-linux-gnu"]) == "zig cc"
 
 
-def pretend(says: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A C compiler that does what a shell script says."""
-    folder.mkdir()
-    compiler = folder / "cc"
-    compiler.write_text(f"#!/bin/sh\n{says}\n")
-    compiler.chmod(0o755)
+def pretend(says: str, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str = "cc") -> None:
+    """A C compiler, or another tool, that does what a shell script says."""
+    folder.mkdir(exist_ok=True)
+    tool = folder / name
+    tool.write_text(f"#!/bin/sh\n{says}\n")
+    tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
 
 
@@ -149,6 +155,18 @@ def test_a_compiler_that_refuses_the_sources_and_a_self_test_that_fails(tmp_path
     pretend("printf '#!/bin/sh\\nexit 1' > self_test; chmod +x self_test", tmp_path / "fails", monkeypatch)
     (found,) = self_tests({"net.c": b""}, find_target("c99"))
     assert found.passed is False and "fails on this machine with status 1: an output is not the program's" in found.said
+
+
+def test_an_emulator_that_cannot_run_is_no_wrong_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, folder = find_target("cortex-m4"), tmp_path / "tools"
+    pretend("exit 0", folder, monkeypatch, target.compiler)
+    said = "qemu-system-arm: warning: slow\\nqemu-system-arm: unsupported machine type\\nUse -machine help"
+    pretend(f"printf '{said}' >&2; exit 1", folder, monkeypatch, "qemu-system-arm")
+    with pytest.raises(CannotTryError, match="qemu-system-arm cannot run the self-test: unsupported machine type; make in c/"):
+        run_on_board({"qemu/board.ld": b""}, target)
+    pretend("echo 'qemu-system-arm: warning: slow' >&2; exit 1", folder, monkeypatch, "qemu-system-arm")
+    with pytest.raises(VerificationError, match="status 1: an output"):
+        run_on_board({"qemu/board.ld": b""}, target)
 
 
 # ---- artifacts -------------------------------------------------------------------------------------------------------------------
@@ -246,6 +264,17 @@ def test_c_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.Monke
         compile_model(Small().eval(), tmp_path / "out", target="c99", example_inputs=(torch.zeros(1, 1, 7, 6),))
     assert caught.value.exit_code == 5
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_over_its_budget_is_not_written(tmp_path: Path) -> None:
+    example = (torch.zeros(1, 1, 7, 6),)
+    for budget, what in (
+        ({"max_ram": 64}, "RAM is over its budget of 64 bytes"),
+        ({"max_flash": "1k"}, "flash is over its budget of 1,024"),
+    ):
+        with pytest.raises(GateFailed, match=what):
+            compile_model(Small().eval(), tmp_path / "out", target="cortex-m4", example_inputs=example, **budget)
+        assert not (tmp_path / "out").exists()
 
 
 def test_without_any_compiler_sources_are_written_with_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

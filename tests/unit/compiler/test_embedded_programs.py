@@ -124,6 +124,16 @@ def test_pruned_channels_need_less_of_everything(whole: CompileResult, tmp_path:
         assert compare(library.run(sample), run_program(pruned.program, sample)).worst < 2e-6
 
 
+def test_a_stream_has_more_code_and_its_memory_in_states(whole: CompileResult, streamed: CompileResult) -> None:
+    plain, stream = whole.manifest.plan, streamed.manifest.plan
+    assert plain is not None and stream is not None
+    assert stream.arena_bytes < plain.arena_bytes < stream.state_bytes and plain.state_bytes == 0
+    assert stream.state_bytes > plain.arena_bytes - stream.arena_bytes
+    assert len(stream.fresh) > 0
+    sizes = [sum(one.size for one in plan.in_room("parameter")) for plan in (plain, stream)]
+    assert sizes[0] <= sizes[1] < 1.1 * sizes[0]  # the weights stand there once
+
+
 def frames(count: int) -> np.ndarray[Any, Any]:
     """A square that moves over a still background."""
     generator = np.random.default_rng(2)

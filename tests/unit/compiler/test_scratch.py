@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -43,8 +44,11 @@ def test_what_takes_too_long_ends_with_what_it_started(tmp_path: Path) -> None:
     assert is_gone(int((tmp_path / "started").read_text()))
 
 
-def test_ctrl_c_leaves_neither_a_program_nor_a_folder() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_trial_leaves_neither_a_program_nor_a_folder(number: signal.Signals) -> None:
     code = f"""
+import signal
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup
 from effc.compiler.scratch import run_within, scratch_folder
 with scratch_folder() as folder:
     print(folder, flush=True)
@@ -55,9 +59,29 @@ with scratch_folder() as folder:
         folder = Path(process.stdout.readline().strip())
         wait_for(folder / "started")
         child = int((folder / "started").read_text())
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
+        process.send_signal(number)
+        status = process.wait(60)
+    assert number == signal.SIGINT or status == 128 + number
     assert is_gone(child) and not folder.exists()
+
+
+def in_a_folder() -> bool:
+    with scratch_folder() as folder:
+        return folder.exists()
+
+
+def test_other_handlers_stay_and_come_back() -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN), signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with scratch_folder():
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(in_a_folder).result(), "Python takes handlers in the main thread alone"
+    finally:
+        signal.signal(signal.SIGTERM, before[0])
+        signal.signal(signal.SIGHUP, before[1])
 
 
 def test_folders_of_processes_that_were_killed_are_tidied_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,6 +29,18 @@ def session(model: bytes | str) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model, options)
 
 
+def model_of(nodes: list[onnx.NodeProto], shape: list[int], stored: dict[str, Any]) -> onnx.ModelProto:
+    """From x of a shape to y."""
+    graph = helper.make_graph(
+        nodes,
+        "qdq",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in stored.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+
+
 def qdq_convolution(bias_scale: float) -> onnx.ModelProto:
     """Q -> DQ -> Conv(pads differ, DQ weights a channel, DQ bias) -> Q -> DQ; scales are powers of two, so float sums are exact."""
     generator = np.random.default_rng(0)
@@ -47,14 +60,7 @@ def qdq_convolution(bias_scale: float) -> onnx.ModelProto:
         helper.make_node("QuantizeLinear", ["c", "ys", "yz"], ["cq"]),
         helper.make_node("DequantizeLinear", ["cq", "ys", "yz"], ["y"]),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "qdq",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 6, 6])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in stored.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    return model_of(nodes, [1, 3, 6, 6], stored)
 
 
 @pytest.mark.parametrize(("bias_scale", "fused"), [(2**-4, True), (2**-3, False)])
@@ -79,13 +85,20 @@ def qdq_classifier(*moves: str) -> onnx.ModelProto:
         "xs": np.float32(2**-4), "xz": np.int8(-5), "ys": np.float32(2**-4), "yz": np.int8(7),
         "w": generator.integers(-127, 128, (5, 12), dtype=np.int8), "ws": np.float32(2**-7), "wz": np.int8(0),
         "b": generator.integers(-500, 500, 5, dtype=np.int32), "bs": np.float32(2**-11), "bz": np.int32(0),
-        "shape": np.int64([-1, 12]), "axes": np.int64([3]),
+        "shape": np.int64([-1, 12]), "axes": np.int64([3]), "first": np.int64(0), "front": np.int64([0]), "rest": np.int64([-1]),
     }  # fmt: skip
     made = {
-        "Reshape": lambda x, y: helper.make_node("Reshape", [x, "shape"], [y]),
-        "Flatten": lambda x, y: helper.make_node("Flatten", [x], [y]),
-        "Transpose": lambda x, y: helper.make_node("Transpose", [x], [y], perm=[0, 2, 1, 3]),
-        "Squeeze": lambda x, y: helper.make_node("Squeeze", [x, "axes"], [y]),
+        "Reshape": lambda x, y: [helper.make_node("Reshape", [x, "shape"], [y])],
+        "Flatten": lambda x, y: [helper.make_node("Flatten", [x], [y])],
+        "Transpose": lambda x, y: [helper.make_node("Transpose", [x], [y], perm=[0, 2, 1, 3])],
+        "Squeeze": lambda x, y: [helper.make_node("Squeeze", [x, "axes"], [y])],
+        "Computed": lambda x, y: [  # as torch's exporter writes x.reshape(x.shape[0], -1)
+            helper.make_node("Shape", [x], ["sizes"]),
+            helper.make_node("Gather", ["sizes", "first"], ["count"]),
+            helper.make_node("Unsqueeze", ["count", "front"], ["counts"]),
+            helper.make_node("Concat", ["counts", "rest"], ["target"], axis=0),
+            helper.make_node("Reshape", [x, "target"], [y]),
+        ],
     }
     names = ["xd", *(f"m{i}" for i in range(len(moves)))]
     nodes = [
@@ -93,22 +106,15 @@ def qdq_classifier(*moves: str) -> onnx.ModelProto:
         helper.make_node("DequantizeLinear", ["xq", "xs", "xz"], ["xd"]),
         helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wd"]),
         helper.make_node("DequantizeLinear", ["b", "bs", "bz"], ["bd"]),
-        *(made[move](*pair) for move, pair in zip(moves, itertools.pairwise(names), strict=True)),
+        *(node for move, pair in zip(moves, itertools.pairwise(names), strict=True) for node in made[move](*pair)),
         helper.make_node("Gemm", [names[-1], "wd", "bd"], ["c"], transB=1),
         helper.make_node("QuantizeLinear", ["c", "ys", "yz"], ["cq"]),
         helper.make_node("DequantizeLinear", ["cq", "ys", "yz"], ["y"]),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "classifier",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 4, 1])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in stored.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    return model_of(nodes, [1, 3, 4, 1], stored)
 
 
-@pytest.mark.parametrize("moves", [("Reshape",), ("Flatten",), ("Transpose", "Squeeze", "Flatten")])
+@pytest.mark.parametrize("moves", [("Reshape",), ("Flatten",), ("Transpose", "Squeeze", "Flatten"), ("Computed",)])
 def test_a_product_behind_moved_elements_is_one_of_integers(tmp_path: Path, moves: tuple[str, ...]) -> None:
     """In the program, and in the kernels of both families; the weights stay bytes."""
     model = qdq_classifier(*moves)
@@ -130,6 +136,43 @@ def test_a_product_behind_moved_elements_is_one_of_integers(tmp_path: Path, move
         if target == "cpu":
             (got,) = run_lowered(code, program, {"x": x}).values()
             np.testing.assert_array_equal(got, expected)
+
+
+def qdq_block() -> onnx.ModelProto:
+    """Q -> DQ -> channels in front -> the sum of that and of Conv -> Q -> DQ of it, -> Q -> DQ; float sums are exact."""
+    stored = {
+        "xs": np.float32(2**-4), "xz": np.int8(-5), "cs": np.float32(2**-3), "cz": np.int8(3), "ys": np.float32(2**-3), "yz": np.int8(7),
+        "w": np.random.default_rng(0).integers(-127, 128, (4, 4, 3, 3), dtype=np.int8), "ws": np.float32(2**-9), "wz": np.int8(0),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "xs", "xz"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "xs", "xz"], ["xd"]),
+        helper.make_node("Transpose", ["xd"], ["image"], perm=[0, 3, 1, 2]),
+        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wd"]),
+        helper.make_node("Conv", ["image", "wd"], ["c"], pads=[1, 1, 1, 1], kernel_shape=[3, 3]),
+        helper.make_node("QuantizeLinear", ["c", "cs", "cz"], ["cq"]),
+        helper.make_node("DequantizeLinear", ["cq", "cs", "cz"], ["cd"]),
+        helper.make_node("Add", ["cd", "image"], ["s"]),
+        helper.make_node("QuantizeLinear", ["s", "ys", "yz"], ["sq"]),
+        helper.make_node("DequantizeLinear", ["sq", "ys", "yz"], ["y"]),
+    ]
+    return model_of(nodes, [1, 6, 5, 4], stored)
+
+
+def test_convolutions_and_sums_of_moved_elements_are_of_integers(tmp_path: Path) -> None:
+    model = qdq_block()
+    path = tmp_path / "block.onnx"
+    onnx.save(model, path)
+    program = load_program(path)
+    targets = {node.target for node in program.nodes}
+    assert {torch.ops.effc.qlinear_conv.default, torch.ops.effc.qlinear_add.default} <= targets
+    assert not {torch.ops.aten.conv2d.default, torch.ops.aten.add.Tensor} & targets
+    x = np.random.default_rng(1).uniform(-9, 9, (1, 6, 5, 4)).astype(np.float32)
+    expected = session(model.SerializeToString()).run(None, {"x": x})[0]
+    (actual,) = program.run({"x": torch.from_numpy(x)}).values()
+    np.testing.assert_array_equal(actual.numpy(), expected)
+    (got,) = run_lowered(lower(program, find_target("cpu")), program, {"x": x}).values()
+    np.testing.assert_array_equal(got, expected)
 
 
 def test_blocked_quantisation_is_refused_with_a_reason(tmp_path: Path) -> None:

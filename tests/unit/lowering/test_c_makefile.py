@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from effc.compiler.c_build import missing_tools
 from effc.compiler.c_vectors import golden_calls
 from effc.compiler.golden import golden_inputs
 from effc.ir import Batch, Program, Provenance
@@ -27,6 +28,12 @@ def sources(target: str) -> dict[str, bytes]:
     program = Program.from_exported(exported, Provenance("net", "torch", "0"), batch=Batch(False))
     lowered = lower(program, find_target(target))
     return c_sources("net", lowered, golden_calls(program, golden_inputs(program, None, 0), lowered), find_target(target), "effc")
+
+
+def written(target: str, folder: Path) -> None:
+    for path, content in sources(target).items():
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).write_bytes(content)
 
 
 def made(folder: Path, *words: str) -> str:
@@ -47,8 +54,7 @@ def test_the_c_is_the_same_for_all_targets() -> None:
 
 @needs_make
 def test_other_flags_build_again_and_the_same_do_not(tmp_path: Path) -> None:
-    for path, content in sources("c99").items():
-        (tmp_path / path).write_bytes(content)
+    written("c99", tmp_path)
     assert "qemu" not in (tmp_path / "Makefile").read_text()  # it has no board
     quoted = """CFLAGS=-O0 -DNAME='"it is"'"""
     for words, built in (((), True), ((), False), ((quoted,), True), ((quoted,), False), (("CFLAGS=-O1",), True)):
@@ -60,3 +66,32 @@ def test_other_flags_build_again_and_the_same_do_not(tmp_path: Path) -> None:
     assert "-c effc_net.c" in made(tmp_path, "CFLAGS=-O0")
     made(tmp_path, "clean")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(sources("c99"))
+
+
+@needs_make
+@pytest.mark.parametrize("target", ["cortex-m4", "riscv32"])
+def test_a_board_gets_the_targets_compiler_whatever_is_asked_for(target: str, tmp_path: Path) -> None:
+    written(target, tmp_path)
+    other = ("TARGET_CC=other-gcc", "TARGET_FLAGS=-mine", "TARGET_LIBRARY=")
+    for goal in ("self_test.elf", "qemu"):
+        (build,) = (line for line in made(tmp_path, "-n", goal, *other).splitlines() if "-o self_test.elf" in line)
+        assert build.startswith("other-gcc -std=c99") and " -O2 -mine " in build
+    quoted = """CFLAGS=-O1 -DNAME="\\"it's\\""  -DALSO='"it is"'"""
+    here = ("TARGET_CC=gcc", "TARGET_FLAGS=-DMINE", "TARGET_LIBRARY=", quoted)
+    assert "-DMINE" in made(tmp_path, "target", *here)
+    assert "-c effc_net.c" not in made(tmp_path, "target", *here), "the same flags"
+    assert "-c effc_net.c" in made(tmp_path, "target", *here[:3]), "others"
+
+
+@needs_make
+@pytest.mark.parametrize("target", ["cortex-m4", "riscv32"])
+def test_a_board_takes_flags_with_quotes(target: str, tmp_path: Path) -> None:
+    if lacking := missing_tools(find_target(target)):
+        pytest.skip(f"not installed: {', '.join(lacking)}")
+    written(target, tmp_path)
+    quoted = """CFLAGS=-O2 -DNAME="\\"it is\\"" -DALSO='"it is"'"""
+    for built in (True, False):
+        said = made(tmp_path, "qemu", quoted)
+        assert ("-o self_test.elf" in said) is built and "self-test passed" in said.splitlines()[-1]
+    assert "-o self_test.elf" in made(tmp_path, "qemu", "CFLAGS=-O1")
+    made(tmp_path, "target", quoted)

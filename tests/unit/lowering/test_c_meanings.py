@@ -61,6 +61,14 @@ def test_numbers_that_do_not_fit_into_integers_become_what_torch_makes_of_them(k
         assert got.tolist() == x.to(dtype).tolist(), dtype
 
 
+@needs_compiler
+def test_casts_to_unsigned_integers_that_are_wider_than_bytes() -> None:
+    for dtype, numbers in ((torch.uint16, BEYOND), (torch.uint64, BEYOND), (torch.uint32, [0.0, 0.9, 128.5, 7e4, 3e9, 2.0**31])):
+        x = torch.tensor([numbers])
+        (got,) = computed(Several([lambda x, to=dtype: x.to(to)]), x)
+        assert got.tolist() == x.to(dtype).tolist(), dtype
+
+
 class Chain(nn.Module):
     """Activations that need their operands several times."""
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from effc.lowering.c99.expressions import Expressions
 from effc.lowering.c99.printer import HELPERS, c_function, c_number
 from effc.lowering.emit import kernels
 from effc.lowering.kernels.code import allocated, flat_function, integer, load, store, vector
@@ -155,3 +156,19 @@ def test_the_second_operand_of_a_logical_operator_is_computed_only_where_it_coun
     values, results = np.array([0, 5, 50], np.int32), np.full(3, -1, np.int32)
     ran(flat_function([given, found], tirx.SeqStmt([element(at) for at in range(3)])), tmp_path, values, results)
     assert results.tolist() == [int(sign == "Or"), 1, 0]
+
+
+def test_operands_of_logical_operators_are_written_once() -> None:
+    """However deep they lie in one another."""
+    from tvm import tirx
+
+    number = tirx.Var("number", "int32")
+    chain = number > 0
+    for depth in range(12):
+        value = tirx.Var("value", "int32")
+        chain = tirx.And(number > depth, tirx.Let(value, number * (depth + 2), tirx.Or(value < 20, chain)))
+    writer = Expressions(None, "kernel")
+    writer.names[number] = "number"
+    writer.expression(chain)
+    assert len([line for line in writer.lines if "const int32_t value" in line]) == 12
+    assert len([line for line in writer.lines if "if (number" in line]) == 12

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from effc.cost.skipping import skipping, union_density
+from effc.cost.skipping import counted, skipping, union_density
+from effc.cost.tiles import register_tile
 from effc.ir import Batch, Program, Provenance, ValueFacts
 from effc.lowering import Lowered, lower, run_lowered
 from effc.targets import Target, find_target
@@ -214,3 +215,9 @@ def test_small_kernels_are_counted() -> None:
     assert "2,800 instructions, dense 3,800" in found.why  # 200 steps of 6 + 8, or of 3 + 16
     assert not skipping(find_target("cortex-m4"), density=0.9, **size).pays
     assert not skipping(find_target("cortex-m4"), density=0.4, **{**size, "columns": 1}).pays  # a test for each multiply-add
+    for columns, tile, most in ((9, 5, 0.7), (10, 5, 0.7), (12, 6, 0.75), (13, 7, 0.785), (16, 8, 0.812)):  # the tiles of the kernel
+        pays = [counted(1, 100, columns, most + off).pays for off in (-0.01, 0.01)]
+        assert pays == [True, False] and register_tile(columns, "float32") == tile
+    layer, x = nn.Linear(20, 9), normal(1, 20)
+    chosen = [families(c_on_host.lowered(program_of(layer, [x], density))) for density in (0.69, 0.71)]
+    assert chosen == [["skipping"], ["matmul"]]

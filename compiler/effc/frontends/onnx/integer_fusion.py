@@ -6,8 +6,8 @@
 
 What only moves elements (a reshape, a transposition) may stand between DQ(x) and the operator: then it moves the integers.
 
-qlinear_add gives the same bits. The other two sum exactly where the float form rounds each partial sum, so a result that lies within
-that rounding error of a tie may be one step off the float form (and is the exact one). A match needs: scales stored with the model;
+qlinear_add gives the bits of the float form. The other two sum exactly where that rounds each partial sum, so a result that lies within
+its rounding error of a tie may be one step off the float form (and is the exact one). A match needs: scales stored with the model;
 activations quantised per tensor and weights per output channel at most; a bias with zero point 0 and scale x_scale * w_scale; one
 user of the float result. Anything else keeps its explicit quantize_linear and dequantize_linear.
 """

@@ -6,7 +6,12 @@ from effc.lowering.c99.model import CModel
 from effc.lowering.c99.template import filled
 from effc.targets import Target
 
-__all__ = ["build_files", "emulator", "library"]
+__all__ = ["BOARD_MIB", "build_files", "emulator", "library"]
+
+BOARD_MIB = 4  # of flash, and of RAM: what board.ld gives out and all of the boards have
+_BOARD_BYTES = BOARD_MIB << 20
+_STACK = 64 << 10
+_VIRT = 0x80000000  # where its memory begins, all of it RAM: the first part stands for flash
 
 # Where a board of QEMU has the memory that it starts from, and the memory for data.
 _MEMORY = {
@@ -14,12 +19,8 @@ _MEMORY = {
     "mps2-an386": ("0x00000000", "0x20000000"),
     "mps2-an500": ("0x00000000", "0x20000000"),
     "mps2-an505": ("0x10000000", "0x38000000"),  # as its core sees them in its secure state, in which it starts
-    "virt": ("0x80000000", "0x80400000"),
+    "virt": (f"{_VIRT:#x}", f"{_VIRT + _BOARD_BYTES:#x}"),
 }
-
-
-_BOARD_BYTES = 4 << 20  # of flash, and of RAM: what board.ld gives out and all of the boards have
-_STACK = 64 << 10
 
 
 def emulator(target: Target) -> list[str]:
@@ -52,6 +53,7 @@ def build_files(model: CModel, target: Target, calls: int) -> dict[str, str]:
     board = bool(target.board)
     values |= {
         "GOALS": goals if board else "",
+        "TARGET_BUILD": " $(TARGET_CC) $(TARGET_CFLAGS)" if board else "",
         "TARGET": filled("target.mk", values) + (_refusal(small) if small else filled("qemu.mk", values)) if board else "",
         "PHONY": " target qemu" if board else "",
     }
@@ -59,7 +61,7 @@ def build_files(model: CModel, target: Target, calls: int) -> dict[str, str]:
     if board and not small:
         flash, ram = _MEMORY[target.board]
         start, entry = ("start_riscv.c", "effc_reset") if target.board == "virt" else ("start_arm.c", "effc_start")
-        files["qemu/board.ld"] = filled("board.ld", values | {"FLASH": flash, "RAM": ram, "ENTRY": entry})
+        files["qemu/board.ld"] = filled("board.ld", values | {"FLASH": flash, "RAM": ram, "MIB": str(BOARD_MIB), "ENTRY": entry})
         files["qemu/start.c"] = filled(start, values)
     return files
 

@@ -123,7 +123,7 @@ class Expressions:
         if isinstance(node, tirx.Cast):
             return self._cast(node)
         if isinstance(node, tirx.Select):
-            return self._choice(self.expression(node.condition), node.true_value, node.false_value, scalar_of(node.ty.dtype))
+            return self._select(node.condition, node.true_value, node.false_value, scalar_of(node.ty.dtype))
         if kind in ("Min", "Max"):
             return self._extreme(kind.lower(), node)
         if kind == "Not":
@@ -153,13 +153,11 @@ class Expressions:
         """Statements that the second operand needs are executed only where its value counts: the first may say that it must not be read."""
         from tvm import tirx
 
-        first = self.expression(a)
-        before, self.lines = self.lines, []
-        second = self.expression(b)
-        mine, self.lines = self.lines, before
-        if not mine:
+        first, (second, lines) = self.expression(a), self._apart(b)
+        if not lines:
             return f"({first} {sign} {second})"
-        return self._choice(first, *((b, tirx.const(False, "bool")) if sign == "&&" else (tirx.const(True, "bool"), b)), "bool")
+        known = self._apart(tirx.const(sign == "||", "bool"))
+        return self._choice(first, *((known, (second, lines)) if sign == "||" else ((second, lines), known)), "bool")
 
     def _from_data(self, node: Any) -> bool:
         """Whether an integer comes from stored integers or the bits of a real number, so that its sums may be any."""
@@ -206,25 +204,30 @@ class Expressions:
             raise InternalError(f"{self.name}: the {which} of two {dtype} has no form here")
         return f"{self._helper(f'effc_{which}_{_SHORT[dtype]}')}({bare(self.expression(node.a))}, {bare(self.expression(node.b))})"
 
-    def _choice(self, test: str, then: Any, otherwise: Any, dtype: str) -> str:
-        """A conditional expression; a branch where one side needs statements, which may read what only that side may."""
+    def _apart(self, node: Any) -> tuple[str, list[str]]:
+        """An expression for one side of a branch, and the lines that it needs there."""
         before, self.lines = self.lines, []
-        depth = self.depth
         self.depth += 1
-        first = self.expression(then)
-        mine, self.lines = self.lines, []
-        second = self.expression(otherwise)
-        other, self.lines = self.lines, before
-        self.depth = depth
+        text = self.expression(node)
+        self.depth -= 1
+        lines, self.lines = self.lines, before
+        return text, lines
+
+    def _select(self, condition: Any, then: Any, otherwise: Any, dtype: str) -> str:
+        return self._choice(self.expression(condition), self._apart(then), self._apart(otherwise), dtype)
+
+    def _choice(self, test: str, then: tuple[str, list[str]], otherwise: tuple[str, list[str]], dtype: str) -> str:
+        """A conditional expression; a branch where one side needs statements, which may read what only that side may."""
+        (first, mine), (second, other) = then, otherwise
         if not mine and not other:
             text = f"({test} ? {first} : {second})"
             return f"(({c_type(dtype)}){text})" if dtype in _NARROW else text
         name = self._fresh("chosen")
         self.line(f"{c_type(dtype)} {name};")
         self.line(f"if ({bare(test)}) {{")
-        self.lines += [*mine, "  " * (depth + 1) + f"{name} = {bare(first)};"]
+        self.lines += [*mine, "  " * (self.depth + 1) + f"{name} = {bare(first)};"]
         self.line("} else {")
-        self.lines += [*other, "  " * (depth + 1) + f"{name} = {bare(second)};"]
+        self.lines += [*other, "  " * (self.depth + 1) + f"{name} = {bare(second)};"]
         self.line("}")
         return name
 
@@ -232,7 +235,7 @@ class Expressions:
         name, arguments, dtype = str(node.op.name), list(node.args), scalar_of(node.ty.dtype) if hasattr(node.ty, "dtype") else ""
         short = name.rsplit(".", 1)[-1]
         if short == "if_then_else":
-            return self._choice(self.expression(arguments[0]), arguments[1], arguments[2], dtype)
+            return self._select(arguments[0], arguments[1], arguments[2], dtype)
         if short in ("likely", "unlikely"):
             return self.expression(arguments[0])
         if short in _BITS:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from effc.cost.tiles import register_tile
 from effc.lowering.kernels.code import allocated, floats, integer, load, local, loop, sequence, store
 from effc.lowering.kernels.compact_windows import (
     Result,
@@ -24,7 +25,6 @@ from effc.lowering.kernels.compact_windows import (
     Window,
     everywhere,
     number,
-    register_tile,
     steps,
     stored_sums,
     taps,

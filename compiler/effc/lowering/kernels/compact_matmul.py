@@ -11,15 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from effc.cost.skipping import skipping
+from effc.cost.skipping import counted
+from effc.cost.tiles import register_tile
 from effc.lowering.kernels.code import allocated, choose, floats, integer, load, local, loop, sequence, single, store
 from effc.lowering.kernels.compact_function import compact_function
-from effc.lowering.kernels.compact_windows import number, register_tile, steps, stored_sums
+from effc.lowering.kernels.compact_windows import number, steps, stored_sums
 from effc.lowering.kernels.fused import Fused
 from effc.lowering.kernels.implementation import Implementation
 from effc.lowering.kernels.integer_vectors import centred_bytes, only
 from effc.lowering.kernels.packing import Packed
-from effc.runtime.tensors import dtype_named
 from effc.targets import Target
 
 __all__ = ["product"]
@@ -43,18 +43,16 @@ def product(fused: Fused, fixed: Sequence[bool], target: Target) -> Implementati
     operands = _operands(fused, fixed)
     if operands is None:
         return None
-    return _implementation(fused, operands, _skipped(fused, operands, target))
+    return _implementation(fused, operands, _skipped(fused, operands))
 
 
-def _skipped(fused: Fused, operands: _Operands, target: Target) -> str:
+def _skipped(fused: Fused, operands: _Operands) -> str:
     """Why inputs that are zero are passed over, with the numbers; empty where they are not."""
     known = fused.known
     if known is None or known.density is None or operands.right is not None or operands.dtype != "float32":
         return ""
     *batch, rows, columns, depth = fused.anchor.extents
-    itemsize = dtype_named(str(fused.reads()[1].dtype)).itemsize
-    size = {"rows": math.prod(batch) * rows, "depth": depth, "columns": columns}
-    decision = skipping(target, **size, density=known.density, stored=known.stored, itemsize=itemsize)
+    decision = counted(math.prod(batch) * rows, depth, columns, known.density)
     if not decision.pays:
         fused.reasons.append(decision.why)
     return decision.why if decision.pays else ""

@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from effc.cost.tiles import register_tile
 from effc.lowering.kernels.code import floats, load, loop, sequence, store
-from effc.lowering.kernels.compact_windows import Result, Sliding, Taps, Window, everywhere, register_tile, stored_sums, taps
+from effc.lowering.kernels.compact_windows import Result, Sliding, Taps, Window, everywhere, stored_sums, taps
 from effc.lowering.kernels.fused import Fused
 from effc.lowering.kernels.implementation import Implementation
 from effc.lowering.kernels.pool import larger, pooled

@@ -26,7 +26,6 @@ __all__ = [
     "everywhere",
     "number",
     "positions",
-    "register_tile",
     "steps",
     "stored_sums",
     "taps",
@@ -34,7 +33,6 @@ __all__ = [
 
 Result = Callable[[Sequence[Any], Any], Any]  # the statement for (index of an element of a result, its sum)
 
-_MOST = {"int32": 4, "float32": 8}  # sums at a time: what thirteen registers hold beside addresses and counters, and sixteen of floats
 _TURN = {"int32": 4, "float32": 2}  # steps of a sum in one turn of its loop: eight bytes of code a product each
 
 
@@ -91,15 +89,6 @@ class Sliding:
     packings: Mapping[int, Packed]
     family: str
     setup: tuple[list[Any], list[Any]] = ([], [])
-
-
-def register_tile(channels: int, dtype: str, whole: bool = False) -> int:
-    """How many channels are summed at a time in a type; with `whole` a divisor of all.
-
-    A step of the sum costs one load of the image and the loop, shared by the tile, and one load and one product each.
-    """
-    sizes = [size for size in range(1, _MOST[dtype] + 1) if not whole or channels % size == 0]
-    return min(sizes, key=lambda size: (-(-channels // size) * (2 * size + 3), -size))
 
 
 def steps(length: int, dtype: str, times: Any, body: Callable[[Any], Any], name: str) -> Any:
