@@ -92,6 +92,16 @@ def test_a_model_of_onnx_is_checked_for_a_target(effc: Any, tmp_path: Path) -> N
     document = json.loads(result.stdout)
     assert (result.exit_code, document["supported"]) == (3, False)
     assert [problem["where"] for problem in document["problems"]] == ["the sine"]
+    nodes.insert(1, helper.make_node("Tan", ["s"], ["t"], "the tangent"))
+    nodes[2].input[0] = "t"
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "two.onnx")
+    result = effc("check", tmp_path / "two.onnx", "--target", "cortex-m4", "--json")  # one kernel computes both
+    assert {problem["where"] for problem in json.loads(result.stdout)["problems"]} == {"the sine", "the tangent"}
+    nodes.append(helper.make_node("Foo", ["y"], ["z"], "unknown"))
+    graph = helper.make_graph(nodes, "g", values[:1], [helper.make_tensor_value_info("z", TensorProto.FLOAT, [1, 4])])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "foo.onnx")
+    assert "what cortex-m4 lacks was not looked at" in effc("check", tmp_path / "foo.onnx", "--target", "cortex-m4").output
     good = effc("check", DIGITS, "--target", "cortex-m4")
     assert good.exit_code == 0 and "every node is supported by cortex-m4" in good.output
 

@@ -47,6 +47,8 @@ def command(model: Path, target: str | None, input_shapes: tuple[str, ...], limi
             note(f"{counted(len(report.problems), 'node is', 'nodes are')} not supported", bad=True)
         elif report.open_sizes:
             raise ConfigError("the model leaves sizes open that effc must know", report.open_sizes)
+        if target and not report.target:
+            note(f"what {target} lacks was not looked at: that takes a model whose nodes can all be imported", bad=True)
         for size in report.open_sizes:
             note(str(size), bad=True)
         if report.supported:

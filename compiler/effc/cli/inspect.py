@@ -115,7 +115,8 @@ def _show_states(manifest: Manifest) -> None:
     whose = {state.input: "effc's own" if state.resident else "passed in and out, in two buffers" for state in manifest.states}
     rows = [(name, shapes.get(name, ""), whose.get(name, "effc's own"), bytes_text(size)) for name, size in manifest.state_sizes.items()]
     table(("state", "holds", "", "bytes"), rows, numbers=("bytes",))
-    note(f"a stream keeps {bytes_text(manifest.state_bytes)} from frame to frame; effc stream runs it on a clip, a video or a camera")
+    how = "; effc stream runs it on a clip, a video or a camera" if manifest.executor != "c" else ", in a struct of the caller"
+    note(f"a stream keeps {bytes_text(manifest.state_bytes)} from frame to frame{how}")
 
 
 def _kernel(step: Step) -> str:

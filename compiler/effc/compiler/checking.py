@@ -38,7 +38,7 @@ def check_file(
         if processor is None or not report.supported:
             return report
         program = load_program(path, input_shapes=input_shapes, limits=limits, check_import=False)
-        return replace(report, problems=_refused(program, processor))
+        return replace(report, problems=_refused(program, processor), target=processor.name)
     try:
         program = load_program(path, input_shapes=input_shapes, limits=limits)  # says which kinds of file there are
     except UnsupportedModelError as error:
@@ -52,6 +52,7 @@ def check_file(
         outputs=tuple(map(str, program.interface.outputs)),
         operators=dict(Counter(str(node.target) for node in program.nodes).most_common()),
         problems=_refused(program, processor),
+        target=target or "",
     )
 
 

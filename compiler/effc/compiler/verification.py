@@ -143,7 +143,7 @@ def verify_artifact(
         Finding("artifact against its own program, golden inputs", compare(outputs, run_program(program, inputs)), count, None, True),
     ]
     tests = artifact_self_tests(opened) if is_c else ()
-    findings += [_of_self_test(one, opened) for one in tests if one.passed is not None]
+    findings += [_of_self_test(one, opened, count) for one in tests if one.passed is not None]
     notes = [f"the self-test of the C sources did not run on {one.where}: {one.said}; {one.how}" for one in tests if one.passed is None]
     resets = check_resets(session, program, inputs)
     if resets is not None:
@@ -175,11 +175,11 @@ def verify_artifact(
     return Verdict(tuple(findings), diverging, lossy, tuple(notes), own, tests)
 
 
-def _of_self_test(test: SelfTest, artifact: Artifact) -> Finding:
+def _of_self_test(test: SelfTest, artifact: Artifact, count: int) -> Finding:
     difference = Difference("self-test", 0.0 if test.passed else float("inf"), None, "" if test.passed else test.said)
     here = test.where == "this machine"
     where = test.where if here else f"{artifact.manifest.data['target']['name']} on {test.where}"
-    return Finding(f"self-test of the C sources, {where}", Verification((difference,), TOLERANCE), 1, None, True)
+    return Finding(f"self-test of the C sources, {where} (0: it passed)", Verification((difference,), TOLERANCE), count, None, True)
 
 
 def _parts(program: Program, dataset: Dataset) -> Iterator[Dataset]:

@@ -217,7 +217,7 @@ def test_what_cannot_run_sources_says_how_to_build_them(artifact: Path) -> None:
 def test_verify_builds_and_calls_them(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     verdict = verify_artifact(artifact)
     assert verdict.passed
-    assert [one.what for one in verdict.findings][2] == "self-test of the C sources, this machine"
+    assert [one.what for one in verdict.findings][2] == "self-test of the C sources, this machine (0: it passed)"
     assert verdict.extent.startswith("the self-test passed on this machine (built by cc -O1)")
     assert any("mps2-an386" in text for text in [*verdict.notes, *(one.what for one in verdict.findings)])
     (artifact / "c" / "self_test").write_bytes(b"")  # what `make test` leaves

@@ -32,6 +32,7 @@ class CheckReport:
         operators: how many nodes of each operator, most frequent first.
         problems: every node that effc cannot take; empty for a model that imports.
         open_sizes: sizes that `--input-shape` must give before nodes can be checked beyond their names.
+        target: for which `problems` holds what cannot be lowered there, too; empty: none was looked at.
     """
 
     model: str
@@ -41,6 +42,7 @@ class CheckReport:
     operators: dict[str, int]
     problems: tuple[Problem, ...]
     open_sizes: tuple[Problem, ...] = ()
+    target: str = ""
 
     @property
     def supported(self) -> bool:
@@ -56,6 +58,7 @@ class CheckReport:
             "operators": dict(self.operators),
             "problems": [problem.as_json() for problem in self.problems],
             "open_sizes": [problem.as_json() for problem in self.open_sizes],
+            "target": self.target or None,
             "supported": self.supported,
         }
 

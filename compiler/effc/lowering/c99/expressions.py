@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from effc.errors import InternalError
@@ -262,6 +262,9 @@ class Expressions:
             return f"{self._helper('effc_float')}({self._helper('effc_bits')}({bare(value)}) & INT32_MAX)"
         if short in _CALLS and dtype == "float32":
             return f"{self._helper(_CALLS[short])}({bare(self.expression(arguments[0]))})"
+        for argument in arguments:  # what has no form within it is listed, too
+            with suppress(InternalError):
+                self.expression(argument)
         self.formless[f"{short} of {dtype} has no form in C99"] = None
         return "0"
 

@@ -80,5 +80,5 @@ def _problems(symbol: str, calls: Sequence[Call], error: InternalError) -> list[
         for call in calls:
             asking = [part.origin for part in call.parts if part.origin.op == what.split()[0] and part.origin.source]
             places = [(one.source, one.op) for one in asking] or [(", ".join(call.sources) or symbol, " + ".join(call.ops))]
-            found += [Problem(source, op, what) for source, op in places]
+            found += [Problem(source, op, what, "replace it, or compile for a CPU") for source, op in places]
     return found
