@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,14 +105,16 @@ def short(results: Results) -> str:
 
 def full(results: Results) -> str:
     """All sections, and where they were measured."""
-    parts = [section(name, result) for name, result in results.items()]
+    parts = [
+        section(f"## {BENCHMARKS[name].title}\n\n`python -m benchmarks.{name}`", result, BENCHMARKS[name].tables)
+        for name, result in results.items()
+    ]
     places = dict.fromkeys(_place(result["machine"]) for result in results.values())
     return "\n\n".join([*parts, f"Measured on: {' / '.join(places)}."])
 
 
-def section(name: str, result: Mapping[str, Any]) -> str:
-    """One benchmark: a table for each kind of row, or only those of `Shown.tables`, what was skipped, and every claim that was missed."""
-    tables = BENCHMARKS[name].tables
+def section(heading: str, result: Mapping[str, Any], tables: Sequence[str] = ()) -> str:
+    """One benchmark: a table for each kind of row, or only those of `tables`, what was skipped, and every claim that was missed."""
     kinds: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     titled: dict[str, list[dict[str, Any]]] = {}
     for row in result["rows"]:
@@ -125,7 +127,7 @@ def section(name: str, result: Mapping[str, Any]) -> str:
             kinds.setdefault(tuple(key for key in shown if key not in ("times effc", "interval")), []).append(shown)
     missed = [claim for claim in result["claims"] if not claim["holds"]]
     defined = [TIMES_EFFC] if any("times effc" in row for row in result["rows"]) else []
-    lines = [f"## {BENCHMARKS[name].title}", f"`python -m benchmarks.{name}`", *defined, *(markdown(rows) for rows in kinds.values())]
+    lines = [heading, *defined, *(markdown(rows) for rows in kinds.values())]
     lines += [part for table, rows in titled.items() for part in (f"{table}:", markdown(rows))]
     if result["claims"]:
         lines.append(f"{len(result['claims']) - len(missed)} of {len(result['claims'])} claims hold.")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import DATA_HELP, REPOSITORY
-from benchmarks.results import section
+from benchmarks.results_page import section
 
 __all__ = ["BENCHMARKS", "PAGE", "main", "replaced", "text"]
 
@@ -43,7 +43,7 @@ def text(name: str, result: Mapping[str, Any]) -> str:
         raise ValueError(f"{name} was a quick run: the page holds full ones")
     versions = ", ".join(f"{package} {version}" for package, version in facts["versions"].items() if version)
     where = f"{facts['processor']}, {facts['threads']} of {facts['processors']} processors, {facts['system']}; {versions}"
-    return f"{section(f'`python -m benchmarks.{name}`', result)}\n\nMeasured on: {where}."
+    return f"{section(f'**`python -m benchmarks.{name}`**', result)}\n\nMeasured on: {where}."
 
 
 def replaced(page: str, name: str, content: str) -> str:

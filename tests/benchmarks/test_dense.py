@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import dense_contest, dense_cpu, dense_layers, dense_networks, fma_peak, harness, results
+from benchmarks import dense_contest, dense_cpu, dense_layers, dense_networks, fma_peak, harness, results_page
 from benchmarks.dense_child import answer, in_child, peak_bytes
 from benchmarks.dense_figures import (
     Setting,
@@ -216,7 +216,7 @@ def test_tables_have_titles_and_the_readme_shows_one_of_them(capsys: pytest.Capt
     text = capsys.readouterr().out
     assert "**Short**\n\n| model | error |" in text
     assert "**Long**\n\n| n |" in text
-    section = results.section("Title", benchmark(Options(more={"only": "a"})).as_json({}), ["Short"])
+    section = results_page.section("Title", benchmark(Options(more={"only": "a"})).as_json({}), ["Short"])
     assert "Short:\n\n| model | error |\n| --- | --- |\n| a |  |\n| b | 0.5 |" in section
     assert "| d | why |" in section
     assert "Long" not in section

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import faultsim, results
+from benchmarks import faultsim, results_page
 from benchmarks.harness import Options
 
 
@@ -27,4 +27,4 @@ def test_without_the_data_it_says_so_and_claims_nothing(monkeypatch: pytest.Monk
 
 
 def test_the_readme_shows_both() -> None:
-    assert {"faultsim", "resilience"} <= results.BENCHMARKS.keys()
+    assert {"faultsim", "resilience"} <= results_page.BENCHMARKS.keys()

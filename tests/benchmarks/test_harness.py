@@ -98,8 +98,8 @@ def result(*claims: Claim) -> dict[str, object]:
 
 
 def test_a_section_tells_what_was_missed_and_skipped() -> None:
-    text = results_page.section("accuracy", result(Claim("first", 0.5, 1.0, "at most"), Claim("second", 0.5, 0.1, "at most")))
-    assert text.startswith("## Nearness to the source model\n\n`python -m benchmarks.accuracy`\n\n| model | error |")
+    text = results_page.section("Title", result(Claim("first", 0.5, 1.0, "at most"), Claim("second", 0.5, 0.1, "at most")))
+    assert text.startswith("Title\n\n| model | error |")
     assert "| b | why |" in text
     assert "1 of 2 claims hold." in text
     assert "Missed: second: 0.5, needed at most 0.1." in text
@@ -109,7 +109,7 @@ def test_a_section_tells_what_was_missed_and_skipped() -> None:
 def test_the_column_that_compares_is_defined_above_its_table() -> None:
     outcome = Outcome([{"engine": "other", "times effc": 0.5, "interval": "0.4 to 0.6"}])
     machine = {"processor": "P", "processors": 2, "threads": 1, "system": "S", "python": "3", "versions": {}}
-    assert f"\n\n{harness.TIMES_EFFC}\n\n| engine |" in results_page.section("accuracy", outcome.as_json(machine))
+    assert f"\n\n{harness.TIMES_EFFC}\n\n| engine |" in results_page.section("Title", outcome.as_json(machine))
     assert harness.TIMES_EFFC in (harness.REPOSITORY / "docs" / "results.md").read_text()
 
 
@@ -137,7 +137,7 @@ def test_links_of_the_readme_reach_their_sections() -> None:
 def test_a_document_changes_between_its_marks_only() -> None:
     document = f"before\n{results_page.BEGIN}\nold\n{results_page.END}\nafter\n"
     once = results_page.replaced(document, results_page.full({"accuracy": result()}))
-    assert once.startswith(f"before\n{results_page.BEGIN}\n## Nearness")
+    assert once.startswith(f"before\n{results_page.BEGIN}\n## Nearness to the source model\n\n`python -m benchmarks.accuracy`\n\n|")
     assert once.endswith(f"effc 0.1.\n{results_page.END}\nafter\n")
     assert results_page.replaced(once, "old") == document
     for broken in ("", document * 2, f"{results_page.END}{results_page.BEGIN}"):

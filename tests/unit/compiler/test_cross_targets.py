@@ -134,7 +134,7 @@ def test_without_any_linker_there_is_one_error_and_no_artifact(tmp_path: Path, m
     def too_late(*_: object, **__: object) -> None:
         raise AssertionError("the model was read although nothing can be linked")
 
-    monkeypatch.setattr("effc.compiler.compile.load_program", too_late)
+    monkeypatch.setattr("effc.compiler.compile.read_model", too_late)
     with pytest.raises(MissingDependencyError, match=r"effc\[cross\]") as caught:
         compile_model("examples/digits.onnx", tmp_path / "out", target=other)
     assert caught.value.exit_code == 6

@@ -48,7 +48,8 @@ def test_what_takes_too_long_ends_with_what_it_started(tmp_path: Path) -> None:
 def test_an_interrupted_trial_leaves_neither_a_program_nor_a_folder(number: signal.Signals) -> None:
     code = f"""
 import signal
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup
+signal.signal(signal.SIGINT, signal.default_int_handler)  # these tests may run in the background, or under nohup
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from effc.compiler.scratch import run_within, scratch_folder
 with scratch_folder() as folder:
     print(folder, flush=True)

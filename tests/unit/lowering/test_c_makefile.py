@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -37,7 +38,10 @@ def written(target: str, folder: Path) -> None:
 
 
 def made(folder: Path, *words: str) -> str:
-    done = subprocess.run(["make", "CC=gcc", *words], cwd=folder, capture_output=True, text=True, check=False)
+    own = {
+        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+    }  # tests may run under make
+    done = subprocess.run(["make", "CC=gcc", *words], cwd=folder, env=own, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
