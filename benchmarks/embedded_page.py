@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.documents import printed, replaced
 from benchmarks.embedded import EXACTNESS, INSTRUCTIONS, MEMORY, PUBLISHED, SELF_TESTS
 from benchmarks.harness import DATA_HELP, REPOSITORY, markdown
-from benchmarks.sparsity_page import replaced
 
 __all__ = ["PAGE", "main", "parts"]
 
@@ -29,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, epilog=DATA_HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--from", type=Path, dest="file", help="the benchmark's JSON")
     options = parser.parse_args(arguments)
-    result = _run() if options.file is None else json.loads(options.file.read_text())
+    result = printed("embedded") if options.file is None else json.loads(options.file.read_text())
     page = PAGE.read_text()
     for name, content in parts(result).items():
         page = replaced(page, name, content)
@@ -50,15 +49,6 @@ def parts(result: Mapping[str, Any]) -> dict[str, str]:
     lines += [f"Missed: {one['name']}: {one['value']}, needed {one['sense']} {one['bar']:g}." for one in failed]
     lines += [f"{row['model']}: {row.get('failed') or 'skipped, ' + row['skipped']}." for row in result["rows"] if "table" not in row]
     return found | {"claims": "\n\n".join(lines)}
-
-
-def _run() -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.embedded", "--json"]
-    done = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=False)
-    if not done.stdout:
-        raise SystemExit(f"benchmarks.embedded ended with code {done.returncode} and no result; the page is as it was")
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
 
 
 if __name__ == "__main__":

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from benchmarks.documents import printed, replaced
 from benchmarks.harness import DATA_HELP, REPOSITORY
-from benchmarks.results_page import BENCHMARKS, full, replaced, short
+from benchmarks.results_page import BENCHMARKS, full, short
 
 __all__ = ["main"]
 
@@ -31,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.folder is not None:
         results = {name: json.loads((options.folder / f"{name}.json").read_text()) for name in BENCHMARKS}
     else:
-        results = {name: _run(name, options.quick, options.threads) for name in BENCHMARKS}
+        given = [*(["--quick"] if options.quick else []), *([] if options.threads is None else ["--threads", str(options.threads)])]
+        results = {name: printed(name, *given) for name in BENCHMARKS}
     claims = [claim for result in results.values() for claim in result["claims"]]
     joined = {
         "machine": {name: result["machine"] for name, result in results.items()},
@@ -41,19 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(json.dumps(joined, indent=1) if options.json else full(results))
     if not options.quick:
         for document, content in ((REPOSITORY / "README.md", short(results)), (REPOSITORY / "docs" / "results.md", full(results))):
-            document.write_text(replaced(document.read_text(), content))
+            document.write_text(replaced(document.read_text(), "results", content))
     return 0 if all(claim["holds"] for claim in claims) else 1
-
-
-def _run(name: str, quick: bool, threads: int | None) -> dict[str, Any]:
-    command = [sys.executable, "-m", f"benchmarks.{name}", "--json", *(["--quick"] if quick else [])]
-    command += [] if threads is None else ["--threads", str(threads)]
-    print(f"benchmarks.{name} ...", file=sys.stderr)
-    done = subprocess.run(command, cwd=Path(REPOSITORY), stdout=subprocess.PIPE, text=True, check=False)
-    if not done.stdout:
-        raise SystemExit(f"benchmarks.{name} ended with code {done.returncode} and no result; the documents are as they were")
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
 
 
 if __name__ == "__main__":

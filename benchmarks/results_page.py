@@ -9,9 +9,8 @@ from typing import Any
 from benchmarks import ap, dense_cpu, embedded, lm_sparsity, proact, relu_sparsity, resilience, stream
 from benchmarks.harness import TIMES_EFFC, markdown
 
-__all__ = ["BEGIN", "BENCHMARKS", "END", "Shown", "full", "replaced", "section", "short"]
+__all__ = ["BENCHMARKS", "Shown", "full", "section", "short"]
 
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 Results = Mapping[str, Mapping[str, Any]]
 
 
@@ -133,14 +132,6 @@ def section(heading: str, result: Mapping[str, Any], tables: Sequence[str] = ())
         lines.append(f"{len(result['claims']) - len(missed)} of {len(result['claims'])} claims hold.")
     lines += [f"Missed: {claim['name']}: {claim['value']:.3g}, needed {claim['sense']} {claim['bar']:g}." for claim in missed]
     return "\n\n".join(lines)
-
-
-def replaced(document: str, content: str) -> str:
-    """The document with `content` between its two marks. Raises ValueError unless each occurs once, in order."""
-    if document.count(BEGIN) != 1 or document.count(END) != 1 or document.index(BEGIN) > document.index(END):
-        raise ValueError(f"the document needs {BEGIN} and then {END}, each once")
-    before, rest = document.split(BEGIN)
-    return f"{before}{BEGIN}\n{content}\n{END}{rest.split(END)[1]}"
 
 
 def _anchor(heading: str) -> str:

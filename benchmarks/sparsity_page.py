@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.documents import printed, replaced
 from benchmarks.harness import DATA_HELP, REPOSITORY
 from benchmarks.results_page import section
 
-__all__ = ["BENCHMARKS", "PAGE", "main", "replaced", "text"]
+__all__ = ["BENCHMARKS", "PAGE", "main", "text"]
 
 BENCHMARKS = ("lm_sparsity", "relu_sparsity")
 PAGE = REPOSITORY / "docs" / "activation-sparsity.md"
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, epilog=DATA_HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--from", type=Path, dest="folder", help="a folder with the JSON of each script, as NAME.json")
     options = parser.parse_args(arguments)
-    results = {name: _run(name) if options.folder is None else _read(options.folder / f"{name}.json") for name in BENCHMARKS}
+    results = {name: printed(name) if options.folder is None else _read(options.folder / f"{name}.json") for name in BENCHMARKS}
     page = PAGE.read_text()
     for name, result in results.items():
         page = replaced(page, name, text(name, result))
@@ -46,26 +46,8 @@ def text(name: str, result: Mapping[str, Any]) -> str:
     return f"{section(f'**`python -m benchmarks.{name}`**', result)}\n\nMeasured on: {where}."
 
 
-def replaced(page: str, name: str, content: str) -> str:
-    """The page with `content` between a benchmark's marks. Raises ValueError unless each occurs once, in order."""
-    begin, end = (f"<!-- {name}:{which} -->" for which in ("begin", "end"))
-    if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
-        raise ValueError(f"the page needs {begin} and then {end}, each once")
-    return f"{page[: page.index(begin)]}{begin}\n{content}\n{page[page.index(end) :]}"
-
-
 def _read(path: Path) -> dict[str, Any]:
     result: dict[str, Any] = json.loads(path.read_text())
-    return result
-
-
-def _run(name: str) -> dict[str, Any]:
-    print(f"benchmarks.{name} ...", file=sys.stderr)
-    command = [sys.executable, "-m", f"benchmarks.{name}", "--json"]
-    done = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=False)
-    if not done.stdout:
-        raise SystemExit(f"benchmarks.{name} ended with code {done.returncode} and no result; the page is as it was")
-    result: dict[str, Any] = json.loads(done.stdout)
     return result
 
 

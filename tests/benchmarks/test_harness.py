@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import harness, onnx_nodes, results_page
+from benchmarks import documents, harness, onnx_nodes, results_page
 from benchmarks.harness import Claim, Options, Outcome
 from effc.errors import DataError, InternalError
 from effc.runtime.bench import Contender, compare_engines, contender_arguments
@@ -135,14 +135,15 @@ def test_links_of_the_readme_reach_their_sections() -> None:
 
 
 def test_a_document_changes_between_its_marks_only() -> None:
-    document = f"before\n{results_page.BEGIN}\nold\n{results_page.END}\nafter\n"
-    once = results_page.replaced(document, results_page.full({"accuracy": result()}))
-    assert once.startswith(f"before\n{results_page.BEGIN}\n## Nearness to the source model\n\n`python -m benchmarks.accuracy`\n\n|")
-    assert once.endswith(f"effc 0.1.\n{results_page.END}\nafter\n")
-    assert results_page.replaced(once, "old") == document
-    for broken in ("", document * 2, f"{results_page.END}{results_page.BEGIN}"):
+    begin, end = "<!-- results:begin -->", "<!-- results:end -->"
+    document = f"before\n{begin}\nold\n{end}\nafter\n"
+    once = documents.replaced(document, "results", results_page.full({"accuracy": result()}))
+    assert once.startswith(f"before\n{begin}\n## Nearness to the source model\n\n`python -m benchmarks.accuracy`\n\n|")
+    assert once.endswith(f"effc 0.1.\n{end}\nafter\n")
+    assert documents.replaced(once, "results", "old") == document
+    for broken in ("", document * 2, f"{end}{begin}"):
         with pytest.raises(ValueError, match="needs"):
-            results_page.replaced(broken, "x")
+            documents.replaced(broken, "results", "x")
 
 
 def test_node_tests_are_counted() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from benchmarks import lm_sparsity, relu_sparsity, sparsity_page
+from benchmarks import documents, lm_sparsity, relu_sparsity, sparsity_page
 from benchmarks.harness import Options
 from benchmarks.llama import Sizes, random_weights
 from benchmarks.lm_sparsity import Study
@@ -161,11 +161,11 @@ def test_without_data_they_say_what_is_missing(benchmark: object, monkeypatch: p
 def test_the_page_changes_between_its_marks_only() -> None:
     page = sparsity_page.PAGE.read_text()
     for name in sparsity_page.BENCHMARKS:
-        changed = sparsity_page.replaced(page, name, "new")
+        changed = documents.replaced(page, name, "new")
         assert f"<!-- {name}:begin -->\nnew\n<!-- {name}:end -->" in changed
-        assert sparsity_page.replaced(changed, name, "other") == sparsity_page.replaced(page, name, "other")
+        assert documents.replaced(changed, name, "other") == documents.replaced(page, name, "other")
         for broken in ("", page * 2):
             with pytest.raises(ValueError, match=f"{name}:begin"):
-                sparsity_page.replaced(broken, name, "new")
+                documents.replaced(broken, name, "new")
     with pytest.raises(ValueError, match="quick"):
         sparsity_page.text("lm_sparsity", {"machine": {"quick": True}, "rows": [], "claims": []})
