@@ -9,7 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from effc.compiler import crosscheck, dumping, gate, summary
+from effc.compiler import dumping, gate, summary
+from effc.compiler.backends import Compiled, backend_of
 from effc.compiler.budget import over_budget, refuse_budget
 from effc.compiler.c_self_tests import SourcesTrial
 from effc.compiler.clips import golden_clip
@@ -21,14 +22,13 @@ from effc.compiler.inputs import ARRAYS, DataSource, Inputs, check_files, held_a
 from effc.compiler.movement import movement
 from effc.compiler.preparing import context_of, read_model
 from effc.compiler.settings import Settings, settings_of
-from effc.compiler.trial import Trial, try_out, try_out_sources
+from effc.compiler.trial import Trial
 from effc.compiler.wavering import settled
 from effc.data import HeldArrays
 from effc.errors import ConfigError
 from effc.ir import Program
 from effc.lowering import Options, lower
 from effc.lowering.measuring import with_rates
-from effc.lowering.toolchain import compiler_for
 from effc.lowering.tuning import load_tiles
 from effc.passes import Decision, Pass, Pipeline, parse_passes
 from effc.passes.base import Progress, silent
@@ -207,8 +207,8 @@ def compile_with(
     if settings.tune and not target.runs_here:
         raise ConfigError(f"tune measures on this machine, and code for {target.name} cannot run here: give tuning, a file measured there")
     refuse_budget(settings, target)
-    if target.family != C99:
-        compiler_for(target, static=not target.runs_here)  # a missing linker is said before minutes of work
+    backend = backend_of(target)
+    backend.require(target)
     tiles = load_tiles(settings.tuning, target) if settings.tuning is not None else {}
     target = with_rates(target, settings.rates)
     if settings.max_drop is not None and settings.eval is None:
@@ -231,25 +231,9 @@ def compile_with(
         raise missed
     files = artifact_files(rewritten.program, lowered, target, checks, settings)
     fields = manifest_fields(rewritten.program, lowered, target, given)
-    trial = emulated = sources = None
-    if target.family == C99:
-        with progress("building and running the C sources", 1) as advance:
-            sources = try_out_sources(files, fields, rewritten.program, target)
-            emulated = sources.runs[-1] if sources.runs else None
-            advance(1)
-    elif target.runs_here:
-        with progress("checking the compiled code", 1) as advance:
-            trial = try_out(files, fields, rewritten.program)
-            advance(1)
-    else:
-        with progress("building and running the self-test", 1) as advance:
-            executable = crosscheck.build(rewritten.program, lowered, checks, target)
-            if executable is not None:
-                files[crosscheck.SELF_TEST] = executable
-                emulated = crosscheck.run_emulated(executable, target)
-            if emulated is None:
-                crosscheck.rehearse(rewritten.program, checks, settings.batch)
-            advance(1)
+    tried = backend.tried(Compiled(rewritten.program, lowered, checks, target), files, fields, progress)
+    files |= tried.files
+    trial, emulated, sources = tried.trial, tried.emulated, tried.sources
     report = summary.make_report(original, rewritten.program, rewritten.log, quality, lowered, trial, emulated, target, sources, estimated)
     measurements = {
         "measurements.json": summary.measurements(trial, sources),

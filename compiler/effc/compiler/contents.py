@@ -6,26 +6,23 @@ import importlib.metadata
 from pathlib import Path
 from typing import Any
 
-from effc.compiler.c_build import FOLDER
-from effc.compiler.c_vectors import golden_calls
+from effc.compiler.backends import Compiled, backend_of
 from effc.compiler.golden import Checks
 from effc.compiler.inputs import Inputs
 from effc.compiler.settings import Settings
 from effc.ir import Program
 from effc.ir.storage import save_program
 from effc.lowering import Lowered
-from effc.lowering.c99.sources import c_sources
 from effc.lowering.chip import processor
 from effc.lowering.onnx import export_onnx
 from effc.lowering.tuning import dump_tiles
 from effc.runtime.tensors import pack_safetensors
-from effc.targets import C99, Target
+from effc.targets import Target
 from effc.targets.rates import STANDARD, dump_rates
 
 __all__ = ["artifact_files", "manifest_fields"]
 
 TUNING, RATES = "tuning.json", "rates.json"
-_SUFFIXES = (".onnx", ".pt2", ".pt", ".pth")
 _VERSIONS = {"effc": "effc", "torch": "torch", "onnx": "onnx", "tvm": "apache-tvm"}
 
 
@@ -35,7 +32,7 @@ def artifact_files(program: Program, lowered: Lowered, target: Target, checks: C
     decided = {RATES: dump_rates(target.rates, processor(target)).encode()} if target.rates != STANDARD else {}
     effective = settings.model_copy(update={"tuning": Path(TUNING) if measured else None, "rates": Path(RATES) if decided else None})
     files = {
-        **_code(program, lowered, target, checks),
+        **backend_of(target).code(Compiled(program, lowered, checks, target)),
         "params.safetensors": pack_safetensors(lowered.parameters),
         "program.pt2": save_program(program),
         "config.toml": effective.as_toml().encode(),
@@ -48,26 +45,13 @@ def artifact_files(program: Program, lowered: Lowered, target: Target, checks: C
     return files
 
 
-def _code(program: Program, lowered: Lowered, target: Target, checks: Checks) -> dict[str, bytes]:
-    """A shared library, or C sources."""
-    if target.family != C99:
-        return {"model.so": lowered.code}
-    origin = program.provenance
-    name = Path(origin.source).name
-    name = next((name.removesuffix(suffix) for suffix in _SUFFIXES if name.lower().endswith(suffix)), name)
-    version = f"effc {importlib.metadata.version('effc')}" + (f", model {origin.sha256[:12]}" if origin.sha256 else "")
-    states = [(state.input, state.output) for state in program.interface.states]
-    sources = c_sources(name, lowered, golden_calls(program, checks.inputs, lowered), target, version, states=states)
-    return {f"{FOLDER}/{path}": content for path, content in sources.items()}
-
-
 def manifest_fields(program: Program, lowered: Lowered, target: Target, given: Inputs) -> dict[str, Any]:
     """The manifest's fields besides those that `write_artifact` adds."""
     interface = program.interface.as_json()
     origin = program.provenance
     data = {"data": given.data, "eval": given.held_out}
     return {
-        "executor": "c" if target.family == C99 else "plan" if lowered.plan is not None else "vm",
+        "executor": backend_of(target).executor(lowered),
         "inputs": interface["inputs"],
         "outputs": interface["outputs"],
         "states": interface["states"],

@@ -17,19 +17,18 @@ from effc.ir.ops.truncate import TRUNCATE
 from effc.ir.torch_calls import decompose
 from effc.ir.torch_compat import core_decompositions
 from effc.lowering.addresses import addresses
+from effc.lowering.backends import Backend, backend_of
 from effc.lowering.batch_norm import multiply_add
-from effc.lowering.c99.functions import c_functions
 from effc.lowering.c99.printer import Printed
 from effc.lowering.channels_last import Stored, channels_last
 from effc.lowering.chip import tvm_target
 from effc.lowering.densities import with_densities
 from effc.lowering.drafts import Draft, NotPlannableError
-from effc.lowering.emit import MICROCONTROLLER_STACK, Kernel, kernels, object_code
+from effc.lowering.emit import Kernel
 from effc.lowering.fix_batch import fix_batch
 from effc.lowering.implementing import implemented
 from effc.lowering.kernels import Implementation, Options
 from effc.lowering.kernels.tiles import Tile
-from effc.lowering.narrowing import with_narrow_borders
 from effc.lowering.normalise import normalise
 from effc.lowering.optimise import optimise
 from effc.lowering.parameters import ParameterSource, fold_parameters
@@ -41,11 +40,10 @@ from effc.lowering.streaming.drafting import streaming_draft
 from effc.lowering.streaming.keeping import NoListsError, with_kept
 from effc.lowering.streaming.stripping import Stripped, stripped
 from effc.lowering.to_relax import RelaxModule, to_relax
-from effc.lowering.toolchain import link_shared
 from effc.lowering.views import positive_axes
 from effc.lowering.virtual_machine import FUNCTION, virtual_machine_code
 from effc.runtime.plan import Plan
-from effc.targets import C99, Target
+from effc.targets import Target
 
 __all__ = ["Lowered", "lower", "untranslatable"]
 
@@ -139,7 +137,7 @@ class _Job:
 def _lowered(job: _Job, bare: Stripped | None) -> Lowered:
     """The code of a program; of a streaming program over lists of what moved where `bare` is given. Raises NoListsError."""
     concrete, target, options, tune_seconds = job.program, job.target, job.options, job.tune_seconds
-    chip = tvm_target(target)
+    chip, backend = tvm_target(target), backend_of(target)
     with job.progress("lowering", 5) as advance:
         dense = concrete if bare is None else bare.program
         core, sources = _core(with_densities(dense))
@@ -164,7 +162,7 @@ def _lowered(job: _Job, bare: Stripped | None) -> Lowered:
         except NotPlannableError as error:
             if bare is not None:
                 raise
-            if target.family == C99:
+            if not backend.machine:
                 raise refusal(error, target, tensors, origin) from error
             code = virtual_machine_code(relax_module, target, chip)
             vm = {"function": FUNCTION, "parameters": list(tensors)}
@@ -183,38 +181,29 @@ def _lowered(job: _Job, bare: Stripped | None) -> Lowered:
                 tiles, remark = _tuned(drafted, target, chip, options, tune_seconds, tensors)
                 options = replace(options, tiles=tiles)
                 remarks.append(remark)
-            if target.family == C99:
-                drafted = with_narrow_borders(drafted)
+            drafted = backend.drafted(drafted)
             implementations = implemented(drafted, target, options, tensors, origin)
-        compiled = _kernels(drafted, implementations, target)
+        compiled = _kernels(drafted, implementations, backend)
         advance(1)
-        plan = addresses(drafted, compiled, implementations, target)
-        functions: tuple[Printed, ...] = ()
-        objects: tuple[bytes, ...] = ()
-        code = b""
-        if target.family == C99:
-            functions = c_functions(compiled, drafted)
-        else:
-            objects = object_code(compiled, plan, chip)
-            code = link_shared(objects, target)
+        made = backend.finish(compiled, addresses(drafted, compiled, implementations, target), drafted, chip, target)
         advance(1)
-    used = [buffer.name for buffer in plan.in_room("parameter")]
+    used = [buffer.name for buffer in made.plan.in_room("parameter")]
     layers = {one.layer for one in implementations.values()} - {""}
     if set(options.tiles) - layers:
         own = f"{len(layers & set(options.tiles))} of its {len(options.tiles)} tiles belong to layers of this program"
         remarks.append(f"tuning: {own}; a tile is for one layer at one batch size")
     return Lowered(
-        plan=plan,
+        plan=made.plan,
         vm=None,
-        code=code,
-        objects=objects,
+        code=made.code,
+        objects=made.objects,
         parameters={name: tensors[name] for name in used},
         sources={name: origin[name] for name in used},
         batch=size,
         cpu=cpu,
         remarks=tuple(remarks),
         tiles={key: options.tiles[key] for key in sorted(layers & set(options.tiles))},
-        functions=functions,
+        functions=made.functions,
     )
 
 
@@ -294,17 +283,16 @@ def _tuned(
     return tune(layers.values(), target, chip, options, seconds, available_threads())
 
 
-def _kernels(drafted: Draft, implementations: Mapping[str, Implementation], target: Target) -> dict[str, Kernel]:
+def _kernels(drafted: Draft, implementations: Mapping[str, Implementation], backend: Backend) -> dict[str, Kernel]:
     """The kernels as the code generator takes them, by symbol."""
     import tvm
 
-    limit = {"stack": MICROCONTROLLER_STACK} if target.family == C99 else {}
     functions = {symbol: implementation.function for symbol, implementation in implementations.items()}
     try:
-        return kernels(functions, **limit)
+        return backend.lowered(functions)
     except tvm.error.InternalError:
         for call in drafted.calls:  # which one? say it by the user's names
             sources = ", ".join(dict.fromkeys(part.origin.source for part in call.parts if part.origin.source))
             with _tvm_failures(f"the kernel of {sources or call.function}"):
-                kernels({call.function: functions[call.function]}, **limit)
+                backend.lowered({call.function: functions[call.function]})
         raise

@@ -42,7 +42,7 @@ from effc.lowering.kernels.options import Known, Options
 from effc.lowering.kernels.tiles import Choice
 from effc.targets import C99, Target
 
-__all__ = ["COMPACT", "SCHEDULED", "WRITTEN", "Implementation", "Known", "Options", "implement", "tunable"]
+__all__ = ["COMPACT", "RULES", "SCHEDULED", "WRITTEN", "Implementation", "Known", "Options", "implement", "tunable"]
 
 Array = np.ndarray[Any, Any]
 
@@ -73,6 +73,9 @@ COMPACT: tuple[Callable[[Fused, Sequence[bool], Target], Implementation | None],
     attention.attention,
     rows.rows,
 )
+
+# The rules of each family of targets that does not take `WRITTEN`.
+RULES: Mapping[str, tuple[Callable[[Fused, Sequence[bool], Target], Implementation | None], ...]] = {C99: COMPACT}
 
 # Families whose tiles may be measured: (the function, which arguments are stored tensors, the target) -> the choice.
 _CHOICES: Mapping[str, Callable[[Fused, Sequence[bool], Target], Choice | None]] = {"conv": conv.choice, "matmul": matmul.choice}
@@ -109,7 +112,7 @@ def implement(
         return Implementation(function, "generic")
     try:
         fused = Fused(function, values, options, known)
-        for rule in COMPACT if target.family == C99 else WRITTEN:
+        for rule in RULES.get(target.family, WRITTEN):
             implementation = rule(fused, fixed, target)
             if implementation is not None:
                 return _remarked(implementation, fused)
