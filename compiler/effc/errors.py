@@ -11,6 +11,7 @@
     │   ├── LimitError               over a limit on untrusted models (a flag raises it)
     │   └── AlteredArtifactError     a file of an artifact is not what its manifest says
     ├── VerificationError         5  effc's own result differs from its reference: our bug
+    │   └── ForeignCodeError         steps that another package's code computes differ, or report a failure: not ours
     ├── MissingDependencyError    6  a package or a tool of the system is not installed
     ├── InconclusiveError         7  a gate could not be decided
     └── InternalError            70  an invariant of effc broke: our bug
@@ -32,6 +33,7 @@ __all__ = [
     "DataError",
     "EffcError",
     "EffcWarning",
+    "ForeignCodeError",
     "GateFailed",
     "InconclusiveError",
     "InputRejectedError",
@@ -144,6 +146,10 @@ class VerificationError(EffcError):
     """A lowering or an exact pass differs from its reference. That is a bug of effc: please report it."""
 
     exit_code = 5
+
+
+class ForeignCodeError(VerificationError):
+    """Code of an extension computes steps of the plan, and the results are not the program's, or its function reports a failure."""
 
 
 class MissingDependencyError(EffcError):

@@ -74,9 +74,10 @@ class TestCompile:
         assert re.search(r"eliminate-dead +nothing to do", result.stdout) and "0 of 0" not in result.stdout
         assert "nothing to do, 13 → 13 operators" in (out / "report.html").read_text()
         texts = sorted(dump.iterdir())
-        assert [path.name for path in texts] == ["00-source.txt", "01-eliminate-dead.txt", "02-fold-batch-norm.txt"]
+        assert [path.name for path in texts] == ["00-source.txt", "01-eliminate-dead.txt", "02-fold-batch-norm.txt", "03-relax.txt"]
         assert "batch_norm(" in texts[1].read_text()
         assert "batch_norm(" not in texts[2].read_text()
+        assert 'data_layout="NHWC", kernel_layout="OHWI"' in texts[3].read_text()  # as an extension's patterns meet it
         import onnxruntime
 
         x = np.load(TEST)["x"][:5]
@@ -196,13 +197,14 @@ class TestOthers:
         assert json.loads(result.stdout)["well"]
 
     def test_every_command_is_tested_here(self) -> None:
-        # faultsim and stream have files of their own: test_faultsim.py, test_stream.py
+        # faultsim, stream and model-npu have files of their own: test_faultsim.py, test_stream.py, test_model_npu.py
         assert set(COMMANDS) == {
             "compile",
             "run",
             "verify",
             "inspect",
             "estimate",
+            "model-npu",
             "check",
             "bench",
             "passes",

@@ -21,11 +21,12 @@ def test_the_wheel_holds_everything_that_the_roots_hold(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     names = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
     assert "effc/__init__.py" not in names
+    kinds = {".py", ".typed", ".c", ".h", ".jinja", ".html", ".css", ".toml"}
     expected = {
         str(path.relative_to(ROOT / root))
         for root in ("compiler", "passes", "runtime", "faultsim")
         for path in (ROOT / root / "effc").rglob("*")
-        if path.is_file() and path.suffix in {".py", ".typed", ".c", ".h", ".jinja", ".html", ".css"} and "__pycache__" not in path.parts
+        if path.is_file() and path.suffix in kinds and "__pycache__" not in path.parts
     }
     assert expected - names == set()
     assert not {name for name in names if name.startswith(("tests/", "benchmarks/", "examples/"))}

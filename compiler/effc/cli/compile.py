@@ -95,7 +95,9 @@ __all__ = ["command"]
 @click.option("--config", type=click.Path(path_type=Path), help="A TOML file with these options; a flag beats the file.")
 @click.option("--force", is_flag=True, help="Replace a directory that holds files that are not effc's.")
 @click.option("--explain", is_flag=True, help="Show what every pass did at every site, or why not. For kernels: effc inspect.")
-@click.option("--dump-ir", type=click.Path(path_type=Path), metavar="DIR", help="Write the program's text after each pass.")
+@click.option(
+    "--dump-ir", type=click.Path(path_type=Path), metavar="DIR", help="Write the program's text after each pass, and in TVM's relax."
+)
 @common_options
 def command(
     source: Path,

@@ -99,6 +99,8 @@ def _machine() -> list[Finding]:
 
     findings = [Finding("threads", str(available_threads()), True, True)]
     for target in all_targets():
+        if target.family == "cuda":
+            continue  # one row for all of them, below
         here = target.name == "cpu"
         try:
             linker = " ".join(compiler_for(target, static=False))
@@ -111,4 +113,42 @@ def _machine() -> list[Finding]:
             emulator = emulator_for(target)
             fix = f"apt install qemu-user-static gives {target.emulator}-static"
             findings.append(Finding(f"emulator for {target.name}", emulator or "none", emulator is not None, False, fix))
-    return findings
+    return [*findings, *_gpu(), *_other_targets()]
+
+
+def _other_targets() -> list[Finding]:
+    """Packages that add targets, and what is wrong with them."""
+    from effc.targets import extensions_found
+
+    found = extensions_found()
+    if not found:
+        return [Finding("targets of other packages", "none", True, False)]
+    return [
+        Finding(
+            f"targets of {one.package}",
+            ", ".join(target.name for target in one.targets) or f"{one.name} cannot be used",
+            not one.fault,
+            False,
+            one.fault and f"{one.fault}: mend or update it",
+        )
+        for one in found
+    ]
+
+
+def _gpu() -> list[Finding]:
+    """What compiling for GPUs needs, and what running on one needs."""
+    from effc.errors import MissingDependencyError
+    from effc.lowering.cuda.nvcc import nvcc_version, require_nvcc
+    from effc.runtime.cuda.libcuda import devices
+
+    try:
+        nvcc = require_nvcc("cuda:*")
+        compiler = Finding("compiler for cuda:*", f"{nvcc} {nvcc_version(nvcc)}".rstrip(), True, False)
+    except MissingDependencyError as error:
+        compiler = Finding("compiler for cuda:*", "none", False, False, error.message.partition("; ")[2])
+    try:
+        found = [f"{name} (sm_{major}{minor})" for name, (major, minor) in devices()]
+    except MissingDependencyError:
+        found = []
+    fix = "running such artifacts needs an NVIDIA GPU with its driver; compiling for one does not"
+    return [compiler, Finding("GPU for cuda:*", ", ".join(found) or "none", bool(found), False, "" if found else fix)]

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from effc.cli.text import printable
-from effc.errors import EffcError, EffcWarning, InternalError, VerificationError
+from effc.errors import EffcError, EffcWarning, ForeignCodeError, InternalError, VerificationError
 
 __all__ = ["ISSUES", "leave"]
 
@@ -114,7 +114,7 @@ def _advice(error: BaseException, code: int, debug: bool) -> list[str]:
     lines = []
     if isinstance(error, click.UsageError) and error.ctx is not None:
         lines.append(f"try: {error.ctx.command_path} --help")
-    if code == _INTERNAL or isinstance(error, (InternalError, VerificationError)):
+    if code == _INTERNAL or (isinstance(error, (InternalError, VerificationError)) and not isinstance(error, ForeignCodeError)):
         again = "" if debug else "run it again with --debug and "
         lines.append(f"This is a bug of effc. Please {again}send its output, the command and, where you may, the model to {ISSUES}.")
     return lines

@@ -27,6 +27,7 @@ Which faults, one of these: --rate, --faults, --margin, --exhaustive, --faults-c
 Examples:
   effc faultsim model.onnx --eval test.npz -o out --rate 1e-6 --draws 200 --require "accuracy@1e-6 >= 0.85"
   effc faultsim model.onnx --eval test.npz -o out --stratify bit --precision 0.1 --images-per-fault 1 --jobs 2
+  effc faultsim model.onnx --eval test.npz -o out --accelerator systolic-32x32 --data calib.npz --effect stuck-at-1
 
 \b
 Also:
@@ -77,6 +78,13 @@ Exit codes: 1 a requirement failed, 7 one could not be decided with so few injec
 @click.option("--exhaustive", is_flag=True, default=None, help="Every bit once.")
 @click.option("--faults-csv", type=click.Path(path_type=Path), help="Replay a list: Injection,Layer,TensorIndex,Bit.")
 @click.option(
+    "--accelerator",
+    metavar="NAME|FILE",
+    help="Run SOURCE in int8 on this array of multipliers, and put faults into it: --where pe (pe-product, pe-sum), accumulator, sram "
+    "(sram-weight, sram-activation).",
+)
+@click.option("--data", type=click.Path(path_type=Path), help="Samples that a float network is quantised on for --accelerator.")
+@click.option(
     "--stratify", type=click.Choice(["bit", "layer"]), multiple=True, help="Draw single faults stratum by stratum; give it twice for both."
 )
 @click.option("--precision", type=float, help="Go on until the critical share is known to this relative half-width: 0.1.")
@@ -113,6 +121,7 @@ def command(
     **flags: Any,
 ) -> int:
     """Put bit flips into SOURCE (.onnx, .pt2 or an artifact), and measure what they do to its predictions."""
+    from effc.cli.faultsim_accelerator import on_accelerator
     from effc.cli.faultsim_results import show
     from effc.cli.pairs import parse_limits, parse_shapes
     from effc.data import DATA_BYTES, Preprocess, load_dataset
@@ -130,8 +139,11 @@ def command(
     requirements = parse_requirements(spec.require)
     bounds = parse_limits(limits)
     subject = _subject(source, executor, parse_shapes(input_shapes), bounds, check_import is not False)
+    limit = bounds.get("data_bytes", DATA_BYTES)
     preprocess = Preprocess.parse(spec.preprocess) if spec.preprocess else stored_preprocess(source)
-    data = load_dataset(spec.eval, subject.inputs, preprocess=preprocess, max_bytes=bounds.get("data_bytes", DATA_BYTES))
+    data = load_dataset(spec.eval, subject.inputs, preprocess=preprocess, max_bytes=limit)
+    if spec.accelerator is not None or spec.data is not None:
+        subject = on_accelerator(subject, spec, preprocess, limit)
     check_requirements(requirements, spec.rates, data.labels is not None and spec.tolerance is None, spec.tolerance is None)
     replay = None if spec.faults_csv is None else Replay.read(spec.faults_csv)
     start = time.monotonic()

@@ -71,7 +71,9 @@ def _artifact(path: Path, with_text: bool, as_json: bool) -> None:
         kept = {"state_bytes": manifest.state_bytes, "state_sizes": manifest.state_sizes} if manifest.states else {}
         emit_json({**data, **kept, **({"text": text} if with_text else {})})
         return
-    heading(f"{path}: {data['source'].get('name')} for {data['target'].get('name')}")
+    extension = data["target"].get("extension")
+    whose = f" of {extension['package']} {extension['version']}" if extension else ""
+    heading(f"{path}: {data['source'].get('name')} for {data['target'].get('name')}{whose}")
     several = " (frames in order)" if manifest.streams else " (any number of samples)"
     for spec in manifest.frame_inputs:
         note(f"input {spec}{several if spec.batched and manifest.symbolic_batch else ''}")

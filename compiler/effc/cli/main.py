@@ -15,6 +15,7 @@ COMMANDS = {
     "compile": "rewrite a network with passes and compile it to an artifact",
     "check": "list everything in a model that effc cannot compile",
     "estimate": "say what RAM, flash and work a network needs on a microcontroller",
+    "model-npu": "say what a network needs on an accelerator that skips zeros, or what did not change: cycles, bytes, energy",
     "run": "run an artifact on data",
     "stream": "run a streaming artifact on a clip, a video or a camera, frame by frame",
     "verify": "compare an artifact with its own program, and with its source",
@@ -36,7 +37,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"effc.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"effc.cli.{cmd_name.replace('-', '_')}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

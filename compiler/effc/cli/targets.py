@@ -21,14 +21,19 @@ def command(context: click.Context, as_json: bool) -> None:
     """List the processors to compile for; `effc targets measure` measures this one."""
     if context.invoked_subcommand is not None:
         return
-    from effc.targets import all_targets
+    from effc.targets import all_targets, extensions_found
 
-    targets = all_targets()
+    found = extensions_found()
+    targets = [*all_targets(), *(target for one in found for target in one.targets)]
+    broken = [one for one in found if one.fault]
     if as_json:
-        emit_json({"targets": [target.as_json() for target in targets]})
+        faults = [{"name": one.name, "package": str(one.package), "fault": one.fault} for one in broken]
+        emit_json({"targets": [target.as_json() for target in targets], "broken": faults})
         return
-    rows = [(target.name, _runs(target), *_hardware(target), target.summary) for target in targets]
+    rows = [(target.name, _runs(target), *_hardware(target), _what(target)) for target in targets]
     table(("target", "runs here", "vector", "L1", "L2", "what"), rows, numbers=("L1", "L2"))
+    for one in broken:
+        note(f"{one.name} of package {one.package} cannot be used: {one.fault}", bad=True)
 
 
 @command.command("measure")
@@ -65,7 +70,14 @@ def _hardware(target: Target) -> tuple[str, str, str]:
     """Vectors and caches; dashes where C sources use none and most machines have none."""
     if target.family == "c99":
         return "-", "-", "-"
-    return f"{target.lanes} x f32", f"{target.l1 >> 10} KiB", f"{target.l2 >> 10} KiB"
+    if target.family == "cuda":
+        return "warps of 32", f"{target.l1 >> 10} KiB", f"{target.l2 >> 10} KiB"
+    vector = f"{target.int32_lanes} x i32" if target.scalar_floats else f"{target.lanes} x f32"
+    return vector, f"{target.l1 >> 10} KiB", f"{target.l2 >> 10} KiB"
+
+
+def _what(target: Target) -> str:
+    return target.summary if target.origin is None else f"{target.summary} [{target.origin.package}]"
 
 
 def _runs(target: Target) -> str:
@@ -73,4 +85,6 @@ def _runs(target: Target) -> str:
         return "yes"
     if target.family == "c99":
         return "its C sources do"
+    if target.family == "cuda":
+        return "with such a GPU"
     return f"with {target.emulator}" if target.emulator else "no"

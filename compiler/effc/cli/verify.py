@@ -70,7 +70,7 @@ def command(
             note(f"outputs first leave the source's at: {verdict.diverging}", bad=not verdict.passed)
         if verdict.lossy:
             note(f"passes that may change outputs: {', '.join(verdict.lossy)}")
-        note(_verified(verdict) if verdict.passed else f"NOT verified: {_advice(verdict)}", bad=not verdict.passed)
+        note(_verified(verdict) if verdict.passed else f"NOT verified: {_advice(verdict, artifact)}", bad=not verdict.passed)
     return 0 if verdict.passed else _DIFFERS
 
 
@@ -78,8 +78,19 @@ def _verified(verdict: Verdict) -> str:
     return f"verified: {verdict.extent}" if verdict.extent else "verified"
 
 
-def _advice(verdict: Verdict) -> str:
-    return "please report this" if verdict.own_source else "the source is not the file that the artifact was compiled from"
+def _advice(verdict: Verdict, artifact: Path) -> str:
+    if not verdict.own_source:
+        return "the source is not the file that the artifact was compiled from"
+    from effc.compiler.blaming import foreign_steps
+    from effc.runtime import open_artifact
+
+    manifest = open_artifact(artifact).manifest
+    extension = manifest.data["target"].get("extension") or {"name": "", "package": "", "version": ""}
+    foreign = foreign_steps(manifest.plan, extension["name"])
+    if not foreign:
+        return "please report this"
+    package, steps = f"{extension['package']} {extension['version']}", ", ".join(map(str, foreign))
+    return f"code of {package} computes the steps {steps}; compile with --target cpu: where that verifies, tell its maker, else report this"
 
 
 def _word(finding: Finding) -> str:

@@ -12,19 +12,23 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from effc.compiler import crosscheck
+from effc.compiler.blaming import blaming
 from effc.compiler.c_build import FOLDER
 from effc.compiler.c_self_tests import SourcesTrial
 from effc.compiler.c_vectors import golden_calls
 from effc.compiler.crosscheck import SelfTestRun
+from effc.compiler.cuda_trial import emulated, gpu_here
 from effc.compiler.golden import Checks
 from effc.compiler.trial import Trial, try_out, try_out_sources
 from effc.ir import Program
 from effc.lowering import Lowered
 from effc.lowering.c99.sources import c_sources
+from effc.lowering.cuda.nvcc import require_nvcc
 from effc.lowering.toolchain import compiler_for
 from effc.passes.base import Progress
+from effc.runtime.cuda.executor import CUBIN, SOURCE
 from effc.runtime.executor import CODE
-from effc.targets import C99, Target
+from effc.targets import C99, CUDA, Target
 
 __all__ = ["BACKENDS", "Backend", "Compiled", "Tried", "backend_of"]
 
@@ -91,8 +95,10 @@ class _Processor:
         return {CODE: made.lowered.code}
 
     def tried(self, made: Compiled, files: Mapping[str, bytes], fields: Mapping[str, Any], progress: Progress) -> Tried:
+        origin = made.target.origin
+        whose = "" if origin is None else f" with that of {origin.package}"  # a crash of foreign code ends the process: this is seen then
         if made.target.runs_here:
-            with progress("checking the compiled code", 1) as advance:
+            with progress(f"checking the compiled code{whose}", 1) as advance, blaming(made.target, made.lowered.plan):
                 trial = try_out(files, fields, made.program)
                 advance(1)
             return Tried(trial)
@@ -100,7 +106,8 @@ class _Processor:
             emulated = None
             executable = crosscheck.build(made.program, made.lowered, made.checks, made.target)
             if executable is not None:
-                emulated = crosscheck.run_emulated(executable, made.target)
+                with blaming(made.target, made.lowered.plan):
+                    emulated = crosscheck.run_emulated(executable, made.target)
             if emulated is None:
                 crosscheck.rehearse(made.program, made.checks, made.lowered.batch)
             advance(1)
@@ -128,13 +135,40 @@ class _Sources:
         return {f"{FOLDER}/{path}": content for path, content in sources.items()}
 
     def tried(self, made: Compiled, files: Mapping[str, bytes], fields: Mapping[str, Any], progress: Progress) -> Tried:
-        with progress("building and running the C sources", 1) as advance:
+        with progress("building and running the C sources", 1) as advance, blaming(made.target, made.lowered.plan):
             sources = try_out_sources(files, fields, made.program, made.target)
             advance(1)
         return Tried(emulated=sources.runs[-1] if sources.runs else None, sources=sources)
 
 
-BACKENDS: Mapping[str, Backend] = {"cpu": _Processor(), C99: _Sources()}
+class _Gpu:
+    """An NVIDIA GPU: machine code, and the CUDA C that it was compiled from."""
+
+    def require(self, target: Target) -> None:
+        require_nvcc(target.name)
+
+    def executor(self, lowered: Lowered) -> str:
+        return "cuda"
+
+    def code(self, made: Compiled) -> dict[str, bytes]:
+        return {CUBIN: made.lowered.code, SOURCE: made.lowered.source.encode()}
+
+    def tried(self, made: Compiled, files: Mapping[str, bytes], fields: Mapping[str, Any], progress: Progress) -> Tried:
+        if gpu_here(made.target.cpu):
+            with progress("checking the compiled code", 1) as advance, blaming(made.target, made.lowered.plan):
+                trial = try_out(files, fields, made.program)
+                advance(1)
+            return Tried(trial)
+        with progress("running the CUDA code on the CPU", 1) as advance:
+            with blaming(made.target, made.lowered.plan):
+                run = emulated(files, fields, made.lowered)
+            if run is None:
+                crosscheck.rehearse(made.program, made.checks, made.lowered.batch)
+            advance(1)
+        return Tried(emulated=run)
+
+
+BACKENDS: Mapping[str, Backend] = {"cpu": _Processor(), C99: _Sources(), CUDA: _Gpu()}
 
 
 def backend_of(target: Target) -> Backend:

@@ -138,7 +138,7 @@ def compile_model(
         rates: a file of measured rates to decide by where to skip: the rates.json of an artifact.
         emit_onnx: write the transformed model into the artifact as `model.onnx`, too.
         force: replace a directory that holds other files.
-        dump_ir: a folder for the program's text after each pass.
+        dump_ir: a folder for the program's text after each pass, and at last in TVM's relax, before kernels are picked.
         example_inputs: for an nn.Module, the tensors of one call.
         states: for a step of a streaming program, `(inputs..., states...) -> (outputs..., new states...)`: the name of each input that is
             a state -> that of the output with its new value, `{"keys": "keys_next"}`. `effc.runtime.Stream` runs the artifact.
@@ -203,7 +203,7 @@ def compile_with(
     """`compile_model` with the settings in one object, as a config file and flags make it; `held`: data and eval that are in memory."""
     progress = progress or silent
     preflight(out, force=force)
-    target, passes = find_target(settings.target), parse_passes(settings.passes)
+    target, passes = find_target(settings.target, settings.target_package), parse_passes(settings.passes)
     if settings.tune and not target.runs_here:
         raise ConfigError(f"tune measures on this machine, and code for {target.name} cannot run here: give tuning, a file measured there")
     refuse_budget(settings, target)
@@ -292,4 +292,5 @@ def _rewrite(
             advance(1)
 
         result = pipeline(original, context, observe=observe)
+        dump.write_relax(len(passes) + 1, result, settings.batch)
     return _Rewritten(result, tuple(context.decisions), tuple(runs))

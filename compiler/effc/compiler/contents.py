@@ -30,7 +30,8 @@ def artifact_files(program: Program, lowered: Lowered, target: Target, checks: C
     """Relative name -> content of every file that the manifest hashes."""
     measured = {TUNING: dump_tiles(lowered.tiles, target).encode()} if lowered.tiles else {}
     decided = {RATES: dump_rates(target.rates, processor(target)).encode()} if target.rates != STANDARD else {}
-    effective = settings.model_copy(update={"tuning": Path(TUNING) if measured else None, "rates": Path(RATES) if decided else None})
+    used = {"tuning": Path(TUNING) if measured else None, "rates": Path(RATES) if decided else None}
+    effective = settings.model_copy(update={**used, "target_package": "" if target.origin is None else str(target.origin.package)})
     files = {
         **backend_of(target).code(Compiled(program, lowered, checks, target)),
         "params.safetensors": pack_safetensors(lowered.parameters),
@@ -57,7 +58,13 @@ def manifest_fields(program: Program, lowered: Lowered, target: Target, given: I
         "states": interface["states"],
         "batch": {"size": lowered.batch, **interface["batch"]},
         "preprocess": None if given.preprocess is None else given.preprocess.as_json(),
-        "target": {"name": target.name, "triple": target.triple, "cpu": lowered.cpu, "features": list(target.features)},
+        "target": {
+            "name": target.name,
+            "triple": target.triple,
+            "cpu": lowered.cpu,
+            "features": list(target.features),
+            **_extension(target),
+        },
         "passes": list(origin.passes),
         "versions": {name: importlib.metadata.version(package) for name, package in _VERSIONS.items()},
         "source": {"name": origin.source, "format": origin.format, "sha256": origin.sha256},
@@ -70,6 +77,14 @@ def manifest_fields(program: Program, lowered: Lowered, target: Target, given: I
         "vm": None if lowered.vm is None else dict(lowered.vm),
         "notes": list(lowered.notes),
     }
+
+
+def _extension(target: Target) -> dict[str, Any]:
+    """What made the code besides effc."""
+    origin = target.origin
+    if origin is None:
+        return {}
+    return {"extension": {"name": origin.extension, "package": origin.package.name, "version": origin.package.version}}
 
 
 def _source(lowered: Lowered, name: str) -> dict[str, Any]:

@@ -7,8 +7,10 @@ code generation, then stays untried.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +18,14 @@ from pathlib import Path
 import numpy as np
 
 from effc.compiler.golden import Checks
-from effc.errors import Problem, VerificationError
+from effc.errors import EffcWarning, Problem, VerificationError
 from effc.ir import Interface, Program, Value
 from effc.ir.arrays import to_numpy, to_torch
 from effc.ir.streaming import in_frames
 from effc.lowering import Lowered, lower, run_lowered
 from effc.lowering.toolchain import emulator_for, link_static
 from effc.runtime.artifact import SELF_TEST
-from effc.runtime.selftest import BLOB, HEADER, SOURCES, self_test
+from effc.runtime.selftest import BLOB, HEADER, self_test, sources
 from effc.runtime.tensors import Array, dtype_named
 from effc.runtime.verify import compare
 from effc.targets import Target, find_target
@@ -53,11 +55,12 @@ def build(program: Program, lowered: Lowered, checks: Checks, target: Target) ->
         return None
     inputs, expected, earlier = _vectors(program, checks, lowered)
     described = self_test(lowered.plan, lowered.parameters, inputs, expected, earlier=earlier)
-    return link_static(lowered.objects, SOURCES, {HEADER: described.header, BLOB: described.blob}, target)
+    own = sources("" if target.hosted else target.architecture)
+    return link_static(lowered.objects, own, {HEADER: described.header, BLOB: described.blob}, target)
 
 
 def run_emulated(executable: bytes, target: Target) -> SelfTestRun | None:
-    """Run it; None where the target's emulator is not installed.
+    """Run it; None where the target's emulator is not installed, or, with a warning, ends by a mistake of its own.
 
     Raises:
         VerificationError: it ran and failed.
@@ -70,10 +73,16 @@ def run_emulated(executable: bytes, target: Target) -> SelfTestRun | None:
         path.write_bytes(executable)
         os.chmod(path, 0o755)
         try:
-            done = subprocess.run([emulator, str(path)], capture_output=True, text=True, check=False, timeout=_TIMEOUT)
+            done = subprocess.run(
+                [emulator, *target.emulator_flags, str(path)], capture_output=True, text=True, check=False, timeout=_TIMEOUT
+            )
         except subprocess.TimeoutExpired as error:
             raise VerificationError(f"the self-test under {emulator} did not end within {_TIMEOUT} s") from error
     text = " ".join((done.stdout + done.stderr).split())
+    if done.returncode < 0 and (mistake := re.search(r"qemu-\S+: (\S+: \S+: Assertion .* failed)", text)):
+        why = f"the self-test for {target.name} did not run: {emulator} ended by an assertion of its own ({mistake[1]}); try a newer QEMU"
+        warnings.warn(why, EffcWarning, stacklevel=2)
+        return None
     if done.returncode != 0:
         raise VerificationError(f"the self-test for {target.name} failed under {emulator} with code {done.returncode}: {text}")
     return SelfTestRun(emulator, text)

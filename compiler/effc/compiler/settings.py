@@ -67,6 +67,7 @@ class Settings(BaseModel):
         input_shapes: sizes by input name where the model leaves more than the batch open.
         states: of a streaming program: each input that is a state, and the output that is its new value.
         target: what to compile for.
+        target_package: name and version of the package that adds the target, as an artifact's configuration keeps them; only for messages.
         batch: samples of one call of the compiled code.
         emit: further files to write into the artifact.
         seed: the root of all randomness.
@@ -96,6 +97,7 @@ class Settings(BaseModel):
     input_shapes: dict[str, tuple[Annotated[int, Field(gt=0)], ...]] = {}
     states: dict[str, str] = {}
     target: str = "cpu"
+    target_package: str = ""
     batch: Annotated[int, Field(ge=1, le=_MOST_SAMPLES)] = 1
     emit: tuple[Literal["onnx"], ...] = ()
     seed: Annotated[int, Field(ge=0)] = 0
@@ -154,6 +156,8 @@ def load_settings(config: Path | None, flags: Mapping[str, Any]) -> Settings:
             if isinstance(values.get(name), str):
                 values[name] = config.parent / values[name]
     given = {name: value for name, value in flags.items() if value is not None}
+    if "target" in given:  # the file says where its own target came from
+        values.pop("target_package", None)
     if config is not None:
         _check_files(config, {name: values[name] for name in _PATHS if isinstance(values.get(name), Path) and name not in given})
     return settings_of({**values, **given}, str(config) if config is not None else "", frozenset(given))

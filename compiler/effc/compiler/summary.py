@@ -24,7 +24,7 @@ from effc.passes.curve import Curve
 from effc.report import EstimateReport, Layer, PassReport, Prediction, Quality, Range, Report, graphs_of, span_text
 from effc.runtime.manifest import BESIDE
 from effc.runtime.plan import Plan, Step
-from effc.targets import C99, Target
+from effc.targets import C99, CUDA, Target
 
 __all__ = ["PassRun", "as_json", "make_report", "measurements"]
 
@@ -108,7 +108,7 @@ def _facts(
     facts = [
         ("source", f"{origin.source} ({origin.format}, {origin.sha256[:12]})"),
         *([("import", origin.checked)] if origin.checked else []),
-        ("target", f"{target.name} ({lowered.cpu or target.summary})"),
+        ("target", f"{target.name} ({lowered.cpu or target.summary})" + ("" if target.origin is None else f" of {target.origin.package}")),
         ("batch", _batch(final, lowered, target)),
         *(_memory_facts(lowered, target) if estimated is None else _microcontroller_facts(estimated)),
     ]
@@ -171,7 +171,8 @@ def _notes(
     if sources is not None:
         notes += [f"{sentence}." for sentence in sources.notes]
     elif trial is None and emulated is None:
-        how = "Copy `selftest` there and run it" if lowered.plan is not None else "golden.npz holds vectors to test it with"
+        own = lowered.plan is not None and target.family != CUDA
+        how = "Copy `selftest` there and run it" if own else "golden.npz holds vectors to test it with: `effc verify` there"
         tried = "the same program, lowered for this machine, gave the right results"
         notes.append(f"The code is for {target.name} and was not run; {tried}. {how}.")
     if not original.interface.batch.symbolic:
@@ -201,7 +202,7 @@ def _operators(program: Program) -> int:
 def _layers(lowered: Lowered, trial: Trial | None, predicted: Sequence[Prediction | None]) -> tuple[Layer, ...]:
     if lowered.plan is None:
         return ()
-    times: Sequence[float | None] = trial.steps if trial is not None else [None] * len(lowered.plan.steps)
+    times: Sequence[float | None] = trial.steps if trial is not None and trial.steps else [None] * len(lowered.plan.steps)
     return tuple(_layer(step, taken, expected) for step, taken, expected in zip(lowered.plan.steps, times, predicted, strict=True))
 
 

@@ -17,10 +17,10 @@ from effc.compiler.c_self_tests import SourcesTrial, self_tests
 from effc.compiler.c_session import c_session
 from effc.compiler.resets import check_resets
 from effc.compiler.scratch import scratch_folder
-from effc.errors import InternalError, Problem, VerificationError
+from effc.errors import Problem, VerificationError
 from effc.ir import Program
 from effc.runtime import Session, Stream, Verification, load, verify_golden, write_artifact
-from effc.runtime.executor import CODE, address, aligned_empty
+from effc.runtime.executor import CODE, address, aligned_empty, step_failure
 from effc.runtime.manifest import TensorSpec
 from effc.runtime.native import load_code
 from effc.runtime.plan import Plan, Step
@@ -41,8 +41,8 @@ class Trial:
     Attributes:
         verification: its outputs beside the program's on the golden inputs.
         call: median nanoseconds of one call on the golden inputs' first batch; of one frame, for a streaming program.
-        steps: median nanoseconds of every step of the plan, in order; empty on the virtual machine. For a streaming program over the golden
-            frames after the first.
+        steps: median nanoseconds of every step of the plan, in order; empty on the virtual machine and on a GPU. For a streaming program
+            over the golden frames after the first.
         threads: worker threads.
     """
 
@@ -73,7 +73,7 @@ def try_out(files: Mapping[str, bytes], fields: Mapping[str, Any], program: Prog
         golden, _ = session.artifact.golden()
         call = _call_time(session, golden)
         plan = session.manifest.plan
-        steps = _step_times(plan, session, golden, path / CODE) if plan is not None else ()
+        steps = _step_times(plan, session, golden, path / CODE) if plan is not None and session.manifest.executor == "plan" else ()
         return Trial(verification, call, steps, session.threads_used)
 
 
@@ -171,18 +171,19 @@ def _step_times(plan: Plan, session: Session, golden: Mapping[str, Array], code:
             place = blocks["parameter"][buffer.offset : buffer.offset + stored.nbytes].view(dtype_named(buffer.dtype)).reshape(buffer.shape)
             place[...] = stored
 
-    def prepared(step: Step) -> Callable[[], int]:
+    def prepared(position: int, step: Step) -> Callable[[], int]:
         kernel = getattr(library, step.kernel)
         pointers = [ctypes.c_void_p(addresses[name]) for name in (*step.reads, *step.writes)]
         kernel.restype, kernel.argtypes = ctypes.c_int32, [ctypes.c_void_p] * len(pointers)
-        return functools.partial(_done, kernel, pointers)
+        return functools.partial(_done, plan, position, kernel, pointers)
 
     def place_inputs(inputs: Mapping[str, Array]) -> None:
         for name, array in inputs.items():
             held[name][...] = array
 
     calls = _calls(session, golden)
-    steps, fresh = [prepared(step) for step in plan.steps], [prepared(step) for step in plan.fresh]
+    steps = [prepared(*entry) for entry in enumerate(plan.steps)]
+    fresh = [prepared(*entry) for entry in enumerate(plan.fresh, len(steps))]
     use_threads(session.threads)
     place_inputs(calls[0])
     if fresh:  # the first frame of a stream is computed whole: its steps are others
@@ -198,11 +199,11 @@ def _step_times(plan: Plan, session: Session, golden: Mapping[str, Array], code:
     return tuple(float(value) for value in np.median(np.array(rounds[1:]), axis=0))
 
 
-def _done(kernel: Any, pointers: Sequence[Any]) -> int:
-    """The nanoseconds of one run. Raises InternalError."""
+def _done(plan: Plan, position: int, kernel: Any, pointers: Sequence[Any]) -> int:
+    """The nanoseconds of one run of a step. Raises what `step_failure` gives."""
     start = time.perf_counter_ns()
     status = kernel(*pointers)
     duration = time.perf_counter_ns() - start
     if status != 0:
-        raise InternalError(f"the kernel {kernel.__name__} failed with status {status}: its worker threads could not run")
+        raise step_failure(plan, position, status)
     return duration

@@ -11,25 +11,23 @@ changes the function. The outputs after every pass, which the artifact carries f
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from effc.compiler.c_self_tests import SelfTest, artifact_self_tests
 from effc.compiler.c_session import c_session
+from effc.compiler.emulated import foreign_target, verdict_of_foreign
 from effc.compiler.golden import calls, run_program
 from effc.compiler.resets import check_resets
+from effc.compiler.verdict import Finding, Verdict, is_exact
 from effc.compiler.wavering import spread, wavering
 from effc.data import Dataset, load_dataset
 from effc.data.preprocess import Preprocess
-from effc.errors import EffcError
 from effc.frontends import Limits, load_program
 from effc.frontends.onnx.reference import CannotRunError, Reference, open_reference
 from effc.ir import Program
 from effc.ir.storage import load_program_bytes
-from effc.passes import parse_passes
 from effc.runtime import Artifact, Session, Verification, load, open_artifact, verify_golden
 from effc.runtime.tensors import Array, unpack_npz
 from effc.runtime.verify import TOLERANCE, Difference, compare
@@ -37,77 +35,6 @@ from effc.runtime.verify import TOLERANCE, Difference, compare
 __all__ = ["Finding", "Verdict", "verify_artifact"]
 
 _BATCH = 64
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One comparison.
-
-    Attributes:
-        what: the two sides, the inputs, and the unit where it is not the output's largest magnitude, in words.
-        verification: the differences.
-        samples: how many were compared.
-        top1: share of samples whose largest output is at the same place; None where there is no such output.
-        must_hold: a difference here is a bug, not the wish of a lossy pass.
-    """
-
-    what: str
-    verification: Verification
-    samples: int
-    top1: float | None
-    must_hold: bool
-
-    @property
-    def passed(self) -> bool:
-        return self.verification.passed or not self.must_hold
-
-    def as_json(self) -> dict[str, Any]:
-        fields = {"what": self.what, "samples": self.samples, "top1_agreement": self.top1, "must_hold": self.must_hold}
-        return {**fields, **self.verification.as_json()}
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """All comparisons.
-
-    Attributes:
-        findings: one for every pair of sides and kind of inputs.
-        diverging: the first pass after which golden outputs left the source's; empty where they did not.
-        lossy: specs of the passes that may change outputs.
-        notes: what could not be compared, and why.
-        own_source: whether the source that was given is the file that was compiled; True without one.
-        self_tests: of C sources, those that did not run among them.
-    """
-
-    findings: tuple[Finding, ...]
-    diverging: str
-    lossy: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-    own_source: bool = True
-    self_tests: tuple[SelfTest, ...] = ()
-
-    @property
-    def passed(self) -> bool:
-        return all(finding.passed for finding in self.findings)
-
-    @property
-    def extent(self) -> str:
-        """Where the self-test of C sources ran, and where it did not; empty for other code, which runs on this machine."""
-        ran = [f"on {one.where} ({one.said})" for one in self.self_tests if one.passed]
-        missed = [f"on {one.where}" for one in self.self_tests if one.passed is None]
-        parts = [f"the self-test passed {' and '.join(ran)}" if ran else "", f"it did NOT RUN {' and '.join(missed)}" if missed else ""]
-        return ", ".join(part for part in parts if part)
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "passed": self.passed,
-            "first_diverging_pass": self.diverging or None,
-            "lossy_passes": list(self.lossy),
-            "findings": [finding.as_json() for finding in self.findings],
-            "notes": list(self.notes),
-            "own_source": self.own_source,
-            "self_tests": [one.as_json() for one in self.self_tests],
-        }
 
 
 def verify_artifact(
@@ -124,17 +51,21 @@ def verify_artifact(
 
     An ONNX source is compared with onnxruntime, too, whether its import was checked (`check_import`) or not. C sources are built by this
     machine's C compiler and called; their self-test is run here, and on QEMU's board where the tools for that are installed. Where it did
-    not run is no failure: the verdict's `self_tests` tell.
+    not run is no failure: the verdict's `self_tests` tell. Of code for another processor the self-test is run under its emulator, and
+    nothing else is compared with it.
 
     Raises whatever loading the artifact, the source or the data raises; differences are in the verdict.
     """
     opened = open_artifact(path)
+    foreign = foreign_target(opened)
+    if foreign is not None:
+        return verdict_of_foreign(opened, foreign, [what for what, given in (("its source", source), ("data", data)) if given is not None])
     is_c = opened.manifest.executor == "c"
     session = c_session(path) if is_c else load(path, threads=threads)
     artifact = session.artifact
     program = load_program_bytes(artifact.read("program.pt2"), name="program.pt2")
     specs = list(session.manifest.data["passes"])
-    lossy = tuple(spec for spec in specs if not _is_exact(spec))
+    lossy = tuple(spec for spec in specs if not is_exact(spec))
     inputs, _ = artifact.golden()
     count = _samples(inputs, session)
     outputs = session.run(inputs)
@@ -254,16 +185,8 @@ def _first_divergence(session: Session, expected: Mapping[str, Array], specs: li
         index = int(Path(name).stem.split("-")[0])
         if index == 0:
             return "the import of the source (is it the model that was compiled?)", True
-        return specs[index - 1], all(map(_is_exact, specs[:index]))
+        return specs[index - 1], all(map(is_exact, specs[:index]))
     return "", True
-
-
-def _is_exact(spec: str) -> bool:
-    """Unknown passes (of a plug-in that is not installed here) count as lossy: nothing is known about them."""
-    try:
-        return all(one.exact for one in parse_passes(spec))
-    except EffcError:
-        return False
 
 
 def _preprocess(session: Session) -> Preprocess | None:

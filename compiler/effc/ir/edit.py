@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._export.verifier import SpecViolationError
 from torch.export import ExportedProgram
 from torch.export.graph_signature import (
@@ -64,8 +65,11 @@ def copy_graph(graph: fx.Graph) -> fx.Graph:
 
 @contextmanager
 def without_guards(mode: Any) -> Iterator[None]:
-    """A fake mode in which a symbolic batch stays one: an operator that looks at its number (some resizes do) would fix it for all."""
-    with mode, nullcontext() if mode.shape_env is None else mode.shape_env.suppress_guards():
+    """A fake mode in which a symbolic batch stays one: an operator that looks at its number (some resizes do) would fix it for all.
+
+    Operators' rules in Python keep it; those in C++ (of padding, of convolutions) take the number that the program was exported with.
+    """
+    with mode, enable_python_dispatcher(), nullcontext() if mode.shape_env is None else mode.shape_env.suppress_guards():
         yield
 
 

@@ -13,12 +13,14 @@ from typing import Any
 
 from effc.lowering.c99.functions import c_functions
 from effc.lowering.c99.printer import Printed
+from effc.lowering.cuda.backend import cuda_code
+from effc.lowering.cuda.emit import cuda_kernels
 from effc.lowering.drafts import Draft
 from effc.lowering.emit import MICROCONTROLLER_STACK, Kernel, kernels, object_code
 from effc.lowering.narrowing import with_narrow_borders
 from effc.lowering.toolchain import link_shared
 from effc.runtime.plan import Plan
-from effc.targets import C99, Target
+from effc.targets import C99, CUDA, Target
 
 __all__ = ["BACKENDS", "Backend", "Code", "Finish", "backend_of"]
 
@@ -34,12 +36,14 @@ class Code:
         code: content of the artifact's file of code; empty for sources.
         objects: the same code as unlinked object files, where a self-test is linked from them.
         functions: the kernels as C functions, for sources.
+        source: what `code` was compiled from, where a reader may want to see it.
     """
 
     plan: Plan
     code: bytes = b""
     objects: tuple[bytes, ...] = ()
     functions: tuple[Printed, ...] = ()
+    source: str = ""
 
 
 Finish = Callable[[Kernels, Plan, Draft, Any, Target], Code]
@@ -60,6 +64,7 @@ class Backend:
         options: of `kernels`.
         drafted: what it changes in a draft before its kernels are written.
         machine: whether TVM's virtual machine serves programs that do not plan.
+        lists: whether it has kernels over lists of what moved between two frames.
     """
 
     finish: Finish
@@ -67,6 +72,7 @@ class Backend:
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     drafted: Callable[[Draft], Draft] = _unchanged
     machine: bool = False
+    lists: bool = True
 
     def lowered(self, functions: Mapping[str, Any]) -> dict[str, Kernel]:
         """The kernels as the code generator takes them."""
@@ -74,7 +80,10 @@ class Backend:
 
 
 def _library(compiled: Kernels, plan: Plan, drafted: Draft, chip: Any, target: Target) -> Code:
-    objects = object_code(compiled, plan, chip)
+    external = drafted.external
+    objects: tuple[bytes, ...] = object_code(compiled, plan, chip, () if external is None else external.notes)
+    if external is not None:
+        objects += external.objects
     return Code(plan, link_shared(objects, target), objects)
 
 
@@ -82,9 +91,15 @@ def _sources(compiled: Kernels, plan: Plan, drafted: Draft, chip: Any, target: T
     return Code(plan, functions=c_functions(compiled, drafted))
 
 
+def _cubin(compiled: Kernels, plan: Plan, drafted: Draft, chip: Any, target: Target) -> Code:
+    made = cuda_code(compiled, plan, chip, target.cpu)
+    return Code(made.plan, made.cubin, source=made.source)
+
+
 BACKENDS: Mapping[str, Backend] = {
     "cpu": Backend(_library, machine=True),
     C99: Backend(_sources, options={"stack": MICROCONTROLLER_STACK}, drafted=with_narrow_borders),
+    CUDA: Backend(_cubin, kernels=cuda_kernels),
 }
 
 

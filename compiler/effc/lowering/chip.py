@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from effc.targets import C99, Target
+from effc.targets import C99, CUDA, Target
 
 __all__ = ["processor", "tvm_target"]
 
@@ -15,6 +15,9 @@ def tvm_target(target: Target) -> Any:
 
     if target.family == C99:
         return tvm.target.Target("c")
+    if target.family == CUDA:
+        limits = {"max_threads_per_block": 1024, "max_shared_memory_per_block": 48 << 10, "thread_warp_size": 32}
+        return tvm.target.Target({"kind": "cuda", "arch": target.cpu, **limits})
     cpu = target.cpu or str(tvm.get_global_func("target.llvm_get_system_cpu")())
     fields: dict[str, Any] = {"kind": "llvm", "mcpu": cpu}
     if target.triple:
@@ -26,5 +29,5 @@ def tvm_target(target: Target) -> Any:
 
 def processor(target: Target) -> str:
     """What measured tiles depend on: the processor's name, vectors and second-level cache."""
-    cpu = tvm_target(target).attrs.get("mcpu", "any")
+    cpu = tvm_target(target).attrs.get("mcpu", target.cpu or "any")
     return f"{cpu}, {target.registers} registers of {target.lanes} lanes, {target.l2 >> 10} KiB"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,9 @@ from effc.lowering.optimise import Part
 from effc.runtime.plan import Room
 from effc.runtime.tensors import dtype_named
 
-__all__ = ["Call", "Draft", "NotPlannableError", "Slot"]
+__all__ = ["EXTERNAL", "Call", "Draft", "External", "NotPlannableError", "Slot"]
+
+EXTERNAL = "effc.external"  # attribute of a function that stands for a C function of an extension: its symbol
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,15 @@ class Call:
         return next((part.origin.mask for part in self.parts if part.macs and part.origin.mask is not None), None)
 
 
+@dataclass(frozen=True)
+class External:
+    """Code that an extension brings: object files, and what to say of each C function that steps call, by its symbol."""
+
+    extension: str
+    objects: tuple[bytes, ...]
+    notes: Mapping[str, str]
+
+
 @dataclass
 class Draft:
     """Everything of a plan but addresses.
@@ -82,6 +93,8 @@ class Draft:
         ready: implementations (`kernels.Implementation`) by symbol, of functions that no rule has to be found for.
         fresh: where among the calls those begin that compute a frame whole, of a streaming program; None for another.
         clock: the name of its clock.
+        external: the code of functions that an extension computes; None without.
+        untaken: why an extension computes nothing, where its patterns took nothing.
     """
 
     calls: list[Call] = field(default_factory=list)
@@ -91,6 +104,8 @@ class Draft:
     ready: dict[str, Any] = field(default_factory=dict)
     fresh: int | None = None
     clock: str = ""
+    external: External | None = None
+    untaken: str = ""
 
     def stored_reads(self, call: Call) -> tuple[bool, ...]:
         """For each operand that a call reads, whether it is a stored tensor."""

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from effc.lowering.expansion import expansion, local_variables
+from effc.lowering.half_floats import needs_bits, with_bits
 from effc.lowering.kernels.code import FLAT
 from effc.runtime.plan import Plan, Step
 from effc.runtime.tensors import dtype_named
@@ -54,7 +55,7 @@ def kernels(functions: Mapping[str, Any], stack: int = _STACK) -> dict[str, Kern
     return {variable.name_hint: _with_temporaries_as_arguments(function, stack) for variable, function in flat.functions.items()}
 
 
-def object_code(compiled: Mapping[str, Kernel], plan: Plan, target: Any) -> tuple[bytes, bytes]:
+def object_code(compiled: Mapping[str, Kernel], plan: Plan, target: Any, external: Collection[str] = ()) -> tuple[bytes, bytes]:
     """Two object files: the kernels that the plan calls, and its entry.
 
     They are compiled apart because the code generator tells LLVM that different buffers never share memory. That holds inside a kernel, but
@@ -64,8 +65,9 @@ def object_code(compiled: Mapping[str, Kernel], plan: Plan, target: Any) -> tupl
         compiled: kernels by symbol.
         plan: with all addresses; each step's writes end with the kernel's temporaries.
         target: a tvm.target.Target.
+        external: kernels that are defined elsewhere.
     """
-    functions = {step.kernel: compiled[step.kernel].function for step in (*plan.steps, *plan.fresh)}
+    functions = {step.kernel: compiled[step.kernel].function for step in (*plan.steps, *plan.fresh) if step.kernel not in external}
     return compiled_code(functions, target), compiled_code({plan.entry: _entry(plan)}, target)
 
 
@@ -76,6 +78,8 @@ def compiled_code(functions: Mapping[str, Any], target: Any) -> bytes:
 
     passes = tirx.transform
     lowering = tvm.transform.Sequential([passes.BindTarget(target), passes.LowerTVMBuiltin(), passes.LowerIntrin()])
+    if needs_bits(target):
+        functions = {name: with_bits(function) for name, function in functions.items()}
     module = lowering(tvm.IRModule(dict(functions)))
     built = tvm.get_global_func("target.build.llvm")(module, target)
     with tempfile.TemporaryDirectory() as folder:

@@ -46,9 +46,9 @@ def expansion() -> Any:
     return _pass(expand, "ExpandMathematics")
 
 
-def local_variables() -> Any:
+def local_variables(scope: str = "global") -> Any:
     """`in_local_variables` as a pass; it belongs behind all others that move allocations or loops (`StorageRewrite`, `UnrollLoop`)."""
-    return _pass(in_local_variables, "LocalVariables")
+    return _pass(functools.partial(in_local_variables, scope=scope), "LocalVariables")
 
 
 def expand(function: Any) -> Any:
@@ -63,19 +63,26 @@ def expand(function: Any) -> Any:
     return function.with_body(tvm_ffi.structural_map(function.body, (Call, expanded)))
 
 
-def in_local_variables(function: Any) -> Any:
+def in_local_variables(function: Any, scope: str = "global") -> Any:
     """A TIR function whose bound values are stored in local variables, which LLVM makes registers of.
 
     TVM's code generator simplifies the value of a binding with all earlier ones put in, which for `tanh(log(exp(x)))` takes ten seconds. It
     does not look into memory. Bindings in a branch stay, as what they read may be read in that branch only.
+
+    Args:
+        function: a TIR function.
+        scope: of the variables. In `global`, a small allocation becomes a variable on the stack for a processor, in others a call of an
+            allocator; for a GPU, `local` is what belongs to a thread.
     """
     import tvm_ffi
     from tvm import tirx
 
-    return function.with_body(tvm_ffi.structural_map(function.body, ((tirx.BufferStore, tirx.Bind), _stored)))
+    return function.with_body(
+        tvm_ffi.structural_map(function.body, ((tirx.BufferStore, tirx.Bind), functools.partial(_stored, scope=scope)))
+    )
 
 
-def _stored(statement: Any) -> Any:
+def _stored(statement: Any, scope: str) -> Any:
     import tvm_ffi
     from tvm import tirx
     from tvm.ir import Call
@@ -85,8 +92,7 @@ def _stored(statement: Any) -> Any:
 
     def binding(let: Any, mutator: Any) -> Any:
         value = mutator.mutate(let.value)
-        # In this scope a small allocation becomes a variable on the stack, in others a call of an allocator.
-        buffer, place = tirx.decl_buffer((1,), str(value.ty.dtype), name=let.var.name, scope="global"), [tirx.IntImm("int32", 0)]
+        buffer, place = tirx.decl_buffer((1,), str(value.ty.dtype), name=let.var.name, scope=scope), [tirx.IntImm("int32", 0)]
         before.extend((tirx.AllocBuffer(buffer), tirx.BufferStore(buffer, value, place)))
         variables[let.var] = tirx.BufferLoad(buffer, place)
         return mutator.mutate(let.body)

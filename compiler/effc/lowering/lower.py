@@ -12,42 +12,35 @@ import numpy as np
 
 from effc.errors import ConfigError, InternalError, Problem, UnsupportedModelError
 from effc.ir import Program
-from effc.ir.arrays import to_numpy
 from effc.ir.ops.truncate import TRUNCATE
-from effc.ir.torch_calls import decompose
-from effc.ir.torch_compat import core_decompositions
 from effc.lowering.addresses import addresses
 from effc.lowering.backends import Backend, backend_of
-from effc.lowering.batch_norm import multiply_add
 from effc.lowering.c99.printer import Printed
-from effc.lowering.channels_last import Stored, channels_last
 from effc.lowering.chip import tvm_target
 from effc.lowering.densities import with_densities
 from effc.lowering.drafts import Draft, NotPlannableError
 from effc.lowering.emit import Kernel
+from effc.lowering.extensions import hooks_of
 from effc.lowering.fix_batch import fix_batch
 from effc.lowering.implementing import implemented
 from effc.lowering.kernels import Implementation, Options
 from effc.lowering.kernels.tiles import Tile
-from effc.lowering.normalise import normalise
+from effc.lowering.offloading import Offloaded, offloaded, told, with_externals
 from effc.lowering.optimise import optimise
-from effc.lowering.parameters import ParameterSource, fold_parameters
+from effc.lowering.parameters import ParameterSource
 from effc.lowering.planning import draft
-from effc.lowering.precision import widen
-from effc.lowering.quantised_constants import with_constants
 from effc.lowering.refusing import refusal
 from effc.lowering.streaming.drafting import streaming_draft
 from effc.lowering.streaming.keeping import NoListsError, with_kept
 from effc.lowering.streaming.stripping import Stripped, stripped
-from effc.lowering.to_relax import RelaxModule, to_relax
-from effc.lowering.views import positive_axes
+from effc.lowering.to_relax import to_relax
+from effc.lowering.translating import in_core, in_relax
 from effc.lowering.virtual_machine import FUNCTION, virtual_machine_code
 from effc.runtime.plan import Plan
 from effc.targets import Target
 
 __all__ = ["Lowered", "lower", "untranslatable"]
 
-_WHOLE = ("upsample", "aten.scaled_dot_product_attention", "aten.rms_norm", "aten.mv.")
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
@@ -68,6 +61,7 @@ class Lowered:
         remarks: what a user may want to know of this run; another run that makes the same code may say something else.
         tiles: measured tiles, given or found, of the layers that this program has.
         functions: for a target that gets C99: the kernels as C functions, those that the plan calls; then `code` and `objects` are empty.
+        source: for a GPU: the CUDA C that `code`, a cubin, was compiled from.
     """
 
     plan: Plan | None
@@ -82,6 +76,7 @@ class Lowered:
     remarks: tuple[str, ...] = field(default=())
     tiles: Mapping[str, Tile] = field(default_factory=dict)
     functions: tuple[Printed, ...] = field(default=())
+    source: str = ""
 
 
 def lower(
@@ -114,6 +109,8 @@ def lower(
     if not any(node.target is TRUNCATE.overload for node in program.nodes):  # recurrent layers keep states, but no pixels
         return _lowered(job, None)
     bare, why = stripped(concrete), "its states are not those of the pass delta"
+    if bare is not None and not backend_of(target).lists:
+        bare, why = None, f"target {target.name} has no kernels over lists of what moved"
     if bare is not None:
         try:
             return _lowered(job, bare)
@@ -137,39 +134,37 @@ class _Job:
 def _lowered(job: _Job, bare: Stripped | None) -> Lowered:
     """The code of a program; of a streaming program over lists of what moved where `bare` is given. Raises NoListsError."""
     concrete, target, options, tune_seconds = job.program, job.target, job.options, job.tune_seconds
-    chip, backend = tvm_target(target), backend_of(target)
+    chip, backend, hooks = tvm_target(target), backend_of(target), hooks_of(target)
     with job.progress("lowering", 5) as advance:
         dense = concrete if bare is None else bare.program
-        core, sources = _core(with_densities(dense))
+        core, sources = in_core(with_densities(dense))
         advance(1)
-        relax_module = to_relax(core)
-        given = {name: (to_numpy(core.tensors[name]), sources[name]) for name in relax_module.parameters}
-        relax_module, moved = _channels_last(relax_module, given)
-        given |= moved
+        relax_module, given = in_relax(core, sources)
         stored = _stored_names(core, relax_module.parameters)
         tensors = {stored[name]: array for name, (array, _) in given.items()}
         origin = {stored[name]: source for name, (_, source) in given.items()}
         advance(1)
         size = job.batch
-        cpu = str(chip.attrs.get("mcpu", ""))
+        cpu = str(chip.attrs.get("mcpu", target.cpu))
         try:
             interface = dense.interface
             if bare is not None:
                 relax_module, interface, bare = with_kept(relax_module, bare)
             with _tvm_failures("the program"):
-                fused = optimise(relax_module, chip)
-            drafted = draft(fused, interface, stored, relax_module.inputs)
+                taken = offloaded(relax_module, hooks, target) if bare is None else Offloaded(relax_module)
+                fused = optimise(taken.module, chip, taken.parts)
+            drafted = with_externals(draft(fused, interface, stored, relax_module.inputs), taken)
         except NotPlannableError as error:
             if bare is not None:
                 raise
-            if not backend.machine:
+            if not (backend.machine and target.hosted):
                 raise refusal(error, target, tensors, origin) from error
             code = virtual_machine_code(relax_module, target, chip)
             vm = {"function": FUNCTION, "parameters": list(tensors)}
             note = f"runs on TVM's virtual machine, not from a plan: {error}"
             if tune_seconds or options.tiles or options.winograd in ("f2", "f4"):
                 note += "; tuning and Winograd change nothing there"
-            return Lowered(None, vm, code, (), tensors, origin, size, cpu, (note,))
+            return Lowered(None, vm, code, (), tensors, origin, size, cpu, (note, *told(hooks, target, None)))
         advance(1)
         tensors |= drafted.constants
         origin |= {name: ParameterSource("", "transformed") for name in drafted.constants}
@@ -201,26 +196,23 @@ def _lowered(job: _Job, bare: Stripped | None) -> Lowered:
         sources={name: origin[name] for name in used},
         batch=size,
         cpu=cpu,
+        notes=told(hooks, target, drafted, streaming=bare is not None),
         remarks=tuple(remarks),
         tiles={key: options.tiles[key] for key in sorted(layers & set(options.tiles))},
         functions=made.functions,
+        source=made.source,
     )
 
 
 def untranslatable(program: Program) -> tuple[Problem, ...]:
     """Every node that `lower` would refuse, found without making code. Raises UnsupportedModelError where no node is the reason."""
     try:
-        to_relax(_core(fix_batch(program, 1))[0])
+        to_relax(in_core(fix_batch(program, 1))[0])
     except UnsupportedModelError as error:
         if not error.problems:
             raise
         return error.problems
     return ()
-
-
-def _core(program: Program) -> tuple[Program, dict[str, ParameterSource]]:
-    """A program with a fixed batch in the operators that are translated, and where its stored tensors come from."""
-    return fold_parameters(with_constants(multiply_add(normalise(widen(_decomposed(program))))))
 
 
 @contextmanager
@@ -239,11 +231,6 @@ def _silent(label: str, total: int) -> AbstractContextManager[Callable[[int], No
     return nullcontext(lambda count: None)
 
 
-def _decomposed(program: Program) -> Program:
-    """Core ATen; effc ops stay, and what effc converts itself: attention, interpolations (torch 2.13 gets the trilinear one wrong), ..."""
-    return replace(program, exported=decompose(program.exported, core_decompositions(without=_WHOLE)))
-
-
 def _stored_names(program: Program, placeholders: Sequence[str]) -> dict[str, str]:
     """The user's name of each stored tensor by placeholder; another one where an input or output of the plan is called so."""
     reserved = {value.name for value in (*program.interface.inputs, *program.interface.outputs)}
@@ -256,11 +243,6 @@ def _stored_names(program: Program, placeholders: Sequence[str]) -> dict[str, st
             taken.add(name)
         names[placeholder] = name
     return names
-
-
-def _channels_last(relax_module: RelaxModule, given: Stored) -> tuple[RelaxModule, Stored]:
-    module, moved = channels_last(positive_axes(relax_module.module), given)
-    return replace(relax_module, module=module, parameters=(*relax_module.parameters, *moved)), moved
 
 
 def _tuned(

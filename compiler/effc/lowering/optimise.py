@@ -6,7 +6,9 @@ which bindings went into it. Equal functions are merged again when the plan is m
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from effc.lowering.anchors import anchored
@@ -19,12 +21,12 @@ from effc.lowering.relax_edit import Main, before_rewriting, rewritten_with_buil
 from effc.lowering.to_relax import Origin, RelaxModule
 from effc.lowering.views import fused_views
 
-__all__ = ["Fused", "optimise"]
+__all__ = ["UNKNOWN", "VIEWS", "Fused", "Part", "following", "multiply_accumulates", "optimise"]
 
 # These only rename memory: they become aliases in the plan, not kernels.
 VIEWS = ("relax.reshape", "relax.expand_dims", "relax.squeeze", "relax.flatten")
 
-_UNKNOWN = Origin("", "", "")
+UNKNOWN = Origin("", "", "")
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,13 @@ class Fused:
     origins: dict[str, Origin]
 
 
-def optimise(relax_module: RelaxModule, target: Any) -> Fused:
+def optimise(relax_module: RelaxModule, target: Any, known: Mapping[str, tuple[Part, ...]] = MappingProxyType({})) -> Fused:
     """Legalise, fuse and clean up.
 
     Args:
         relax_module: from `to_relax`.
         target: a tvm.target.Target.
+        known: what calls of functions that are TIR already compute, by the variable that each is bound to.
     """
     import tvm
     from tvm import relax
@@ -63,11 +66,11 @@ def optimise(relax_module: RelaxModule, target: Any) -> Fused:
     transform = relax.transform
     with target:
         module = fused_views(_checked_takes(relax_module.module))
-        work = _multiply_accumulates(module) | attention_work(Main(module["main"]))
+        work = multiply_accumulates(module) | attention_work(Main(module["main"]))
         module = rewritten_with_builder(module, anchored)
         module = transform.LegalizeOps(VECTOR_MATH | NAN_KEEPING | LEGALISE | CHOICES, skip_ops=list(VIEWS))(module)
-        origins = _following(module["main"], relax_module.origins)
-        module, single = _one_function_per_call(module, origins, work)
+        origins = following(module["main"], relax_module.origins)
+        module, single = _one_function_per_call(module, origins, work, known)
         module = tvm.transform.Sequential(
             [transform.AnnotateTIROpPattern(), transform.FoldConstant(), transform.FuseOps(), transform.DeadCodeElimination()]
         )(module)
@@ -101,7 +104,7 @@ def _bindings(function: Any) -> list[Any]:
     return [binding for block in function.body.blocks for binding in block.bindings]
 
 
-def _multiply_accumulates(module: Any) -> dict[str, int]:
+def multiply_accumulates(module: Any) -> dict[str, int]:
     """MACs of the bindings whose operator multiplies and accumulates, by variable name."""
     from tvm import relax
 
@@ -136,12 +139,14 @@ def _elements(type_: Any) -> int:
         return 0
 
 
-def _one_function_per_call(module: Any, origins: dict[str, Origin], work: dict[str, int]) -> tuple[Any, dict[str, Part]]:
+def _one_function_per_call(
+    module: Any, origins: dict[str, Origin], work: dict[str, int], known: Mapping[str, tuple[Part, ...]]
+) -> tuple[Any, dict[str, tuple[Part, ...]]]:
     """Give each `call_tir` of main its own copy of the function that it calls."""
     import tvm
     from tvm import relax
 
-    parts: dict[str, Part] = {}
+    parts: dict[str, tuple[Part, ...]] = {}
 
     @relax.expr_functor.mutator
     class Rename(relax.PyExprMutator):  # type: ignore[misc]
@@ -151,7 +156,7 @@ def _one_function_per_call(module: Any, origins: dict[str, Origin], work: dict[s
                 name = f"s{len(parts)}"
                 variable = str(binding.var.name)
                 operator = str(call.args[0].name_hint).rstrip("0123456789").rstrip("_")
-                parts[name] = Part(origins.get(variable, _UNKNOWN), operator, work.get(variable, 0))
+                parts[name] = known.get(variable) or (Part(origins.get(variable, UNKNOWN), operator, work.get(variable, 0)),)
                 copied = self.builder_.add_func(module[call.args[0]].with_attr("global_symbol", name), name)
                 call = relax.Call(call.op, [copied, *list(call.args)[1:]], call.attrs, call.ty_args)
                 binding = relax.VarBinding(binding.var, call)
@@ -162,24 +167,24 @@ def _one_function_per_call(module: Any, origins: dict[str, Origin], work: dict[s
     return relax.transform.DeadCodeElimination()(rename.builder_.get()), parts
 
 
-def _following(function: Any, origins: dict[str, Origin]) -> dict[str, Origin]:
+def following(function: Any, origins: dict[str, Origin]) -> dict[str, Origin]:
     """Origins of all bindings: those that relax passes added belong to the next binding that has one."""
     found: dict[str, Origin] = {}
-    current = _UNKNOWN
+    current = UNKNOWN
     for binding in reversed(_bindings(function)):
         current = origins.get(before_rewriting(str(binding.var.name)), current)
         found[str(binding.var.name)] = current
     return found
 
 
-def _parts(module: Any, single: dict[str, Part]) -> dict[str, tuple[Part, ...]]:
+def _parts(module: Any, single: dict[str, tuple[Part, ...]]) -> dict[str, tuple[Part, ...]]:
     """What each function of main computes: itself, or the functions that a fused one calls."""
     from tvm import relax
 
-    found: dict[str, tuple[Part, ...]] = {name: (part,) for name, part in single.items()}
+    found = dict(single)
     for variable, function in module.functions.items():
         if isinstance(function, relax.Function) and variable.name_hint != "main":
             calls = [binding.value for binding in _bindings(function)]
             called = [str(call.args[0].name_hint) for call in calls if isinstance(call, relax.Call) and hasattr(call.args[0], "name_hint")]
-            found[variable.name_hint] = tuple(single[name] for name in called if name in single)
+            found[variable.name_hint] = tuple(part for name in called for part in single.get(name, ()))
     return found

@@ -13,7 +13,7 @@ from typing import Any
 
 from effc.errors import InternalError, Problem
 from effc.ir import Interface
-from effc.lowering.drafts import Call, Draft, NotPlannableError, Slot
+from effc.lowering.drafts import EXTERNAL, Call, Draft, NotPlannableError, Slot
 from effc.lowering.optimise import VIEWS, Fused, Part
 from effc.lowering.streaming.stages import is_movement
 from effc.lowering.to_relax import Origin
@@ -202,7 +202,7 @@ class _Drafter:
                 self._symbols[function] = symbol
                 return symbol
         words = re.sub(r"\W+", "_", "_".join(part.operator for part in parts))[:48].strip("_") or "kernel"
-        symbol = f"k{len(self._draft.functions)}_{words}"
+        symbol = str((body.attrs or {}).get(EXTERNAL) or f"k{len(self._draft.functions)}_{words}")
         self._draft.functions[symbol] = body
         self._by_hash.setdefault(key, []).append(symbol)
         self._symbols[function] = symbol

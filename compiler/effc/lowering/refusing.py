@@ -1,4 +1,4 @@
-"""What C sources cannot hold, of a program that does not plan: found all at once, so that nobody mends it one run at a time."""
+"""What code without TVM's runtime cannot hold, of a program that does not plan: found all at once, so nobody mends it one run at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from effc.lowering.implementing import implemented
 from effc.lowering.kernels import Options
 from effc.lowering.narrowing import with_narrow_borders
 from effc.lowering.parameters import ParameterSource
-from effc.targets import Target
+from effc.targets import C99, Target
 
 __all__ = ["refusal"]
 
@@ -22,15 +22,18 @@ __all__ = ["refusal"]
 def refusal(
     error: NotPlannableError, target: Target, tensors: dict[str, np.ndarray[Any, Any]], origin: dict[str, ParameterSource]
 ) -> UnsupportedModelError:
-    """The error of a program that would need TVM's runtime: what does not plan, and what has no form in C99 of the rest.
+    """The error of a program that would need TVM's runtime: what does not plan, and, for C99, what has no form in C of the rest.
 
     Args:
         error: from the drafting.
-        target: of family c99.
+        target: one without TVM's virtual machine.
         tensors, origin: stored tensors and their sources by name; those that lowering makes are added.
     """
-    problems = (*error.problems, *_formless(error, target, tensors, origin))
-    return UnsupportedModelError(f"target {target.name}: parts of the program cannot become C, where there is no runtime of TVM", problems)
+    form, problems = ("code of their own", error.problems)
+    if target.family == C99:
+        form, problems = "C", (*problems, *_formless(error, target, tensors, origin))
+    why = f"target {target.name}: parts of the program cannot become {form}, where there is no runtime of TVM"
+    return UnsupportedModelError(why, problems)
 
 
 def _formless(

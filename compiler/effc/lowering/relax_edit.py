@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["Main", "before_rewriting", "known_sizes", "operator_name", "rewritten", "rewritten_with_builder", "with_parameters"]
+__all__ = ["Main", "before_rewriting", "known_sizes", "operands", "operator_name", "rewritten", "rewritten_with_builder", "with_parameters"]
 
 
 _ADDED = "_added"
@@ -33,13 +33,13 @@ class Main:
         for block in function.body.blocks:
             for binding in block.bindings:
                 self.bound[binding.var] = binding.value
-                for argument in _operands(binding.value):
+                for argument in operands(binding.value):
                     self.users.setdefault(argument, []).append(binding.var)
-        for result in _operands(function.body.body):
+        for result in operands(function.body.body):
             self.users.setdefault(result, []).append(None)
 
 
-def _operands(value: Any) -> list[Any]:
+def operands(value: Any) -> list[Any]:
     """The variables that an expression reads."""
     from tvm import relax
 
@@ -48,7 +48,7 @@ def _operands(value: Any) -> list[Any]:
     parts = [*getattr(value, "args", ()), *getattr(value, "fields", ())]
     if hasattr(value, "tuple_value"):
         parts.append(value.tuple_value)
-    return [variable for part in parts for variable in _operands(part)]
+    return [variable for part in parts for variable in operands(part)]
 
 
 def before_rewriting(name: str) -> str:

@@ -1,10 +1,14 @@
-"""The tools of the system. Linking: the C compiler where it serves the target, else the `ziglang` wheel, else one clear error."""
+"""The tools of the system. Linking: the C compiler where it serves the target, else the `ziglang` wheel, else one clear error.
+
+What has no operating system is linked by the compiler that the target names (clang with lld, for Hexagon), without any library.
+"""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,12 +17,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from effc.errors import EffcWarning, MissingDependencyError
+from effc.errors import EffcWarning, MissingDependencyError, Problem, UnsupportedModelError
 from effc.targets import Target
 
 __all__ = ["compiler_for", "compiler_name", "emulator_for", "link_shared", "link_static"]
 
 _PATIENCE = 5.0  # seconds; zig links in two when its C library is built
+_CLANGS = range(24, 13, -1)  # versions of clang that know Hexagon's v67, newest first
 _ZIG = {"x86_64": "x86_64-linux", "aarch64": "aarch64-linux", "riscv64": "riscv64-linux"}
 
 
@@ -27,13 +32,21 @@ def link_shared(objects: Sequence[bytes], target: Target) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         sources, result = _write(objects, folder), Path(folder, "model.so")
         # A relative name and no build id: the folder's random name must not reach the bytes. Stripped: TVM adds debug information.
-        command = [*compiler_for(target, static=False), "-shared", "-s", "-Wl,--build-id=none", "-o", result.name, *sources, "-lm"]
+        libraries = ["-lm"] if target.hosted else []
+        command = [*compiler_for(target, static=False), "-shared", "-s", "-Wl,--build-id=none", "-o", result.name, *sources, *libraries]
         _run(command, folder, target)
         return result.read_bytes()
 
 
 def link_static(objects: Sequence[bytes], sources: Sequence[Path], files: Mapping[str, str | bytes], target: Target) -> bytes:
-    """A static executable of object files, C sources and generated files that they include, for a machine without effc."""
+    """A static executable of object files, C sources and what they include, for a machine without effc.
+
+    Args:
+        objects: contents of object files.
+        sources: C sources and headers.
+        files: generated files that the sources include, by name.
+        target: what to link for. Without an operating system, `sources` bring the C library, and there are no threads.
+    """
     with tempfile.TemporaryDirectory() as folder:
         names = _write(objects, folder)
         for name, content in files.items():
@@ -41,8 +54,9 @@ def link_static(objects: Sequence[bytes], sources: Sequence[Path], files: Mappin
         for source in sources:
             shutil.copy(source, folder)
         flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-s", "-Wl,--build-id=none", "-I."]
-        names += [source.name for source in sources]
-        _run([*compiler_for(target, static=True), *flags, *names, "-o", "selftest", "-lm", "-lpthread"], folder, target)
+        names += [source.name for source in sources if source.suffix == ".c"]
+        system = ["-lm", "-lpthread"] if target.hosted else ["-ffreestanding", "-DEFFC_SERIAL"]
+        _run([*compiler_for(target, static=True), *flags, *names, "-o", "selftest", *system], folder, target)
         return Path(folder, "selftest").read_bytes()
 
 
@@ -54,12 +68,14 @@ def _write(objects: Sequence[bytes], folder: str) -> list[str]:
 
 
 def compiler_for(target: Target, *, static: bool) -> list[str]:
-    """The command that compiles C and links for the target: `cc`, a cross gcc, or zig.
+    """The command that compiles C and links for the target: `cc`, a cross gcc, zig, or what a target without an operating system names.
 
     Args:
         target: what the code is for.
         static: link without the target's shared C library (zig then brings musl).
     """
+    if not target.hosted and target.compiler:
+        return _bare_compiler(target)
     machine = os.uname().machine
     architecture = target.architecture or machine
     if architecture == machine:
@@ -76,6 +92,24 @@ def compiler_for(target: Target, *, static: bool) -> list[str]:
         f"no linker for target {target.name}: none of {', '.join(names)} is on the PATH and the ziglang wheel is not installed; "
         "install a C compiler for it, or `pip install 'effc[cross]'`"
     )
+
+
+def _bare_compiler(target: Target) -> list[str]:
+    """The target's clang, under its plain name or, as distributions call it, with its version, and the linker of that version."""
+    names = [target.compiler, *(f"{target.compiler}-{version}" for version in _CLANGS)]
+    found = [name for name in names if shutil.which(name)]
+    for name in found:
+        if _has_lld(name):
+            return [name, *target.flags, "-fuse-ld=lld", "-nostdlib", "-Wl,--error-limit=0"]
+    why = f"{found[0]} is on the PATH, but has no linker (ld.lld)" if found else f"neither {target.compiler} nor {names[-1]} is on the PATH"
+    raise MissingDependencyError(f"no linker for target {target.name}: {why}; install clang and lld of one version (Debian: clang lld)")
+
+
+@functools.cache
+def _has_lld(clang: str) -> bool:
+    """Whether the clang has the linker of its own version."""
+    asked = subprocess.run([clang, "-print-prog-name=ld.lld"], capture_output=True, text=True, check=False)
+    return shutil.which(asked.stdout.strip()) is not None
 
 
 def compiler_name(command: Sequence[str]) -> str:
@@ -96,6 +130,11 @@ def _run(command: Sequence[str], folder: str, target: Target) -> None:
         except BaseException:  # whoever waits was interrupted
             process.kill()
             raise
+    missing = sorted(set(re.findall(r"undefined symbol: (\S+)", errors)))
+    if missing and not target.hosted:
+        hint = "replace the operators that need them, or ask for them in an issue"
+        problems = [Problem("the compiled code", name, "is a function of a C library that effc does not bring", hint) for name in missing]
+        raise UnsupportedModelError(f"target {target.name}: there is no C library, and the program needs one", problems)
     if process.returncode != 0:
         raise MissingDependencyError(f"linking failed: {' '.join(command)}\n{errors.strip()}")
 

@@ -1,26 +1,60 @@
-"""What effc can compile for: the table of targets, one module per family."""
+"""What effc can compile for: the table of targets, one module per family; and those that other packages add (`extensions`)."""
 
 from __future__ import annotations
 
 import difflib
+import warnings
 
-from effc.errors import ConfigError
-from effc.targets import cpu, microcontrollers
-from effc.targets.base import C99, Target
+from effc.errors import ConfigError, EffcWarning, MissingDependencyError, Problem
+from effc.targets import cpu, cuda, dsp, microcontrollers
+from effc.targets.base import C99, CUDA, Origin, Package, Target
+from effc.targets.extensions import GROUP, Extension, Found, installed
 
-__all__ = ["C99", "Target", "all_targets", "find_target"]
+__all__ = ["C99", "CUDA", "Extension", "Found", "Origin", "Package", "Target", "all_targets", "extensions_found", "find_target"]
 
 
 def all_targets() -> tuple[Target, ...]:
-    """Every target that `--target` accepts, this machine first."""
-    return (cpu.this_machine(), *cpu.named(), *microcontrollers.named())
+    """Every target of effc's own, this machine first."""
+    return (cpu.this_machine(), *cpu.named(), *dsp.named(), *cuda.named(), *microcontrollers.named())
 
 
-def find_target(name: str) -> Target:
-    """The target with this name. Raises ConfigError, naming the nearest one."""
+def extensions_found() -> tuple[Found, ...]:
+    """What other packages add, with what is wrong with it; loads those packages."""
+    return installed(all_targets())
+
+
+def find_target(name: str, package: str = "") -> Target:
+    """The target with this name. Packages that add targets are loaded only where it is none of effc's own.
+
+    Args:
+        name: as after `--target`.
+        package: name and version of the package that a configuration says the target came from; empty for effc's own.
+
+    Raises:
+        ConfigError: there is none; the message names the nearest one, or the package that is not installed.
+        MissingDependencyError: the package that adds it is broken.
+    """
     table = {target.name: target for target in all_targets()}
     if name in table:
         return table[name]
+    found = extensions_found()
+    for one in found:
+        if one.fault and name in one.claims:
+            raise MissingDependencyError(f"target {name} of package {one.package} cannot be used: {one.fault}: mend or update it")
+    table |= {target.name: target for one in found for target in one.targets}
+    if name in table:
+        origin = table[name].origin
+        if package and origin is not None and package != str(origin.package):
+            text = f"target {name}: the configuration was made with {package}, installed is {origin.package}"
+            warnings.warn(text, EffcWarning, stacklevel=2)
+        return table[name]
+    if package:
+        install = package.replace(" ", "==", 1)
+        raise ConfigError(
+            f"there is no target {name!r} here: it came from the package {package}, which is not installed; pip install {install}"
+        )
     near = difflib.get_close_matches(name, table, 1)
     hint = f" (did you mean {near[0]}?)" if near else ""
-    raise ConfigError(f"there is no target {name!r}{hint}; targets: {', '.join(table)}")
+    broken = [Problem(str(one.package), one.name, one.fault, "if the target is its, mend or update it") for one in found if one.fault]
+    more = f"; other packages add more (entry points {GROUP}): pip install the one that adds {name}"
+    raise ConfigError(f"there is no target {name!r}{hint}; targets: {', '.join(table)}{more}", broken)

@@ -123,6 +123,23 @@ def named() -> tuple[Target, ...]:
             emulator="qemu-aarch64",
         ),
         Target(
+            name="aarch64-dotprod",
+            family="cpu",
+            triple="aarch64-unknown-linux-gnu",
+            cpu="generic",
+            features=("+neon", "+dotprod"),
+            lanes=4,
+            registers=32,
+            cores=0,
+            l1=64 << 10,
+            l2=512 << 10,
+            summary="64-bit Arm with NEON and integer dot products (Cortex-A55, A75 and later)",
+            runs_here=machine == "aarch64" and "asimddp" in flags,
+            emulator="qemu-aarch64",
+            emulator_flags=("-cpu", "max"),
+            dots=("sdot",),
+        ),
+        Target(
             name="riscv64",
             family="cpu",
             triple="riscv64-unknown-linux-gnu",
@@ -137,4 +154,25 @@ def named() -> tuple[Target, ...]:
             runs_here=machine == "riscv64",
             emulator="qemu-riscv64",
         ),
+        *(_vectors(bits, bits // 32) for bits in (128, 256)),
+    )
+
+
+def _vectors(bits: int, lanes: int) -> Target:
+    """RISC-V with the vector extension, for registers of exactly so many bits: code in vectors of fixed length needs to know."""
+    return Target(
+        name=f"riscv64-v{bits}",
+        family="cpu",
+        triple="riscv64-unknown-linux-gnu",
+        cpu="generic-rv64",
+        features=("+m", "+a", "+f", "+d", "+c", "+v", f"+zvl{bits}b"),
+        lanes=lanes,
+        registers=32,
+        cores=0,
+        l1=32 << 10,
+        l2=512 << 10,
+        summary=f"64-bit RISC-V with RVV 1.0, vectors of {bits} bits (RV64GCV)",
+        emulator="qemu-riscv64",
+        emulator_flags=("-cpu", f"rv64,v=true,vext_spec=v1.0,vlen={bits},elen=64"),
+        dots=("vwmacc", "vmacc"),
     )

@@ -255,4 +255,8 @@ def _subject(kind: str, work: Path, name: str) -> Subject:
         from effc.faultsim.artifact_subject import ArtifactSubject
 
         return ArtifactSubject.load(work, name)
+    if kind == "array":
+        from effc.faultsim.accelerator.subject import ArraySubject
+
+        return ArraySubject.load(work, name)
     raise InternalError(f"there is no subject of kind {kind!r}")

@@ -77,14 +77,22 @@ class Runner:
         program: its stored tensors are used as they are: faults are written into them in place.
         early_stop: whether values are compared with the golden ones; without it everything behind the fault is recomputed.
         late_start: whether a rerun starts at the fault; without it every run computes every operator.
+        computing: by a node's name what computes it in the place of its operator, from the same arguments.
     """
 
-    def __init__(self, program: Program, *, early_stop: bool = True, late_start: bool = True) -> None:
+    def __init__(
+        self,
+        program: Program,
+        *,
+        early_stop: bool = True,
+        late_start: bool = True,
+        computing: Mapping[str, Callable[..., Any]] | None = None,
+    ) -> None:
         self.program = program
         self._early, self._late = early_stop, late_start
         nodes = list(program.graph.nodes)
         self._index = {node: position for position, node in enumerate(nodes)}
-        self._steps = [_Step(node, self._index) for node in nodes]
+        self._steps = [_Step(node, self._index, (computing or {}).get(node.name)) for node in nodes]
         # an operator that reads memory by strides of its own must get the strides that it was exported for
         self._any_strides = not any(operator_name(node) == "as_strided" for node in nodes if node.op == "call_function")
         self._inputs = [self._index[node] for node in program.input_nodes.values()]
@@ -120,18 +128,19 @@ class Runner:
         outputs = tuple(values[position].clone() if position in theirs else values[position] for position in self._results)
         return Golden(values, outputs, len(inputs[0]) if inputs else 1, sharing, frozenset(self._stored))
 
-    def rerun(self, golden: Golden, stored: Sequence[str], changes: Mapping[str, Change]) -> Rerun:
+    def rerun(self, golden: Golden, stored: Sequence[str], changes: Mapping[str, Change], anew: Sequence[str] = ()) -> Rerun:
         """The same batch with faults.
 
         Args:
             golden: of this batch, made before the fault.
             stored: keys of the stored tensors that are faulty now (they were changed in place).
             changes: key of a value -> what becomes of it once it is computed.
+            anew: names of nodes whose results may be others now although nothing that they read is.
 
         Raises:
             OperatorError: the fault made an operator fail.
         """
-        starts = {reader for key in stored for reader in self._readers[self.position(key)]}
+        starts = {reader for key in stored for reader in self._readers[self.position(key)]} | {self.position(name) for name in anew}
         touched = {self.position(key): change for key, change in changes.items()}
         pending = starts | touched.keys()
         shared = frozenset[int]().union(*(golden.sharing[self.position(key)] for key in stored))
@@ -202,8 +211,8 @@ class _Ref:
 class _Step:
     """One node, its arguments ready to be filled in."""
 
-    def __init__(self, node: fx.Node, index: Mapping[fx.Node, int]) -> None:
-        self.target: Any = node.target if node.op == "call_function" else None
+    def __init__(self, node: fx.Node, index: Mapping[fx.Node, int], computing: Callable[..., Any] | None = None) -> None:
+        self.target: Any = computing or (node.target if node.op == "call_function" else None)
         if self.target == torch.ops.aten.view.default:
             self.target = torch.ops.aten.reshape.default  # the same for any strides
         self.reads = tuple(index[one] for one in node.all_input_nodes)

@@ -16,7 +16,7 @@ from effc.faultsim.design import Design
 from effc.faultsim.drawing import DRAWING
 from effc.faultsim.replay import Replay
 from effc.faultsim.schedule import Schedule
-from effc.faultsim.sites import KINDS, Site
+from effc.faultsim.sites import ARRAY_KINDS, KINDS, Site
 from effc.faultsim.spec import CampaignSpec, spec_of
 from effc.faultsim.store import Store, read_identity
 
@@ -76,7 +76,7 @@ class _Site(_Part):
     name: str
     key: str
     layer: str
-    kind: Literal[*KINDS]  # type: ignore[valid-type]
+    kind: Literal[*KINDS, *ARRAY_KINDS]  # type: ignore[valid-type]
     op: str
     shape: Annotated[list[Annotated[int, Field(ge=0, lt=_MOST_ELEMENTS)]], Field(max_length=64)]
     view: _View

@@ -28,10 +28,11 @@ from effc.errors import ConfigError, Problem
 from effc.faultsim.formats import NumberView, stored_view, view_for
 from effc.ir import Program, source_of
 
-__all__ = ["KINDS", "PARAMETERS", "Site", "find_sites", "only_shows", "operator_name"]
+__all__ = ["ARRAY_KINDS", "KINDS", "PARAMETERS", "Site", "find_sites", "only_shows", "operator_name"]
 
 PARAMETERS = ("weight", "bias", "norm", "bound", "threshold", "other")
 KINDS = (*PARAMETERS, "activation", "input")
+ARRAY_KINDS = ("pe-product", "pe-sum", "accumulator", "sram-weight", "sram-activation")  # of an accelerator (`effc.faultsim.accelerator`)
 
 _PRODUCTS = (
     *("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution"),
@@ -55,7 +56,7 @@ class Site:
         name: the source's name of the tensor, or of the node whose result it is; no two sites of a program have the same.
         key: the graph's name: of a placeholder for stored tensors and inputs, of a node for activations.
         layer: the module or node that it belongs to, in the user's words.
-        kind: one of KINDS. `op`: the operator that reads a stored tensor, or makes a value.
+        kind: one of KINDS, or of ARRAY_KINDS. `op`: the operator that reads a stored tensor, or makes a value.
         shape: of the tensor; of one sample for activations and inputs.
         view: how its numbers are laid out in bits, with the tensor's own scale where the view has one.
     """
@@ -175,7 +176,7 @@ def find_sites(
     if program.interface.states:
         raise ConfigError("a streaming program cannot be simulated: its states would carry a fault from sample to sample")
     unknown = [kind for kind in where if kind not in (*KINDS, "parameters")]
-    problems = [Problem("where", repr(kind), "no such kind of site", f"known: parameters, {', '.join(KINDS)}") for kind in unknown]
+    problems = [Problem("where", repr(kind), "no such kind of site", _known(kind)) for kind in unknown]
     wanted = {one for kind in where for one in (PARAMETERS if kind == "parameters" else (kind,))}
     stored = _stored(program, view)
     every = [*stored, *_told_apart(_values(program, view), stored)]
@@ -195,6 +196,11 @@ def find_sites(
     if problems:
         raise ConfigError("there is nowhere to put faults", problems)
     return sites
+
+
+def _known(kind: str) -> str:
+    of_an_array = kind in (*ARRAY_KINDS, "pe", "sram")
+    return "give an accelerator: --accelerator systolic-32x32" if of_an_array else f"known: parameters, {', '.join(KINDS)}"
 
 
 def _some(names: set[str]) -> str:

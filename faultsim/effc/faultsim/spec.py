@@ -23,8 +23,9 @@ from effc.faultsim.faults import Duration, Effect
 
 __all__ = ["NOT_IDENTITY", "CampaignSpec", "load_spec", "parse_bits", "spec_of"]
 
-NOT_IDENTITY = ("eval", "require", "jobs", "memory", "faults_csv", "preprocess")  # do not change a result, or are told by a hash
-_PATHS = ("eval", "faults_csv")
+# what does not change a result, or is told by a hash
+NOT_IDENTITY = ("eval", "require", "jobs", "memory", "faults_csv", "preprocess", "accelerator", "data")
+_PATHS = ("eval", "faults_csv", "data")
 _Rate = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]  # at 0 nothing changes
 _Share = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 
@@ -51,6 +52,8 @@ class CampaignSpec(BaseModel):
         jobs: worker processes. `memory`: bytes for the golden values of one worker.
         level: confidence of the intervals. `require`: budgets to judge.
         preprocess: how images become inputs.
+        accelerator: an array that runs the network: a shipped description's name, or a file's path. Kinds of sites are then its own
+            (`effc.faultsim.accelerator.places`), `pe` without any. `data`: samples that a float network is quantised on for it.
     """
 
     model_config = ConfigDict(
@@ -86,6 +89,14 @@ class CampaignSpec(BaseModel):
     level: _Share = 0.95
     require: tuple[str, ...] = ()
     preprocess: str | None = None
+    accelerator: str | None = None
+    data: Path | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_array(cls, values: Any) -> Any:
+        chosen = isinstance(values, dict) and values.get("accelerator") is not None and "where" not in values
+        return {**values, "where": ("pe",)} if chosen else values
 
     @field_validator("where", "layers", "ops", "rates", "stratify", "require", mode="before")
     @classmethod
@@ -181,6 +192,8 @@ def load_spec(path: Path) -> dict[str, Any]:
     for name in _PATHS:
         if isinstance(values.get(name), str):
             values[name] = path.parent / values[name]
+    if str(values.get("accelerator", "")).endswith(".toml"):  # else it is the name of a shipped one
+        values["accelerator"] = str(path.parent / values["accelerator"])
     return values
 
 

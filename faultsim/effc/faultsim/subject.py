@@ -1,4 +1,7 @@
-"""What faults are put into: a program in torch, or (`artifact_subject`) compiled code. A campaign asks both the same questions."""
+"""What faults are put into: a program in torch, compiled code (`artifact_subject`), or an accelerator that runs it (`accelerator`).
+
+A campaign asks all of them the same questions.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ class Subject(Protocol):
 
     @property
     def kind(self) -> str:
-        """`program` or `artifact`."""
+        """`program`, `artifact` or `array`."""
         ...
 
     @property

@@ -173,7 +173,12 @@ def _value(view: Any, word: int) -> float:
 
 
 def _notes(campaign: Campaign, singles: Sequence[Tried]) -> Iterator[str]:
-    spec, data = campaign.design.spec, campaign.identity["data"]
+    spec, data, array = campaign.design.spec, campaign.identity["data"], campaign.identity["model"].get("accelerator")
+    if array is not None:
+        yield (
+            f"The network ran in int8 on {array['name']}: {array['rows']} rows of {array['columns']} multipliers, {array['dataflow']}. A "
+            "place in pe-product and pe-sum is (row, column)."
+        )
     if data["used"] < data["samples"]:
         yield f"{data['used']:,} of {data['samples']:,} samples are used."
     if spec.tried_on is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +62,7 @@ class FaultRow:
     Attributes:
         injection: its number. `layer`: the module, as the user names it. `tensor`: the stored tensor or value, in full.
         index: the element's position in the tensor. `bit`: 0 is the least significant one.
-        before, after: the element's value.
+        before, after: the element's value; NaN both where it has none of its own, as a value on the way or a register of an array.
     """
 
     injection: int
@@ -75,6 +76,11 @@ class FaultRow:
     critical: int
     before: float
     after: float
+
+    @property
+    def has_values(self) -> bool:
+        """Whether the values are known."""
+        return not (math.isnan(self.before) and math.isnan(self.after))
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,11 @@ class FrameActivity:
 
 
 class ActivityReader:
-    """Reads the activity of the last frame out of one block of states."""
+    """Reads the activity of the last frame out of one block of states.
+
+    Attributes:
+        names: the states that it reads.
+    """
 
     def __init__(self, manifest: Manifest, block: Array | None) -> None:
         self._plan = manifest.plan.steps if manifest.plan is not None else ()
@@ -76,6 +80,7 @@ class ActivityReader:
         macs = np.array([step.macs for step in self._plan], np.float64)
         self._weights = macs / (macs.sum() or 1.0)
         self._words: Array | None = None
+        self.names: tuple[str, ...] = ()
         if block is None or manifest.plan is None:
             return
         # One gather and one sum over all counters: a sum for each step would take as long as a small frame.
@@ -87,6 +92,7 @@ class ActivityReader:
         self._counters = np.concatenate(counters) if counters else np.empty(0, np.int64)
         self._starts = np.cumsum([0, *map(len, counters[:-1])]) if counters else np.empty(0, np.int64)
         self._clock = buffers[manifest.plan.clock].offset // 4
+        self.names = (manifest.plan.clock, *(one.name for one in places.values()))
 
     def read(self) -> FrameActivity:
         """Of the frame that was computed last."""

@@ -3,7 +3,8 @@
     manifest.json  model.so  params.safetensors  program.pt2  golden.npz  checks/NN-<pass>.npz  config.toml  [model.onnx]  [selftest]
     measurements.json  report.json  report.html        (outside the manifest: times are never the same twice)
 
-For a machine without an operating system there is c/, C99 sources, instead of model.so.
+For a machine without an operating system there is c/, C99 sources, instead of model.so; for a GPU, model.cubin, its machine code, and
+model.cu, the CUDA C that it was compiled from.
 
 `write_artifact` makes one or replaces one in a single step; `open_artifact` checks every byte before anything is used. An artifact holds
 native code: open only what you trust.

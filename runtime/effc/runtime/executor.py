@@ -11,12 +11,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from effc.errors import AlteredArtifactError, InternalError, MissingDependencyError
+from effc.errors import AlteredArtifactError, EffcError, ForeignCodeError, InternalError, MissingDependencyError
 from effc.runtime.native import fresh_name, load_code
 from effc.runtime.plan import ALIGNMENT, Plan
 from effc.runtime.tensors import Array, dtype_named
 
-__all__ = ["CODE", "Executor", "PlanExecutor", "VirtualMachineExecutor", "address", "aligned_empty", "new_states"]
+__all__ = ["CODE", "Executor", "PlanExecutor", "VirtualMachineExecutor", "address", "aligned_empty", "new_states", "step_failure"]
 
 CODE = "model.so"
 
@@ -40,6 +40,25 @@ def new_states(plan: Plan) -> Array | None:
     states = aligned_empty((plan.state_bytes,), "uint8")
     states[:] = 0
     return states
+
+
+def step_failure(plan: Plan, position: int, value: int | None = None) -> EffcError:
+    """What to raise where a step's function does not return 0.
+
+    Args:
+        plan: of the code.
+        position: of the step among `steps` and then `fresh`, counted from 0 as `effc inspect` does.
+        value: what it returned, where that is known; the plan's entry tells the step alone.
+    """
+    steps = (*plan.steps, *plan.fresh)
+    if not 0 <= position < len(steps):
+        return InternalError(f"the compiled code failed with code {position + 1}, which is none of its steps")
+    step, listed = steps[position], position < len(plan.steps)
+    number = f"step {position}" if listed else f"step {position - len(plan.steps)} of those that compute a frame whole"
+    said = "reported a failure" if value is None else f"returned {value}"
+    if step.external:
+        return ForeignCodeError(f"{number} ({step.described}) {said}: its function is of the extension {step.family}, not of effc")
+    return InternalError(f"the compiled code failed at {number} ({step.described}), which {said}: its worker threads could not run")
 
 
 class Executor(Protocol):
@@ -107,7 +126,7 @@ class PlanExecutor:
         return new_states(self._plan)
 
     def call(self, inputs: Sequence[Array], outputs: Sequence[Array], states: Array | None = None) -> None:
-        """Run all steps. Raises InternalError when a kernel reports a failure."""
+        """Run all steps. Raises ForeignCodeError where an extension's function reports a failure, InternalError where a kernel does."""
         self.prepare(inputs, outputs, states)()
 
     def prepare(self, inputs: Sequence[Array], outputs: Sequence[Array], states: Array | None = None) -> Callable[[], object]:
@@ -126,10 +145,7 @@ class PlanExecutor:
         self._entry(*pointers)
         code = status.value
         if code != 0:
-            steps = (*self._plan.steps, *self._plan.fresh)
-            step = steps[code - 1] if 0 < code <= len(steps) else None
-            where = f"step {code} ({', '.join(step.sources or step.ops)})" if step is not None else f"code {code}"
-            raise InternalError(f"the compiled code failed at {where}: its worker threads could not run")
+            raise step_failure(self._plan, code - 1)
 
 
 class VirtualMachineExecutor:

@@ -42,7 +42,7 @@ BESIDE = "masks, lists and counters"  # what code keeps in its block beside the 
 DIGEST = "manifest_sha256"
 SIZE_LIMIT = 256 * 2**20  # bytes of a manifest that is read at all
 
-Executor = Literal["plan", "vm", "c"]
+Executor = Literal["plan", "vm", "c", "cuda"]
 
 _REQUIRED: dict[str, type | tuple[type, ...]] = {
     "schema": str,
@@ -134,7 +134,8 @@ class Manifest:
     """A manifest that was checked; `data` is its JSON, the rest are the parts that the runtime uses.
 
     Attributes:
-        executor: `plan`: a shared library with the plan's entry; `vm`: one for TVM's virtual machine; `c`: C sources, nothing that runs.
+        executor: `plan`: a shared library with the plan's entry; `vm`: one for TVM's virtual machine; `c`: C sources, nothing that runs;
+            `cuda`: a cubin, whose functions the steps of the plan launch.
         batch: samples of one call (1 for a program without a batch dimension).
         symbolic_batch: the leading dimension is a proved batch, so other numbers of samples run in several calls.
     """
@@ -283,9 +284,9 @@ def _faults(data: Mapping[str, Any]) -> list[Problem]:
             problems.append(Problem(MANIFEST, key, f"is a {type(data[key]).__name__}"))
     if problems:
         return problems
-    if data["executor"] not in ("plan", "vm", "c"):
-        problems.append(Problem(MANIFEST, "executor", f"is {data['executor']!r}", "known: plan, vm, c"))
-    if data["executor"] in ("plan", "c") and data["plan"] is None:
+    if data["executor"] not in ("plan", "vm", "c", "cuda"):
+        problems.append(Problem(MANIFEST, "executor", f"is {data['executor']!r}", "known: plan, vm, c, cuda"))
+    if data["executor"] in ("plan", "c", "cuda") and data["plan"] is None:
         problems.append(Problem(MANIFEST, "plan", f"is missing although the executor is {data['executor']!r}"))
     unsafe = [name for name in data["files"] if not is_safe_name(name)]
     problems += [Problem(MANIFEST, f"files[{name!r}]", "leaves the artifact's directory") for name in unsafe]

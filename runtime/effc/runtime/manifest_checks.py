@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["check_plan", "check_states"]
 
+MOST_THREADS = 1024  # of a block, on every GPU of NVIDIA's
+
 
 def check_states(manifest: Manifest) -> None:
     """Old and new value of a state change places: native code would write past the end of the smaller. Raises ValueError."""
@@ -47,6 +49,24 @@ def check_plan(manifest: Manifest, plan: Plan) -> None:
     if plan.parameter_bytes and not {buffer.name for buffer in plan.in_room("parameter")} <= manifest.parameters.keys():
         raise ValueError("the plan names parameters that are not stored")
     _check_counters(manifest, plan)
+    if manifest.executor == "cuda":
+        _check_launches(plan)
+
+
+def _check_launches(plan: Plan) -> None:
+    """Every step is made of launches whose sizes a GPU takes and whose pointers are the step's buffers."""
+    for step in (*plan.steps, *plan.fresh):
+        count = len(step.reads) + len(step.writes)
+        for launch in step.launches:
+            numbers = (*launch.grid, *launch.block, launch.shared, *launch.arguments)
+            if not all(type(number) is int and number >= 0 for number in numbers) or len(launch.grid) != 3 or len(launch.block) != 3:
+                raise ValueError(f"the launch {launch.kernel} has sizes that are no whole numbers, or not three of them")
+            if not all((*launch.grid, *launch.block)) or math.prod(launch.block) > MOST_THREADS:
+                raise ValueError(f"the launch {launch.kernel} has no blocks, or blocks of {math.prod(launch.block)} threads")
+            if any(position >= count for position in launch.arguments):
+                raise ValueError(f"the launch {launch.kernel} takes a buffer that its step has not")
+    if not any(step.launches for step in plan.steps):
+        raise ValueError("the executor is cuda, but no step has a launch")
 
 
 def _check_counters(manifest: Manifest, plan: Plan) -> None:

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-__all__ = ["ALIGNMENT", "Buffer", "Plan", "Room", "Step"]
+__all__ = ["ALIGNMENT", "EXTERNAL", "Buffer", "Launch", "Plan", "Room", "Step"]
 
 ALIGNMENT = 64
+EXTERNAL = "effc_"  # how the symbols of an extension's C functions begin, and those of effc's kernels do not
 
 Room = Literal["input", "output", "parameter", "arena", "state"]
 
@@ -43,6 +44,25 @@ class Buffer:
 
 
 @dataclass(frozen=True)
+class Launch:
+    """One start of a device function on a GPU.
+
+    Attributes:
+        kernel: the function's symbol in the code.
+        grid: blocks in each direction.
+        block: threads of a block in each direction.
+        shared: bytes of shared memory of a block, besides what the function declares itself.
+        arguments: its pointers, as positions among the step's buffers (all reads, then all writes).
+    """
+
+    kernel: str
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    shared: int
+    arguments: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Step:
     """One kernel call.
 
@@ -57,6 +77,7 @@ class Step:
         active: for a step that computes only positions that may have changed: a state of int32 counters whose sum is how many it has
             computed in the last frame that was not computed whole; empty for other steps.
         positions: how many there are at all.
+        launches: for a GPU, what the kernel consists of, in order; empty elsewhere.
     """
 
     kernel: str
@@ -70,6 +91,18 @@ class Step:
     note: str = ""
     active: str = ""
     positions: int = 0
+    launches: tuple[Launch, ...] = ()
+
+    @property
+    def external(self) -> bool:
+        """Whether a C function of an extension computes it; `family` is the extension's name."""
+        return self.kernel.startswith(EXTERNAL)
+
+    @property
+    def described(self) -> str:
+        """What it computes, in the user's names, and by which kernel: `Gemm_0, Relu_1; acme-npu: acme_matmul`."""
+        kernel = f"{self.family}: {self.note}" if self.note else self.family
+        return "; ".join(filter(None, (", ".join(self.sources or self.ops), kernel)))
 
 
 @dataclass(frozen=True)
@@ -107,20 +140,29 @@ class Plan:
         return tuple(buffer for buffer in self.buffers if buffer.room == room)
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain JSON; steps without launches have no such field."""
+        data = asdict(self)
+        for step in (*data["steps"], *data["fresh"]):
+            if not step["launches"]:
+                del step["launches"]
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Plan:
         def tuples(entry: Mapping[str, Any]) -> dict[str, Any]:
             return {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
 
+        def step(entry: Mapping[str, Any]) -> Step:
+            launches = tuple(Launch(**tuples(launch)) for launch in entry.get("launches", ()))
+            return Step(**{**tuples(entry), "launches": launches})
+
         return cls(
             entry=data["entry"],
             buffers=tuple(Buffer(**tuples(entry)) for entry in data["buffers"]),
-            steps=tuple(Step(**tuples(entry)) for entry in data["steps"]),
+            steps=tuple(step(entry) for entry in data["steps"]),
             arena_bytes=data["arena_bytes"],
             parameter_bytes=data["parameter_bytes"],
             state_bytes=data.get("state_bytes", 0),
-            fresh=tuple(Step(**tuples(entry)) for entry in data.get("fresh", ())),
+            fresh=tuple(step(entry) for entry in data.get("fresh", ())),
             clock=data.get("clock", ""),
         )

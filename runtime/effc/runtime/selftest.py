@@ -1,6 +1,6 @@
 """A self-test for machines without effc: C sources and what they compile in, from a plan and golden vectors.
 
-A linker for the target makes one static program of the model's object file, `SOURCES` and `SelfTest.header` (as `model.h`). The program
+A linker for the target makes one static program of the model's object file, `sources` and `SelfTest.header` (as `model.h`). The program
 carries parameters, inputs and expected outputs, runs the model once, compares, and exits with 0 (PASS), 1 (FAIL) or 2 (could not run). One
 that keeps states is run on the frames of a clip: the outputs of the last frame depend on what was kept of all.
 """
@@ -15,16 +15,17 @@ from pathlib import Path
 
 import numpy as np
 
-from effc.errors import InputRejectedError, Problem
+from effc.errors import InputRejectedError, MissingDependencyError, Problem
 from effc.runtime.plan import ALIGNMENT, Buffer, Plan, Room
 from effc.runtime.tensors import Array, dtype_named
 from effc.runtime.verify import TOLERANCE
 
-__all__ = ["BLOB", "HEADER", "SOURCES", "SelfTest", "self_test"]
+__all__ = ["BLOB", "HEADER", "SOURCES", "SelfTest", "self_test", "sources"]
 
 HEADER = "model.h"
 BLOB = "model.bin"
-SOURCES = tuple(Path(__file__).parent / "native" / name for name in ("selftest.c", "threads.c"))
+_NATIVE = Path(__file__).parent / "native"
+SOURCES = tuple(_NATIVE / name for name in ("selftest.c", "threads.c"))
 
 _KINDS = {
     "float16": "FLOAT16",
@@ -41,6 +42,25 @@ _KINDS = {
     "uint64": "UINT64",
     "bool": "UINT8",
 }
+
+
+def sources(bare: str = "") -> tuple[Path, ...]:
+    """The C sources of the self-test, and their headers.
+
+    Args:
+        bare: architecture of a machine that has no C library, such as `hexagon`; empty for the others.
+
+    Raises:
+        MissingDependencyError: there is no library for such a machine.
+    """
+    if not bare:
+        return SOURCES
+    library = _NATIVE / "freestanding"
+    machine = library / f"{bare}.c"
+    if not machine.is_file():
+        known = ", ".join(sorted(path.stem for path in library.glob("*.c") if path.stem != "library"))
+        raise MissingDependencyError(f"no self-test for {bare} without an operating system: effc brings a C library for {known} only")
+    return (*SOURCES, library / "library.c", machine, *sorted(library.glob("*.h")))
 
 
 @dataclass(frozen=True)

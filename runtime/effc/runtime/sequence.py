@@ -6,7 +6,7 @@ are inputs and outputs of the code: two buffers each, which change places after 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from effc.runtime.executor import aligned_empty
@@ -83,3 +83,6 @@ class CallSequence:
         for new, old in self._becomes.items():
             self.states[old], self._next[new] = self._next[new], self.states[old]
         return results
+
+    def fetch(self, names: Iterable[str]) -> None:
+        """Make `block` hold what some of its states are now. It does, but where the states are on another device."""

@@ -15,6 +15,9 @@ import numpy as np
 
 from effc.errors import AlteredArtifactError, DataError, Problem
 from effc.runtime.artifact import SELF_TEST, Artifact, open_artifact
+from effc.runtime.cuda.executor import CudaExecutor
+from effc.runtime.cuda.loading import cuda_executor
+from effc.runtime.cuda.sequence import CudaSequence
 from effc.runtime.executor import CODE, Executor, PlanExecutor, VirtualMachineExecutor, aligned_empty
 from effc.runtime.manifest import Manifest, TensorSpec
 from effc.runtime.native import built_for
@@ -78,7 +81,6 @@ class Session:
         self._output_names = [spec.name for spec in self.outputs]
         if executor is None:
             executor = _executor(artifact)
-            artifact.read(CODE)  # what was loaded is what was checked: the artifact was not replaced in between
         self._executor = executor
         self._staged = Staging(self._executor.alignment)
         self._fixed = self._fixed_call()
@@ -149,6 +151,8 @@ class Session:
 
         With `resident_only`, states that a user declared are inputs and outputs like others.
         """
+        if isinstance(self._executor, CudaExecutor):
+            return CudaSequence(self.manifest, self._executor, self._lock, resident_only=resident_only)
         return CallSequence(
             self.manifest, self._executor.new_states(), self.call_into, self._executor.alignment, resident_only=resident_only
         )
@@ -279,6 +283,8 @@ def _framed(manifest: Manifest, specs: tuple[TensorSpec, ...]) -> tuple[TensorSp
 def _executor(artifact: Artifact) -> Executor:
     manifest = artifact.manifest
     refuse_sources(artifact)
+    if manifest.executor == "cuda":
+        return cuda_executor(artifact)
     if CODE not in manifest.files:
         target = manifest.data["target"].get("name")
         raise AlteredArtifactError(f"{artifact.path} holds no {CODE}: it was compiled for target {target!r}, which cannot run here")
@@ -286,9 +292,13 @@ def _executor(artifact: Artifact) -> Executor:
     _refuse_foreign_code(artifact, code)
     tensors = artifact.parameters()
     inputs, outputs = [spec.name for spec in manifest.code_inputs], [spec.name for spec in manifest.code_outputs]
+    executor: Executor
     if manifest.plan is not None and manifest.executor == "plan":
-        return PlanExecutor(manifest.plan, inputs, outputs, tensors, code)
-    return VirtualMachineExecutor(manifest.data.get("vm") or {}, outputs, tensors, code)
+        executor = PlanExecutor(manifest.plan, inputs, outputs, tensors, code)
+    else:
+        executor = VirtualMachineExecutor(manifest.data.get("vm") or {}, outputs, tensors, code)
+    artifact.read(CODE)  # what was loaded is what was checked: the artifact was not replaced in between
+    return executor
 
 
 def refuse_sources(artifact: Artifact) -> None:

@@ -78,6 +78,7 @@ class Stream:
         with self._lock:
             if not self.frames:
                 raise DataError("no frame was run since the start or the last reset, so nothing was computed")
+            self._sequence.fetch(self._activity.names)
             return self._activity.read()
 
     def states(self) -> dict[str, Array]:
@@ -91,6 +92,7 @@ class Stream:
             block, plan, given = self._sequence.block, self.session.manifest.plan, {spec.name for spec in self._given}
             kept = {name: state.copy() for name, state in self._sequence.states.items() if name not in given}
             if block is not None and plan is not None:
+                self._sequence.fetch(one.name for one in plan.in_room("state"))
                 for one in plan.in_room("state"):
                     room = block[one.offset : one.offset + one.size]
                     dtype = dtype_named(one.dtype)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import subprocess
 import sys
@@ -21,11 +20,12 @@ from effc.compiler.crosscheck import SELF_TEST, run_emulated
 from effc.errors import EffcWarning, MissingDependencyError, VerificationError
 from effc.lowering import toolchain
 from effc.lowering.chip import processor
-from effc.lowering.toolchain import emulator_for, link_shared
+from effc.lowering.toolchain import compiler_for, emulator_for, link_shared
 from effc.targets import Target, find_target
 from effc.targets.rates import Level, Rates, dump_rates
 
 OTHERS = ["aarch64", "riscv64"]
+EVERY = [*OTHERS, "aarch64-dotprod", "riscv64-v128", "riscv64-v256", "hexagon-v67"]
 
 
 def needs_tools(name: str) -> None:
@@ -33,14 +33,16 @@ def needs_tools(name: str) -> None:
     target = find_target(name)
     if target.runs_here:
         pytest.skip(f"this machine is {name} itself")
-    if importlib.util.find_spec("ziglang") is None and not shutil.which(f"{target.architecture}-linux-gnu-gcc"):
-        pytest.skip(f"no linker for {name}: pip install ziglang")
+    try:
+        compiler_for(target, static=True)
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
     if not shutil.which(target.emulator) and not shutil.which(f"{target.emulator}-static"):
         pytest.skip(f"{target.emulator} is not installed: apt install qemu-user-static")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", EVERY)
 def test_the_self_test_passes_under_an_emulator_and_notices_a_wrong_weight(name: str, tmp_path: Path) -> None:
     needs_tools(name)
     result = compile_model("examples/digits.onnx", tmp_path / "out", passes="fold-batch-norm", target=name)
@@ -77,7 +79,7 @@ class Families(nn.Module):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("winograd", ["off", "f2"])
 def test_every_family_is_right_in_other_vectors(name: str, winograd: str, tmp_path: Path) -> None:
     needs_tools(name)
@@ -104,7 +106,7 @@ class Gated(nn.Module):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("weights", ["", ",half-weights", ",half-weights{dtype=float16}"], ids=["float32", "bfloat16", "float16"])
 def test_skipping_is_right_in_other_vectors(name: str, weights: str, tmp_path: Path) -> None:
     needs_tools(name)
@@ -167,8 +169,8 @@ def test_doctor_finds_the_emulator_that_a_compile_runs(installed: set[str], foun
 @pytest.mark.parametrize("right", [True, False])
 def test_without_an_emulator_the_program_is_lowered_and_tried_here(right: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = next(name for name in OTHERS if not find_target(name).runs_here)
-    monkeypatch.setattr("effc.compiler.compile.compiler_for", lambda *_, **__: None)
-    monkeypatch.setattr(sys.modules["effc.lowering.lower"], "link_shared", lambda objects, target: _linked(objects, target, other))
+    monkeypatch.setattr("effc.compiler.backends.compiler_for", lambda *_, **__: None)
+    monkeypatch.setattr(sys.modules["effc.lowering.backends"], "link_shared", lambda objects, target: _linked(objects, target, other))
     monkeypatch.setattr("effc.compiler.crosscheck.link_static", lambda *_: b"a program for another machine")
     monkeypatch.setattr("effc.compiler.crosscheck.emulator_for", lambda target: None)
     if not right:

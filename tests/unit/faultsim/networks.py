@@ -139,6 +139,11 @@ def all_sites(program: Program) -> list[Site]:
     return find_sites(program, where=("parameters", "activation", "input"))
 
 
+def laid_out(inputs: Sequence[Tensor]) -> list[Tensor]:
+    """As the engine gives them to a program. On some processors torch adds a convolution's products in another order for each layout."""
+    return [one.contiguous(memory_format=torch.channels_last) if one.dim() == 4 else one for one in inputs]
+
+
 class PlainLoop(fx.Interpreter):
     """Flip bits of float32 in place, run every operator, flip them back: what the engine must equal bit for bit."""
 
@@ -156,7 +161,7 @@ class PlainLoop(fx.Interpreter):
         for name, tensor in stored.items():
             _flip(tensor, self._flips.get(name, ()))
         with torch.inference_mode():
-            results = self.run(*(stored[name] for name in self._program.tensor_names), *inputs)
+            results = self.run(*(stored[name] for name in self._program.tensor_names), *laid_out(inputs))
         return tuple(results)
 
     def run_node(self, n: fx.Node) -> Any:

@@ -25,7 +25,18 @@ from effc.faultsim.records import Record
 from effc.faultsim.sites import Site, find_sites
 from effc.faultsim.workers import torch_threads
 from effc.frontends import load_program
-from tests.unit.faultsim.networks import NETWORKS, PlainLoop, all_sites, digits, digits_data, engine_of, injection, program, samples
+from tests.unit.faultsim.networks import (
+    NETWORKS,
+    PlainLoop,
+    all_sites,
+    digits,
+    digits_data,
+    engine_of,
+    injection,
+    laid_out,
+    program,
+    samples,
+)
 
 DATA = samples()
 BATCH = 4
@@ -62,7 +73,7 @@ def plain_loop(name: str) -> PlainLoop:
 @functools.cache
 def fault_free(name: str) -> list[tuple[Tensor, ...]]:
     with torch.inference_mode():
-        return [program(name).call(*batch.inputs) for batch in batches()]
+        return [program(name).call(*laid_out(batch.inputs)) for batch in batches()]
 
 
 def plain_record(name: str, experiment: Injection) -> Record:

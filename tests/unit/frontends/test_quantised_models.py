@@ -78,6 +78,17 @@ def test_qdq_convolution_fuses_only_where_the_bias_fits(tmp_path: Path, bias_sca
     np.testing.assert_array_equal(actual.numpy(), session(model.SerializeToString()).run(None, {"x": x})[0])
 
 
+def test_fused_convolutions_know_the_batch_as_a_symbol(tmp_path: Path) -> None:
+    """Not as the number that the program was exported with, or what reads them is counted for so many samples."""
+    model = qdq_convolution(2**-4)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N"
+    path = tmp_path / "qdq.onnx"
+    onnx.save(model, path)
+    program = load_program(path)
+    assert program.interface.batch.symbolic
+    assert [node.name for node in program.nodes if not isinstance(node.meta["val"].shape[0], torch.SymInt)] == []
+
+
 def qdq_classifier(*moves: str) -> onnx.ModelProto:
     """Q -> DQ -> what moves elements -> Gemm(DQ weights, DQ bias) -> Q -> DQ, as exporters end classifiers; float sums are exact."""
     generator = np.random.default_rng(0)

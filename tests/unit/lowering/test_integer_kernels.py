@@ -24,6 +24,8 @@ def forms() -> dict[str, Target]:
     cpu = find_target("cpu")
     found = {"as it is": cpu, "plain": replace(cpu, dots=(), lanes=4, registers=16)}
     found["plain, one lane"] = replace(cpu, dots=(), lanes=1, registers=8)
+    found["vectors of integers only"] = replace(cpu, dots=(), lanes=1, integer_lanes=8, registers=16)
+    found["one vector of two registers"] = replace(cpu, dots=("vwmacc",), lanes=4, registers=32)
     if "vpdpbusd" in cpu.dots:
         found["words"] = replace(cpu, dots=("pmaddwd", "vpdpwssd"))
         found["bytes, 256 bits"] = replace(cpu, lanes=8, registers=16)

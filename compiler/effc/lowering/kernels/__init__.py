@@ -2,7 +2,7 @@
 
 A function that has an anchor (a convolution, a product: see `fused`) is offered to the rules of `WRITTEN`, for family `c99` to those of
 `COMPACT`, which write its loops. What they leave is scheduled as it stands by the first rule of `SCHEDULED` that applies. Neither changes
-what is computed, but sums may be reordered.
+what is computed, but sums may be reordered. A target of another package may bring rules that are asked first (`effc.lowering.extensions`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from effc.lowering.cuda.schedules import ALONE
+from effc.lowering.cuda.schedules import scheduled as cuda_scheduled
+from effc.lowering.extensions import rules_of
 from effc.lowering.kernels import (
     attention,
     compact_conv,
@@ -35,12 +38,13 @@ from effc.lowering.kernels import (
     totals,
     winograd,
 )
+from effc.lowering.kernels.cuda import CUDA_RULES
 from effc.lowering.kernels.fused import Fused
 from effc.lowering.kernels.implementation import Implementation
 from effc.lowering.kernels.inlining import NotInlinableError
 from effc.lowering.kernels.options import Known, Options
 from effc.lowering.kernels.tiles import Choice
-from effc.targets import C99, Target
+from effc.targets import C99, CUDA, Target
 
 __all__ = ["COMPACT", "RULES", "SCHEDULED", "WRITTEN", "Implementation", "Known", "Options", "implement", "tunable"]
 
@@ -75,7 +79,7 @@ COMPACT: tuple[Callable[[Fused, Sequence[bool], Target], Implementation | None],
 )
 
 # The rules of each family of targets that does not take `WRITTEN`.
-RULES: Mapping[str, tuple[Callable[[Fused, Sequence[bool], Target], Implementation | None], ...]] = {C99: COMPACT}
+RULES: Mapping[str, tuple[Callable[[Fused, Sequence[bool], Target], Implementation | None], ...]] = {C99: COMPACT, CUDA: CUDA_RULES}
 
 # Families whose tiles may be measured: (the function, which arguments are stored tensors, the target) -> the choice.
 _CHOICES: Mapping[str, Callable[[Fused, Sequence[bool], Target], Choice | None]] = {"conv": conv.choice, "matmul": matmul.choice}
@@ -109,16 +113,16 @@ def implement(
     from tvm import s_tir
 
     if not isinstance(function.body, s_tir.SBlockRealize):
-        return Implementation(function, "generic")
+        return Implementation(function, "generic" if target.family != CUDA else ALONE)
     try:
         fused = Fused(function, values, options, known)
-        for rule in RULES.get(target.family, WRITTEN):
+        for rule in (*rules_of(target), *RULES.get(target.family, WRITTEN)):
             implementation = rule(fused, fixed, target)
             if implementation is not None:
                 return _remarked(implementation, fused)
     except NotInlinableError:  # blocks that a hand-written kernel cannot take in: each is scheduled by itself
         pass
-    return _scheduled(function, target)
+    return cuda_scheduled(function, target) if target.family == CUDA else _scheduled(function, target)
 
 
 def _remarked(implementation: Implementation, fused: Fused) -> Implementation:

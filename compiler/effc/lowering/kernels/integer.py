@@ -26,8 +26,7 @@ from effc.lowering.kernels.integer_left import Left
 from effc.lowering.kernels.integer_vectors import spread, vector_load, whole, whole_store
 from effc.lowering.kernels.packing import Computed
 from effc.lowering.kernels.products import pieces
-from effc.lowering.kernels.tiles import Tile, split
-from effc.lowering.kernels.tiles import choose as choose_tile
+from effc.lowering.kernels.tiles import Tile, ranked, split
 from effc.targets import Target
 
 __all__ = ["PARALLEL_MACS", "Layout", "Sums", "kernel", "layout", "packing"]
@@ -71,6 +70,8 @@ class Layout:
         blocks: blocks of a group.
         steps: of the reduction.
         packed: the buffer of the right operand.
+        together: whether the results of a vector are computed and stored at once; else, where the processor has no vectors of floating
+            point, one after another.
     """
 
     dot: Dot
@@ -79,6 +80,7 @@ class Layout:
     blocks: int
     steps: int
     packed: Any
+    together: bool
 
 
 def layout(sums: Sums, dot: Dot, target: Target) -> Layout:
@@ -86,11 +88,12 @@ def layout(sums: Sums, dot: Dot, target: Target) -> Layout:
     from tvm import tirx
 
     steps = math.prod(sums.taps) * -(-sums.run // dot.size)
-    tile = choose_tile(sums.width, sums.outputs, steps, dot.lanes, target.registers)
+    tiles = ranked(sums.width, sums.outputs, steps, dot.lanes, target.registers // dot.registers)
+    tile = next(tile for tile in tiles if not dot.vectors or tile.vectors <= dot.vectors)
     block = tile.vectors * dot.lanes
     blocks = -(-sums.outputs // block)
     packed = tirx.decl_buffer((sums.groups * blocks, steps + (not dot.centred), block * dot.size), dot.right, name="packed")
-    return Layout(dot, tile, block, blocks, steps, packed)
+    return Layout(dot, tile, block, blocks, steps, packed, not target.scalar_floats)
 
 
 def packing(sums: Sums, layout: Layout) -> Computed:
@@ -133,7 +136,7 @@ class _Weights:
 class _Loops:
     def __init__(self, sums: Sums, left: Left, layout: Layout) -> None:
         self.sums, self.left, self.dot, self.packed, self.steps = sums, left, layout.dot, layout.packed, layout.steps
-        self.block, self.blocks = layout.block, layout.blocks
+        self.block, self.blocks, self.together = layout.block, layout.blocks, layout.together
         self.rest = sums.outputs % self.block
         self.runs = split(sums.width, layout.tile.rows)
 
@@ -213,15 +216,24 @@ class _Loops:
         for row, ones in enumerate(held):
             for at, one in zip(vectors, ones, strict=True):
                 count = min(lanes, width - at)
-                if count < lanes:  # registers hold whole vectors: the part that counts is read from a copy
+                if count < lanes or not self.together:  # registers hold whole vectors: what is read in parts is read from a copy
                     part = local(lanes, f"part{row}", "int32")
                     copies.append(part)
                     stored.append(copied(one, part, lanes))
                     one = part
-                for first, many in pieces(count):
 
-                    def lane_result(lane: Any, one: Any = one, at: int = first, place: int = at + first, row: int = row) -> Any:
-                        return sums.result(line, position + row, group, channel + place + lane, load(one, [at + lane]))
+                def lane_result(lane: Any, one: Any = one, at: int = at, row: int = row) -> Any:
+                    return sums.result(line, position + row, group, channel + at + lane, load(one, [lane]))
 
-                    stored.append(vector(many, lane_result))
+                stored.append(self._results(count, lane_result))
         return allocated([*(one for row in held for one in row), *copies], [*clear, taps(sums.taps, (), integer(0)), *stored])
+
+    def _results(self, count: int, result: Callable[[Any], Any]) -> Any:
+        """The statement that stores the results of the first lanes of a vector."""
+        if not self.together:
+            return loop(count, result, name="lane")
+
+        def piece(first: int, many: int) -> Any:
+            return vector(many, lambda lane: result(first + lane))
+
+        return sequence([piece(*one) for one in pieces(count)])

@@ -5,6 +5,9 @@ as long as the window has at most 2^24 / (255 * largest weight) taps. Fused mult
 every processor does at full speed in lanes of 32 bits.
 
     sum (x - z) w = -z sum w + sum x w        padding holds z; the first term is where the sums begin
+
+RISC-V and Hexagon multiply and add lanes of int32 as well, so there they are summed as such. Where vectors hold no floating point (Hexagon
+v67), results are computed and stored one after another.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from effc.lowering.kernels.code import allocated, choose, flat_function, integer, load, local, loop, parallel, sequence, vector
+from effc.lowering.kernels.code import allocated, choose, copied, flat_function, integer, load, local, loop, parallel, sequence, vector
 from effc.lowering.kernels.fused import Fused
 from effc.lowering.kernels.implementation import Implementation
 from effc.lowering.kernels.integer_left import with_padding
@@ -50,7 +53,7 @@ def depthwise(fused: Fused, fixed: Sequence[bool], target: Target) -> Implementa
     exact = taps * 255 * _LARGEST.get(str(weights.dtype), _EXACT) <= _EXACT
     if depth != 1 or features != channels or fused.number("groups") != channels or not exact or taps > _MOST_TAPS:
         return None
-    lanes = max(1, target.lanes)
+    lanes = max(1, target.int32_lanes)
     packed = tirx.decl_buffer((-(-channels // lanes), *window, 1, lanes), str(weights.dtype), name="packed")
     body = _Depthwise(fused, x, zero, packed, window, lanes, target).run()
     arguments = [packed if index == argument else buffer for index, buffer in enumerate(fused.arguments)]
@@ -71,6 +74,8 @@ class _Depthwise:
         if any((*before, *after)):
             point = only(zero)
             self.source, self.sizes, self.filling = with_padding(x, lambda value: value, point, before, after, str(x.dtype), 4 * lanes)
+        self.together = not target.scalar_floats
+        self.kind = "int32" if "vmacc" in target.dots or target.scalar_floats else "float32"
         taps = math.prod(window)
         rows = max(2, min(_ROWS, target.registers - (taps if taps < target.registers - 4 else 0) - 4))
         self.runs = split(self.positions[-1], rows)
@@ -106,15 +111,15 @@ class _Depthwise:
         from tvm import tirx
 
         taps = math.prod(self.window)
-        weights = [local(width, f"weight{tap}") for tap in range(taps)]
-        start = local(width, "start")
-        statements, total = [], spread(tirx.const(0.0, "float32"), width)
+        weights = [local(width, f"weight{tap}", self.kind) for tap in range(taps)]
+        start = local(width, "start", self.kind)
+        statements, total = [], spread(tirx.const(0, self.kind), width)
         for tap, one in enumerate(weights):
             value = vector_load(self.packed, [block, *places(integer(tap), self.window), 0, at], width)
-            statements.append(whole_store(one, cast(value, "float32", width)))
+            statements.append(whole_store(one, cast(value, self.kind, width)))
             total = total + whole(one)
-        point = tirx.Cast("float32", only(self.zero))
-        statements.append(whole_store(start, spread(tirx.const(0.0, "float32") - point, width) * total))
+        point = tirx.Cast(self.kind, only(self.zero))
+        statements.append(whole_store(start, spread(tirx.const(0, self.kind) - point, width) * total))
         channel = block * self.lanes + at
 
         def tiles_of(line: Any, first: int, rows: int, tiles: int) -> Any:
@@ -125,7 +130,7 @@ class _Depthwise:
     def _tile(self, line: Any, position: Any, rows: int, channel: Any, width: int, weights: Sequence[Any], start: Any) -> Any:
         from tvm import tirx
 
-        sums = [local(width, f"sum{row}") for row in range(rows)]
+        sums = [local(width, f"sum{row}", self.kind) for row in range(rows)]
         image, *outer = places(line, [self.sizes[0], *self.positions[:-1]])
         stride, step, taps = self.strides[-1], self.dilation[-1], self.window[-1]
         statements = [whole_store(one, whole(start)) for one in sums]
@@ -138,22 +143,27 @@ class _Depthwise:
                 place = place * self.sizes[axis + 1] + (row * self.strides[axis] + at[axis] * self.dilation[axis])
             place = place * self.sizes[-2] + position * stride
             for column in columns:
-                value = local(width, f"value{number}_{column}")
+                value = local(width, f"value{number}_{column}", self.kind)
                 values.append(value)
-                statements.append(whole_store(value, cast(self._load((place + column) * self.channels + channel, width), "float32", width)))
+                statements.append(whole_store(value, cast(self._load((place + column) * self.channels + channel, width), self.kind, width)))
                 for row in range(rows):
                     tap, off = divmod(column - row * stride, step)
                     if off == 0 and 0 <= tap < taps:
                         weight = weights[number * taps + tap]
                         statements.append(whole_store(sums[row], whole(sums[row]) + whole(value) * whole(weight)))
+        parts = []
         for row, one in enumerate(sums):
+            if not self.together:  # registers are not read at places that a loop knows
+                parts.append(local(width, f"part{row}", self.kind))
+                statements.append(copied(one, parts[-1], width))
+                one = parts[-1]
 
             def lane_result(lane: Any, one: Any = one, row: int = row) -> Any:
                 total = tirx.Cast("int32", load(one, [lane]))
                 return self.epilogue.store([image, *outer, position + row, channel + lane], total)
 
-            statements.append(vector(width, lane_result))
-        return allocated([*sums, *values], statements)
+            statements.append(vector(width, lane_result) if self.together else loop(width, lane_result, name="lane"))
+        return allocated([*sums, *values, *parts], statements)
 
     def _load(self, place: Any, width: int) -> Any:
         return vector_load(self.source, [*[integer(0)] * (len(self.source.shape) - 1), place], width)

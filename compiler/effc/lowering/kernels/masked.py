@@ -41,7 +41,7 @@ from effc.lowering.kernels.tiles import lanes_of
 from effc.runtime.tensors import dtype_named
 from effc.targets import Target
 
-__all__ = ["product"]
+__all__ = ["factor_of", "product"]
 
 _AT_ONCE = 4  # dot products under way
 _TASKS = 8
@@ -56,7 +56,7 @@ def product(fused: Fused, fixed: Sequence[bool], target: Target) -> Implementati
     if known is None or known.mask is None or argument is None or not fixed[argument] or len(right.shape) != 2:
         return None
     epilogue = fused.epilogue()
-    mask = _factor(epilogue.expression, epilogue.sum)
+    mask = factor_of(epilogue.expression, epilogue.sum)
     if mask is None:
         return None
     *batch, rows, columns, depth = fused.anchor.extents
@@ -69,25 +69,25 @@ def product(fused: Fused, fixed: Sequence[bool], target: Target) -> Implementati
     return _Masked(fused, argument, target, epilogue, mask).implementation(f"of its mask, {decision.why}")
 
 
-def _factor(expression: Any, total: Any) -> Any:
+def factor_of(expression: Any, total: Any) -> Any:
     """What makes an expression of the sum `total` zero where it is zero itself; None where there is no such factor."""
     from tvm import tirx
 
     if isinstance(expression, tirx.Let):
         if not _holds(expression.value, total):
-            found = _factor(expression.body, total)
+            found = factor_of(expression.body, total)
             return None if found is None else tirx.Let(expression.var, expression.value, found)
-        return _factor(expression.value, total) if _vanishes(expression.body, expression.var) else None
+        return factor_of(expression.value, total) if _vanishes(expression.body, expression.var) else None
     if isinstance(expression, tirx.Select):  # such as a threshold: of zero it makes zero
         chosen = [one for one in (expression.true_value, expression.false_value) if not _is_zero(one)]
-        return _factor(chosen[0], total) if len(chosen) == 1 else None
+        return factor_of(chosen[0], total) if len(chosen) == 1 else None
     if not isinstance(expression, tirx.Mul):
         return None
     inner = [one for one in (expression.a, expression.b) if _holds(one, total)]
     if len(inner) != 1:
         return None
     own = expression.b if inner[0].same_as(expression.a) else expression.a
-    deeper = _factor(inner[0], total)
+    deeper = factor_of(inner[0], total)
     return own if deeper is None else own * deeper
 
 

@@ -18,7 +18,7 @@ _LEAST = -(1 << 31)
 _MAGNITUDE = 0x7FFFFFFF
 
 
-def kth_largest(k: int, number: Any, count: Callable[[Any, Any, bool], Any]) -> Any:
+def kth_largest(k: int, number: Any, count: Callable[[Any, Any, bool], Any], place: Callable[[int, str, str], Any] = local) -> Any:
     """The statement that stores the k-th largest element in `number`, a local buffer of one float32.
 
     With fewer than k elements that are numbers it stores NaN, which nothing is smaller than.
@@ -28,11 +28,12 @@ def kth_largest(k: int, number: Any, count: Callable[[Any, Any, bool], Any]) -> 
         number: where the result goes.
         count: `(bound, into, whether it is the first pass) -> statement`: how many elements are at least `bound`, an expression, as a
             float32 into the local buffer `into`. NaN, as an element or as the bound, reaches nothing.
+        place: makes the local buffers, of (elements, name, type).
     """
     from tvm import tirx
 
-    key, trial = local(1, "key", "int32"), local(1, "trial", "int32")
-    bound, found = local(1, "bound"), local(1, "found")
+    key, trial = place(1, "key", "int32"), place(1, "trial", "int32")
+    bound, found = place(1, "bound", "float32"), place(1, "found", "float32")
 
     def number_of(key: Any) -> Any:
         mirrored = tirx.bitwise_and(tirx.shift_right(key, integer(31)), integer(_MAGNITUDE))

@@ -13,19 +13,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from effc.lowering.drafts import Call, Draft, Slot
-from effc.lowering.kernels.compact_listed import compact_compared
-from effc.lowering.kernels.compared import compared, compared_planes
-from effc.lowering.kernels.frame import FrameBuffers, frame_kernel
+from effc.lowering.kernels.frame import FrameBuffers
 from effc.lowering.kernels.implementation import Implementation
 from effc.lowering.kernels.listed_results import Results
 from effc.lowering.kernels.moved import Moved, mask_width, moved_buffers
-from effc.lowering.kernels.pixel_list import TASKS
 from effc.lowering.kernels.tiles import lanes_of
+from effc.lowering.streaming.families import list_kernels
 from effc.lowering.streaming.keeping import NoListsError
 from effc.lowering.streaming.stages import Pair, Stage, is_movement, is_transposition, listed_stage, pixel_steps
 from effc.lowering.streaming.stripping import Kept, Stripped
 from effc.runtime.plan import Room
-from effc.targets import C99, Target
+from effc.targets import Target
 
 __all__ = ["streaming_draft"]
 
@@ -44,6 +42,7 @@ def streaming_draft(dense: Draft, stripped: Stripped, target: Target) -> Draft:
 class _Drafting:
     def __init__(self, dense: Draft, stripped: Stripped, target: Target) -> None:
         self.frame, self.target, self.lanes = stripped.frame, target, lanes_of(target, "float32")
+        self.kernels = list_kernels(target)
         self.kept: Mapping[str, Kept] = {one.state: one for one in stripped.kept}
         self.dense, self.result = dense, Draft(functions=dict(dense.functions), constants=dense.constants)
         self.slots = {name: replace(slot, room="state") if name in self.kept else slot for name, slot in dense.slots.items()}
@@ -109,21 +108,22 @@ class _Drafting:
         _, channels, height, width = kept.shape
         shape, last = (1, height, width, channels), self._reads_as_kept()
         planes = None if last else tirx.decl_buffer(kept.shape, "float32", name="planes")
-        active = self._active(state)
+        counters = self.kernels.frame_counters(height, width)
+        active = self._active(state, counters)
         buffers = FrameBuffers(
             frame=tirx.decl_buffer(shape if last else kept.shape, "float32", name="frame"),
             planes=planes,
             state=tirx.decl_buffer(shape, "float32", name="state"),
             moved=self.moved[state],
             clock=tirx.decl_buffer((1,), "int32", name="clock"),
-            active=tirx.decl_buffer((TASKS,), "int32", name="active"),
+            active=tirx.decl_buffer((counters,), "int32", name="active"),
             threshold=kept.threshold,
             most_moved=self.frame.most_moved,
             refresh=self.frame.refresh,
         )
         writes = [] if last else [self._state(f"{state}.planes", kept.shape, "float32")]
         writes += [state, *self._masks(state), self._state(self.frame.clock, (1,), "int32"), active]
-        function = frame_kernel(buffers, self.lanes)
+        function = self.kernels.frame(buffers, self.lanes)
         self._ready("frame", function, Implementation(function, "frame", note=f"threshold {kept.threshold:.3g}"))
         return Call("frame", (self.frame.input,), tuple(writes), (), active=active, positions=height * width)
 
@@ -152,26 +152,33 @@ class _Drafting:
                 f"listed{len(self.result.ready)}_{call.function}", self.dense.functions[call.function], stage.implementation
             )
             masks = [name for state in stage.states for name in self._masks(state)]
-            active = self._active(written)
+            active = self._active(written, self._counters(results))
             reads, writes = (*call.reads, *masks), (written, *self._masks(written), active)
             listed = Call(symbol, reads, writes, call.parts, active=active, positions=height * width)
-            return [listed], replace(call, direct=self.exact)
+            return [listed], self._whole(call, stage)
         new = f"{written}.new"
         self.slots[new] = Slot(new, "arena", shape, "float32")
-        if last and self.target.family == C99:
-            function = compact_compared(results)
-        else:
-            function = (compared if last else compared_planes)(results, self.lanes)
+        function = (self.kernels.compared if last else self.kernels.compared_planes)(results, self.lanes)
         note = f"threshold {kept.threshold:.3g}"
         symbol = self._ready(f"compared_{len(self.result.ready)}", function, Implementation(function, "compared", note=note))
         whole = replace(call, writes=(new,))
         return [whole, Call(symbol, (new,), (written, *self._masks(written)), ())], call
 
+    def _whole(self, call: Call, stage: Stage) -> Call:
+        """The call of a frame that is computed whole; in mode `exact` its sums are those of the kernel over a list."""
+        if not self.exact or stage.whole is None:
+            return replace(call, direct=self.exact)
+        symbol = f"positions{len(self.result.ready)}_{call.function}"
+        return replace(call, function=self._ready(symbol, self.dense.functions[call.function], stage.whole))
+
+    def _counters(self, results: Results) -> int:
+        return self.kernels.counters(results.moved.height, results.moved.width, results.channels, self.target)
+
     def _stage(self, call: Call, results: Results) -> Stage | None:
         shapes = [self.slots[name].shape for name in call.reads]
         stored = tuple(self.slots[name].room == "parameter" for name in call.reads)
         moved = [tuple((state, self.moved[state], step) for state, step in self._sources(call, index)) for index in range(len(call.reads))]
-        active = self._buffer("active", (TASKS,), "int32")
+        active = self._buffer("active", (self._counters(results),), "int32")
         return listed_stage(self.dense.functions[call.function], shapes, stored, moved, results, active, self.target)
 
     def _follow(self, call: Call) -> None:
@@ -223,11 +230,11 @@ class _Drafting:
     def _state(self, name: str, shape: tuple[int, ...], dtype: str) -> str:
         return self._slot(name, "state", shape, dtype)
 
-    def _active(self, state: str) -> str:
-        return self._state(f"{state}.active", (TASKS,), "int32")
+    def _active(self, state: str, counters: int) -> str:
+        return self._state(f"{state}.active", (counters,), "int32")
 
     def _moved(self, state: str, height: int, width: int) -> Moved:
-        narrow = self.target.family == C99
+        narrow = self.kernels.narrow
         self._slot(f"{state}.mask", "arena", (height, mask_width(width, narrow)), "uint8")
         self._slot(f"{state}.rows", "arena", (height,), "int32")
         self.moved[state] = moved_buffers(f"moved{len(self.moved)}", height, width, narrow)

@@ -6,19 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from effc.lowering.kernels.compact_listed import compact_listed, compact_map
 from effc.lowering.kernels.conv import read
 from effc.lowering.kernels.fused import Fused, blocks_of
 from effc.lowering.kernels.implementation import Implementation
 from effc.lowering.kernels.inlining import NotInlinableError, rebuilt
-from effc.lowering.kernels.listed_conv import listed_convolution
-from effc.lowering.kernels.listed_depthwise import listed_depthwise
-from effc.lowering.kernels.listed_map import listed_map
-from effc.lowering.kernels.listed_pool import listed_pool, read_pool
+from effc.lowering.kernels.listed_pool import read_pool
 from effc.lowering.kernels.listed_results import Results
 from effc.lowering.kernels.moved import Moved
-from effc.lowering.kernels.pixel_list import Listed, Reach, fits
-from effc.targets import C99, Target
+from effc.lowering.kernels.pixel_list import Listed, Reach
+from effc.lowering.streaming.families import list_kernels
+from effc.targets import Target
 
 __all__ = ["Pair", "Sources", "Stage", "is_movement", "is_transposition", "listed_stage", "pixel_steps"]
 
@@ -28,10 +25,14 @@ Sources = Sequence[tuple[str, Moved, Pair]]  # states, their moved pixels, and t
 
 @dataclass(frozen=True)
 class Stage:
-    """A kernel over a list, and the states whose masks it reads, in the order of its arguments."""
+    """A kernel over a list, and the states whose masks it reads, in the order of its arguments.
+
+    `whole`: the kernel `(operands, state)` of a whole frame whose results have the same bits; None where the dense one's have.
+    """
 
     implementation: Implementation
     states: tuple[str, ...]
+    whole: Implementation | None = None
 
 
 def listed_stage(
@@ -91,14 +92,14 @@ def _windowed(
             reach = Reach(own, *shape) if index == at else Reach(own, strides=strides)
             groups.setdefault(state, []).append(reach)
     reaches = [reach for group in groups.values() for reach in group]
-    small = target.family == C99
-    if not reaches or not (small or fits(*size, reaches)):
+    kernels = list_kernels(target)
+    if not reaches or not kernels.fits(*size, reaches):
         return None
     what = Listed(*size, reaches, results.moved, active, macs)
-    for rule in (compact_listed,) if small else (listed_depthwise, listed_convolution, listed_pool):
+    for rule in kernels.rules:
         implementation = rule(fused, stored, what, results, target)
         if implementation is not None:
-            return Stage(implementation, tuple(groups))
+            return Stage(implementation, tuple(groups), rule(fused, stored, None, results, target) if kernels.whole else None)
     return None
 
 
@@ -134,12 +135,12 @@ def _mapped(function: Any, stored: Sequence[bool], moved: Sequence[Sources], res
             groups.setdefault(state, []).append(Reach(own, strides=(step[0] * strides[0], step[1] * strides[1])))
     reaches = [reach for group in groups.values() for reach in group]
     size = (results.moved.height, results.moved.width)
-    small = target.family == C99
-    if not reaches or not (small or fits(*size, reaches)):
+    kernels = list_kernels(target)
+    if not reaches or not kernels.fits(*size, reaches):
         return None
-    what = Listed(*size, reaches, results.moved, active, results.channels)
-    implementation = (compact_map if small else listed_map)(list(function.params), blocks_of(function), what, results, target)
-    return Stage(implementation, tuple(groups))
+    what, given = Listed(*size, reaches, results.moved, active, results.channels), (list(function.params), blocks_of(function))
+    whole = kernels.mapped(*given, None, results, target) if kernels.whole else None
+    return Stage(kernels.mapped(*given, what, results, target), tuple(groups), whole)
 
 
 def is_transposition(function: Any) -> bool:

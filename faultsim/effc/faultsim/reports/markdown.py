@@ -129,14 +129,15 @@ def _critical(cell: Cell) -> str:
 def _worst(worst: Sequence[FaultRow]) -> list[str]:
     if not worst:
         return []
-    rows = (
-        (_name(one.tensor or one.layer), _name(str(one.index)), str(one.bit), f"{number(one.before)} → {number(one.after)}", _share(one))
-        for one in worst[:_WORST]
-    )
+    rows = ((_name(one.tensor or one.layer), _name(str(one.index)), str(one.bit), _values(one), _share(one)) for one in worst[:_WORST])
     return [
         f"### Worst faults{f', the first {_WORST} of {len(worst):,}' if len(worst) > _WORST else ''}",
         _table(("tensor", "position", "bit", "value", "critical"), rows, "worst"),
     ]
+
+
+def _values(row: FaultRow) -> str:
+    return f"{number(row.before)} → {number(row.after)}" if row.has_values else "–"
 
 
 def _share(row: FaultRow) -> str:

@@ -1,0 +1,150 @@
+"""Networks on Hexagon with HVX, RISC-V with vectors and Arm with dot products: exactness under QEMU, size, and what dot products save.
+
+Every network is compiled as a user would, which builds a program with golden vectors and runs it under the target's emulator; exit code 0
+says that it passed.
+
+    error         of the outputs against the program in torch, of the largest magnitude
+    other values  int8: outputs that are not, bit for bit, what the program's integer reference computes, in a run of eight samples of
+                  random integers. For this the networks' float ends are cut off. `of`: how many there are
+    code          bytes of the shared library (stripped; weights are apart)
+    instructions  of one inference, int8: QEMU's count (for Hexagon of packets, which hold up to four), not cycles; `plain` is the trivial
+                  baseline: the same kernels and vectors without the processor's own products, in the compiler's words
+
+What is not installed is skipped, with a reason. No such processor was at hand: nothing here is a time.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.embedded_networks import NETWORKS, Network, with_integer_ends
+from benchmarks.harness import Claim, Options, Outcome, main
+from effc.compiler import CompileResult, compile_model
+from effc.errors import MissingDependencyError
+from effc.lowering import Lowered, lower
+from effc.lowering.toolchain import compiler_for, emulator_for, link_static
+from effc.runtime import open_artifact
+from effc.runtime.selftest import BLOB, HEADER, self_test, sources
+from effc.runtime.verify import TOLERANCE
+from effc.targets import Target, find_target
+
+__all__ = ["EXACTNESS", "INSTRUCTIONS", "TARGETS", "measure"]
+
+TARGETS = ("hexagon-v67", "riscv64-v128", "riscv64-v256", "aarch64-dotprod")
+EXACTNESS, INSTRUCTIONS = "Exactness under QEMU, and size", "Instructions of one inference, int8"
+QUICK_NETWORKS, QUICK_TARGETS = ("digits", "keywords int8"), ("hexagon-v67", "riscv64-v256")
+SAMPLES = 8  # of integers, in one call
+PLAIN = "vmacc"  # multiplies lanes of 32 bits, which is no product of narrow integers
+FEWER = 1.0  # times the instructions of plain products, at least
+
+
+def measure(options: Options) -> Outcome:
+    """All networks on all targets; quick: two small ones on two, without counting."""
+    outcome, codes, passed = Outcome(), 0, 0
+    with tempfile.TemporaryDirectory() as folder:
+        for name in QUICK_TARGETS if options.quick else TARGETS:
+            target = find_target(name)
+            if why := _missing(target):
+                outcome.skip(name, why)
+                continue
+            for network in NETWORKS:
+                path = network.path()
+                if options.quick and network.name not in QUICK_NETWORKS:
+                    continue
+                if path is None:
+                    outcome.skip(network.name, f"$EFFC_DATA/{network.file} is missing")
+                    continue
+                codes += 1
+                try:
+                    _network(outcome, network, path, target, Path(folder) / name / path.stem, count=not options.quick)
+                    passed += 1
+                except Exception as error:  # noqa: BLE001 - a network that fails is a missed claim, and the others are still measured
+                    outcome.rows.append({"model": network.name, "failed": f"{name}: {type(error).__name__}: {str(error)[:400]}"})
+    if codes:
+        outcome.claims.append(Claim(f"self-tests under QEMU that did not end with 0, of {codes} networks", codes - passed, 0, "at most"))
+    return outcome
+
+
+def _missing(target: Target) -> str:
+    """Which tool this machine lacks; empty where it has all."""
+    try:
+        compiler_for(target, static=True)
+    except MissingDependencyError as error:
+        return str(error)
+    return "" if emulator_for(target) else f"{target.emulator} is not installed"
+
+
+def _network(outcome: Outcome, network: Network, path: Path, target: Target, folder: Path, *, count: bool) -> None:
+    folder.mkdir(parents=True)
+    result = compile_model(path, folder / "out", target=target.name)
+    error, _ = _said(result)
+    code = (folder / "out" / "model.so").stat().st_size
+    row = {"table": EXACTNESS, "model": network.name, "target": target.name, "error": error, "code": code}
+    outcome.claims.append(Claim(f"{network.name}, {target.name}: error", error, TOLERANCE, "at most"))
+    if network.integers:
+        with_integer_ends(path, folder / "ends.onnx")
+        wrong, values = _said(compile_model(folder / "ends.onnx", folder / "ends", target=target.name, batch=SAMPLES))
+        row |= {"other values": 0 if wrong == 0 else "some", "of": values}
+        outcome.claims.append(Claim(f"{network.name}, {target.name}: integers that are not the reference's", wrong, 0, "at most"))
+    outcome.rows.append(row)
+    if network.integers and count:
+        _instructions(outcome, network, target, result, folder)
+
+
+def _said(result: CompileResult) -> tuple[float, int]:
+    """What a self-test printed: its largest error (integers: 0, or infinity), and how many values it compared."""
+    assert result.emulated is not None
+    text = result.emulated.text
+    found = re.search(r"PASS: largest error (\S+),", text)
+    assert found is not None, text
+    return float(found[1]), sum(int(values) for values in re.findall(r": (\d+) elements", text))
+
+
+def _instructions(outcome: Outcome, network: Network, target: Target, result: CompileResult, folder: Path) -> None:
+    def counted(lowered: Lowered) -> int:
+        once, twice = (_executed(lowered, target, folder, calls) for calls in (1, 2))
+        return twice - once
+
+    own = counted(lower(result.program, target))
+    plain = counted(lower(result.program, replace(target, dots=tuple(dot for dot in target.dots if dot == PLAIN))))
+    row: dict[str, Any] = {"table": INSTRUCTIONS, "model": network.name, "target": target.name}
+    outcome.rows.append(row | {"instructions": own, "plain": plain, "plain / own": plain / own})
+    outcome.claims.append(Claim(f"{network.name}, {target.name}: instructions of plain products", plain / own, FEWER, "at least"))
+
+
+def _executed(lowered: Lowered, target: Target, folder: Path, calls: int) -> int:
+    """Instructions of the self-test that calls the model so often on the same input: all but the calls stays the same."""
+    assert lowered.plan is not None
+    inputs, expected = open_artifact(folder / "out").golden()
+    first = [{name: array[:1] for name, array in arrays.items()} for arrays in (inputs, expected)]
+    described = self_test(lowered.plan, lowered.parameters, *first)
+    (call,) = re.findall(rf"\(({lowered.plan.entry}\(.*\)), effc_status\)", described.header)
+    header = described.header.replace(f"({call}, effc_status)", f"({', '.join([call] * calls)}, effc_status)")
+    own = sources("" if target.hosted else target.architecture)
+    program = folder / f"called{calls}"
+    program.write_bytes(link_static(lowered.objects, own, {HEADER: header, BLOB: described.blob}, target))
+    program.chmod(0o755)
+    emulator = str(emulator_for(target))
+    offered = subprocess.run([emulator, "--help"], capture_output=True, text=True, check=False).stdout
+    single = "-one-insn-per-tb" if "-one-insn-per-tb" in offered else "-singlestep"
+    command = [emulator, *target.emulator_flags, single, "-d", "exec,nochain", str(program)]
+    environment, count, end = {**os.environ, "EFFC_THREADS": "1"}, 0, b""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment) as process:
+        assert process.stderr is not None
+        while part := process.stderr.read(1 << 20):
+            count += (end + part).count(b"Trace ")
+            end = part[-5:]  # a word that two parts share
+    if process.returncode != 0 or not count:
+        raise RuntimeError(f"{' '.join(command)}: exit code {process.returncode}, {count} instructions counted")
+    return count
+
+
+if __name__ == "__main__":
+    sys.exit(main(measure))

@@ -1,0 +1,64 @@
+"""Artifacts whose code this machine cannot run: their self-test under the target's emulator takes its place when they are verified."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from effc.compiler.c_self_tests import SelfTest
+from effc.compiler.crosscheck import run_emulated
+from effc.compiler.golden import run_program
+from effc.compiler.verdict import Finding, Verdict, is_exact
+from effc.errors import MissingDependencyError, VerificationError
+from effc.ir.storage import load_program_bytes
+from effc.runtime import Artifact, Verification
+from effc.runtime.artifact import SELF_TEST
+from effc.runtime.verify import TOLERANCE, Difference, compare
+from effc.targets import Target, all_targets
+
+__all__ = ["foreign_target", "verdict_of_foreign"]
+
+
+def foreign_target(artifact: Artifact) -> Target | None:
+    """The target of an artifact with a self-test, because its code is for another machine; None where its code may be loaded here."""
+    if SELF_TEST not in artifact.manifest.files:
+        return None
+    name = artifact.manifest.data["target"].get("name")
+    return next((target for target in all_targets() if target.name == name and not target.runs_here), None)
+
+
+def verdict_of_foreign(artifact: Artifact, target: Target, left_out: Sequence[str]) -> Verdict:
+    """Whether the code passes its self-test, and whether the golden outputs that it is held against are its program's.
+
+    Args:
+        artifact: with code that does not run here.
+        target: what it is for.
+        left_out: what else it should have been compared with.
+
+    Raises:
+        MissingDependencyError: the target has no emulator on this machine.
+    """
+    test = _self_test(artifact, target)
+    program = load_program_bytes(artifact.read("program.pt2"), name="program.pt2")
+    inputs, outputs = artifact.golden()
+    count = max((len(array) for array in inputs.values() if array.ndim), default=1)
+    difference = Difference("self-test", 0.0 if test.passed else float("inf"), None, "" if test.passed else test.said)
+    findings = (
+        Finding(f"self-test of the code, under {test.where} (0: it passed)", Verification((difference,), TOLERANCE), 1, None, True),
+        Finding("golden outputs against its own program", compare(outputs, run_program(program, inputs)), count, None, True),
+    )
+    lossy = tuple(spec for spec in artifact.manifest.data["passes"] if not is_exact(spec))
+    notes = [f"not compared with {what}: code for {target.name} does not run on this machine" for what in left_out]
+    return Verdict(findings, "", lossy, tuple(notes), True, (test,))
+
+
+def _self_test(artifact: Artifact, target: Target) -> SelfTest:
+    where = " ".join((target.emulator, *target.emulator_flags))
+    try:
+        run = run_emulated(artifact.read(SELF_TEST), target)
+    except VerificationError as error:
+        return SelfTest(where, False, str(error))
+    if run is None:
+        how = f"install {target.emulator} (Debian: qemu-user), or run" if target.emulator else "run"
+        why = f"code for {target.name} does not run on this machine, and nothing that is installed emulates it"
+        raise MissingDependencyError(f"{why}; {how} {artifact.path / SELF_TEST} on such a machine, which needs nothing else")
+    return SelfTest(where, True, run.text)

@@ -1,0 +1,93 @@
+"""Schedules of whatever no rule of `kernels.cuda` takes: those that TVM brings for GPUs (`tvm.s_tir.dlight`), the first that applies.
+
+    matmul       products and convolutions (as products, by an index map) in tiles through shared memory; never on tensor cores
+    gemv         products of one row, the depth shared out among the threads of a block
+    reduction    sums, extremes and normalisations over more than 64 elements, by the threads of a block together
+    generic      one thread for each element of the result, which does all of its sum
+
+A schedule changes the order of sums, not what is computed. What none takes keeps its loops, which then run in a single thread
+(`emit`): slow, and right.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from effc.lowering.chip import tvm_target
+from effc.lowering.kernels.implementation import Implementation
+from effc.targets import Target
+
+__all__ = ["ALONE", "scheduled"]
+
+_SHORT = 64  # elements of a sum that one thread does: a block would wait longer for its threads than it adds
+ALONE = "single-thread"  # the family of what no schedule takes
+
+
+def scheduled(function: Any, target: Target) -> Implementation:
+    """A function over blocks with all of its loops that can be bound to threads."""
+    import tvm
+    from tvm import s_tir
+
+    chip = tvm_target(target)
+    short = _longest_sum(function) <= _SHORT
+    for family, rule in _rules():
+        if short and family in ("gemv", "reduction"):
+            continue
+        # TVM 0.27 ends the process (a segmentation fault) where dlight puts one of effc's products on tensor cores.
+        marked = function.with_attr({"global_symbol": "main", "target": chip, "dlight.do_not_tensorize": 1})
+        try:
+            with chip:
+                found = rule.apply(marked, chip, False)
+        except (s_tir.ScheduleError, tvm.error.InternalError, AssertionError, IndexError, KeyError, ValueError, TypeError, AttributeError):
+            continue  # dlight's rules assume much of a function and fail in many ways where it is another: the next rule has its turn
+        for sch in found if isinstance(found, list) else [found] if found is not None else []:
+            result = sch.mod["main"]
+            if _fits(result):
+                return Implementation(result.without_attr("global_symbol").without_attr("dlight.do_not_tensorize"), family)
+    return Implementation(function, ALONE, note="no schedule for GPUs takes it: a single thread computes it")
+
+
+def _rules() -> Sequence[tuple[str, Any]]:
+    from tvm.s_tir.dlight import gpu
+
+    return (
+        ("matmul", gpu.Matmul()),
+        ("gemv", gpu.GEMV()),
+        ("reduction", gpu.Reduction()),
+        ("reduction", gpu.GeneralReduction()),
+        ("generic", gpu.Fallback()),
+    )
+
+
+def _longest_sum(function: Any) -> int:
+    """Elements that one of its sums, or another reduction, goes over."""
+    import tvm_ffi
+    from tvm import s_tir, tirx
+
+    longest = 1
+
+    def block(one: Any) -> None:
+        nonlocal longest
+        reduced = [int(var.dom.extent) for var in one.iter_vars if var.iter_type == tirx.IterVar.CommReduce]
+        longest = max(longest, math.prod(reduced))
+
+    tvm_ffi.structural_walk(function.body, [(s_tir.SBlock, block)], order="post")
+    return longest
+
+
+def _fits(function: Any) -> bool:
+    """Whether everything stands in loops of threads, none of which stands in a plain loop: that would be a loop of launches."""
+    from tvm import s_tir, tirx
+
+    def fits(statement: Any) -> bool:
+        if isinstance(statement, tirx.For):
+            return bool(statement.kind == tirx.ForKind.THREAD_BINDING)
+        if isinstance(statement, s_tir.SBlockRealize):
+            return fits(statement.block.body)
+        if isinstance(statement, tirx.SeqStmt):
+            return all(fits(one) for one in statement.seq)
+        return False
+
+    return fits(function.body)

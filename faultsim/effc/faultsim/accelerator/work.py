@@ -1,0 +1,296 @@
+"""What the array is given: every product of an integer program as matrix products, one a group, of exact integers.
+
+    acc[s, g, n, m] = sum over k of A[s, g, m, k] * B[g, k, n]        int32, sums modulo 2^32
+
+s is the sample, g the group, m the position (row-major over the output's axes), n the channel inside its group, and k the reduction index:
+(channel, kernel row, kernel column), row-major, as a weight tensor stores it. A is the input as im2col lays it out; B are the weights.
+
+Operands are what the multipliers see: the activation minus its zero point (9 bits with its sign; padding is 0), and an int8 weight, whose
+zero point must be 0. |A| <= 255 and |B| <= 128, so a product always fits into 16 bits. The bias, the scale and the rounding come after
+the array, in its vector unit, where no fault is put.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from effc.errors import ConfigError, Problem
+from effc.faultsim.sites import operator_name
+from effc.ir import Program, source_of
+from effc.ir.edit import keyword_arguments
+from effc.ir.ops.quantised import accumulated, along, requantise
+
+__all__ = ["PRODUCTS", "WORDS", "Extents", "Operands", "Product", "products_of"]
+
+PRODUCTS = ("qlinear_conv", "conv_integer", "qlinear_matmul", "matmul_integer")
+WORDS = "_int8"  # behind the name of a weight: of its words
+_FLOATS = (
+    *("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution"),
+    *("linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "scaled_dot_product_attention", "lstm", "gru"),
+)
+_EXACT = 2**24  # float32 holds all integers up to here
+_CONVOLVE: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+class Extents(NamedTuple):
+    """Of one sample: groups, positions (M), reduction (K) and channels of a group (N)."""
+
+    groups: int
+    positions: int
+    depth: int
+    channels: int
+
+
+class Operands(NamedTuple):
+    """One call: the centred input and the weights, both int32; and the words that the activation memory holds, with their zero point."""
+
+    x: Tensor
+    weights: Tensor
+    words: Tensor
+    zero_point: int
+
+
+class Product(ABC):
+    """One product of a program, as the array does it."""
+
+    def __init__(self, node: fx.Node) -> None:
+        self.name, self.source, self.op = node.name, source_of(node), operator_name(node)
+
+    def operands(self, arguments: Sequence[Any]) -> Operands:
+        """From the operator's arguments."""
+        x, weights, zero = self._read(arguments)
+        return Operands(x.to(torch.int32) - along(zero, 0, 0).to(torch.int32), weights.to(torch.int32), x, int(zero))
+
+    @abstractmethod
+    def extents(self, x: Tensor, weights: Tensor) -> Extents:
+        """Sizes, from tensors (or fake ones)."""
+
+    @abstractmethod
+    def gather(self, x: Tensor, positions: Tensor, ks: Tensor) -> Tensor:
+        """A at some positions and reduction indices: (S, G, positions, ks) int32."""
+
+    @abstractmethod
+    def matrix(self, weights: Tensor) -> Tensor:
+        """B: (G, K, N), a view."""
+
+    @abstractmethod
+    def sums(self, x: Tensor, matrix: Tensor) -> Tensor:
+        """acc for any B of the layer's depth: (S, G, N, M) int32, contiguous or a view."""
+
+    @abstractmethod
+    def fan_out(self, x: Tensor, elements: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Where elements of a sample's input are multiplied.
+
+        Yields:
+            Which of `elements`, and their groups, positions and reduction indices: four arrays of one length. No element stands twice in
+            one of the yields, and none meets a position twice at all.
+        """
+
+    @abstractmethod
+    def shaped(self, sums: Tensor, x: Tensor) -> Tensor:
+        """(S, G, N, M) as the operator's result is laid out."""
+
+    def finish(self, arguments: Sequence[Any], sums: Tensor, x: Tensor) -> Tensor:
+        """The operator's result from the array's sums: what the vector unit does."""
+        acc = self.shaped(sums, x)
+        return acc if self.op in ("conv_integer", "matmul_integer") else self._requantised(arguments, acc)
+
+    def _requantised(self, arguments: Sequence[Any], acc: Tensor) -> Tensor:
+        _, x_scale, _, _, w_scale, _, y_scale, y_zero = arguments[:8]
+        bias, axis = arguments[8] if len(arguments) > 8 else None, self._channel_axis(acc)
+        if bias is not None:
+            acc = acc + along(bias.to(torch.int32), acc.ndim, axis)  # wraps
+        multiplier = along(x_scale, 0, 0) * along(w_scale, acc.ndim, axis) / along(y_scale, 0, 0)
+        return requantise(acc, multiplier.to(torch.float32), along(y_zero, 0, 0))
+
+    @abstractmethod
+    def _channel_axis(self, acc: Tensor) -> int: ...
+
+    def _read(self, arguments: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor]:
+        if self.op.startswith("q"):
+            return arguments[0], arguments[3], arguments[2]
+        return arguments[0], arguments[1], arguments[2]
+
+
+class Convolution(Product):
+    """`qlinear_conv` and `conv_integer`, over one to three axes."""
+
+    def __init__(self, node: fx.Node) -> None:
+        super().__init__(node)
+        given = keyword_arguments(node)
+        self.stride, self.padding = tuple(map(int, given["stride"])), tuple(map(int, given["padding"]))
+        self.dilation, self.groups = tuple(map(int, given["dilation"])), int(given["groups"])
+
+    def extents(self, x: Tensor, weights: Tensor) -> Extents:
+        out = self._out(x.shape[2:], weights.shape[2:])
+        return Extents(self.groups, math.prod(out), math.prod(map(int, weights.shape[1:])), int(weights.shape[0]) // self.groups)
+
+    def operands(self, arguments: Sequence[Any]) -> Operands:
+        found = super().operands(arguments)
+        self.kernel = tuple(found.weights.shape[2:])
+        return found
+
+    def gather(self, x: Tensor, positions: Tensor, ks: Tensor) -> Tensor:
+        padded, out = self._padded(x), self._out(x.shape[2:], self.kernel)
+        inner = x.shape[1] // self.groups
+        steps = padded.stride()
+        patches = padded.as_strided(
+            (len(x), self.groups, inner, *self.kernel, *out),
+            (
+                steps[0],
+                inner * steps[1],
+                steps[1],
+                *(step * each for step, each in zip(steps[2:], self.dilation, strict=True)),
+                *(step * each for step, each in zip(steps[2:], self.stride, strict=True)),
+            ),
+        )
+        taps = torch.unravel_index(ks, (inner, *self.kernel))
+        places = torch.unravel_index(positions, out)
+        index: tuple[Any, ...] = (slice(None), slice(None), *(one[None, :] for one in taps), *(one[:, None] for one in places))
+        return patches[index]
+
+    def matrix(self, weights: Tensor) -> Tensor:
+        return weights.reshape(self.groups, weights.shape[0] // self.groups, -1).transpose(1, 2)
+
+    def sums(self, x: Tensor, matrix: Tensor) -> Tensor:
+        kernel = matrix.transpose(1, 2).reshape(-1, x.shape[1] // self.groups, *self.kernel)
+        dtype = _exact(matrix)
+        found = _CONVOLVE[len(self.kernel)](
+            self._padded(x).to(dtype), kernel.to(dtype), None, list(self.stride), 0, list(self.dilation), self.groups
+        )
+        return _integers(found).reshape(len(x), self.groups, matrix.shape[2], -1)
+
+    def fan_out(self, x: Tensor, elements: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        channels, *places = torch.unravel_index(elements, tuple(x.shape[1:]))
+        inner, out = x.shape[1] // self.groups, self._out(x.shape[2:], self.kernel)
+        for tap, offsets in enumerate(itertools.product(*map(range, self.kernel))):
+            there, positions = torch.ones(len(elements), dtype=torch.bool), torch.zeros(len(elements), dtype=torch.int64)
+            for axis, offset in enumerate(offsets):
+                ahead = places[axis] + self.padding[axis] - offset * self.dilation[axis]
+                target = ahead.div(self.stride[axis], rounding_mode="floor")
+                there &= (ahead % self.stride[axis] == 0) & (target >= 0) & (target < out[axis])
+                positions = positions * out[axis] + target
+            which = there.nonzero()[:, 0]
+            ks = channels[which] % inner * math.prod(self.kernel) + tap
+            yield which, channels[which] // inner, positions[which], ks
+
+    def shaped(self, sums: Tensor, x: Tensor) -> Tensor:
+        return sums.reshape(len(x), -1, *self._out(x.shape[2:], self.kernel))
+
+    def _channel_axis(self, acc: Tensor) -> int:
+        return 1
+
+    def _out(self, sizes: Sequence[Any], kernel: Sequence[Any]) -> tuple[int, ...]:
+        dims = len(kernel)
+        return tuple(
+            (int(sizes[axis]) + self.padding[axis] + self.padding[axis + dims] - self.dilation[axis] * (int(kernel[axis]) - 1) - 1)
+            // self.stride[axis]
+            + 1
+            for axis in range(dims)
+        )
+
+    def _padded(self, x: Tensor) -> Tensor:
+        dims = x.ndim - 2
+        pads = [item for axis in reversed(range(dims)) for item in (self.padding[axis], self.padding[axis + dims])]
+        return torch.constant_pad_nd(x, pads, 0).contiguous()
+
+
+class MatrixProduct(Product):
+    """`qlinear_matmul` and `matmul_integer` with one matrix of weights: the last axis is reduced, those between are positions."""
+
+    def extents(self, x: Tensor, weights: Tensor) -> Extents:
+        return Extents(1, math.prod(map(int, x.shape[1:-1])), int(weights.shape[0]), int(weights.shape[1]))
+
+    def gather(self, x: Tensor, positions: Tensor, ks: Tensor) -> Tensor:
+        return x.reshape(len(x), 1, -1, x.shape[-1])[:, :, positions][..., ks]
+
+    def matrix(self, weights: Tensor) -> Tensor:
+        return weights[None]
+
+    def sums(self, x: Tensor, matrix: Tensor) -> Tensor:
+        dtype = _exact(matrix)
+        found = x.reshape(len(x), -1, x.shape[-1]).to(dtype) @ matrix[0].to(dtype)
+        return _integers(found).transpose(1, 2)[:, None]
+
+    def fan_out(self, x: Tensor, elements: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        yield torch.arange(len(elements)), torch.zeros_like(elements), elements // x.shape[-1], elements % x.shape[-1]
+
+    def shaped(self, sums: Tensor, x: Tensor) -> Tensor:
+        return sums[:, 0].transpose(1, 2).reshape(*x.shape[:-1], -1)
+
+    def _channel_axis(self, acc: Tensor) -> int:
+        return acc.ndim - 1
+
+
+def products_of(program: Program) -> list[Product]:
+    """Every product of an integer program, in the graph's order.
+
+    Raises:
+        ConfigError: there is none, or one that the array cannot do: of floats, of two values, or with weights whose zero point is not 0.
+            All at once.
+    """
+    found: list[Product] = []
+    problems: list[Problem] = []
+    for node in program.nodes:
+        op = operator_name(node)
+        if op in _FLOATS:
+            problems.append(Problem(source_of(node), op, "is no product of int8 numbers", "quantise the program for the array"))
+        if op not in PRODUCTS:
+            continue
+        why = _unfit(program, node)
+        if why:
+            problems.append(Problem(source_of(node), op, why))
+        else:
+            product = Convolution(node) if "conv" in op else MatrixProduct(node)
+            product.source = _layer(program, node, product.source)
+            found.append(product)
+    if problems:
+        raise ConfigError("the array cannot do all products of the program", problems)
+    if not found:
+        raise ConfigError("the program has no product of int8 numbers: there is nothing that an array of multipliers would do")
+    return found
+
+
+def _layer(program: Program, node: fx.Node, source: str) -> str:
+    """The module whose weight it is (`layer1.0.conv1`), where the weight's name says so, else the operator's own name."""
+    given = keyword_arguments(node)
+    stored = given["w"] if "w" in given else given["b"]
+    while stored.op == "call_function" and stored.all_input_nodes:  # a transposition
+        stored = stored.all_input_nodes[0]
+    module, _, tensor = program.tensor_names.get(stored.name, "").rpartition(".")
+    return module if module and tensor in ("weight", f"weight{WORDS}") else source
+
+
+def _unfit(program: Program, node: fx.Node) -> str:
+    given = keyword_arguments(node)
+    x, weights = (given["x"], given["w"]) if "conv" in node.target._schema.name else (given["a"], given["b"])  # type: ignore[union-attr]
+    zero_point = given["w_zero_point"] if "w_zero_point" in given else given["b_zero_point"]
+    x_zero_point = given["x_zero_point"] if "x_zero_point" in given else given["a_zero_point"]
+    stored = program.tensors.get(zero_point.name)
+    if weights.meta["val"].dtype != torch.int8 or x.meta["val"].dtype not in (torch.int8, torch.uint8):
+        return f"multiplies {x.meta['val'].dtype} by {weights.meta['val'].dtype}; the array takes 8-bit activations and int8 weights"
+    if stored is None or bool((stored != 0).any()):
+        return "its weights have a zero point other than 0: the array has symmetric weights"
+    if x_zero_point.meta["val"].numel() != 1:
+        return "its input has a zero point for each row"
+    if "matmul" in operator_name(node) and (weights.meta["val"].dim() != 2 or x.meta["val"].dim() < 2):
+        return "is no product with one matrix of weights"
+    return ""
+
+
+def _exact(matrix: Tensor) -> torch.dtype:
+    """float32 where every partial sum stays an exact integer in it, in any order; else float64."""
+    largest = int(matrix.abs().sum(1).max()) * 255 if matrix.numel() else 0
+    return torch.float32 if largest < _EXACT else torch.float64
+
+
+def _integers(found: Tensor) -> Tensor:
+    return found.to(torch.int32) if found.dtype == torch.float32 else accumulated(found)

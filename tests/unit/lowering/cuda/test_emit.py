@@ -1,0 +1,216 @@
+"""From TIR functions to launches, and their CUDA C on this machine's CPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from effc.errors import InternalError
+from effc.lowering.chip import tvm_target
+from effc.lowering.cuda.emit import CudaKernel, cuda_kernels, cuda_source
+from effc.lowering.cuda.emulation import Emulation, host_source
+from effc.lowering.cuda.schedules import ALONE, scheduled
+from effc.runtime.plan import Launch
+from effc.targets import find_target
+from tests.unit.lowering.cuda.on_host import needs_host
+
+TARGET = find_target("cuda:sm_90")
+
+
+def kernel_of(function: object) -> tuple[CudaKernel, str]:
+    """A function's launches and their CUDA C."""
+    made = cuda_kernels({"k": function})["k"]
+    assert isinstance(made, CudaKernel)
+    return made, cuda_source({launch.kernel: body for launch, body in made.launches}, tvm_target(TARGET))
+
+
+def run(made: CudaKernel, source: str, arrays: list[np.ndarray], descending: bool = False) -> None:
+    """All launches of a kernel; temporaries begin as NaN."""
+    temporaries = [np.full(shape, 0xFF, np.uint8).repeat(np.dtype(dtype).itemsize).view(dtype) for shape, dtype in made.temporaries]
+    places = [*arrays, *temporaries]
+    emulation = Emulation(source)
+    for launch, _ in made.launches:
+        emulation.launch(launch, [places[at] for at in launch.arguments], descending)
+
+
+def te_function(build: object, *shapes: tuple[int, ...]) -> object:
+    from tvm import te
+
+    inputs = [te.placeholder(shape, "float32", name=f"x{index}") for index, shape in enumerate(shapes)]
+    return te.create_prim_func([*inputs, build(*inputs)])  # type: ignore[operator]
+
+
+def matmul(a: object, b: object) -> object:
+    from tvm import te
+
+    k = te.reduce_axis((0, a.shape[1]), name="k")  # type: ignore[attr-defined]
+    return te.compute((a.shape[0], b.shape[1]), lambda i, j: te.sum(a[i, k] * b[k, j], axis=k), name="c")  # type: ignore[attr-defined,index]
+
+
+@needs_host
+@pytest.mark.parametrize(("rows", "depth", "columns"), [(33, 129, 65), (1, 300, 70), (64, 16, 32), (5, 3, 2), (130, 64, 31)])
+def test_products_of_sizes_beside_the_tiles(rows: int, depth: int, columns: int) -> None:
+    function = te_function(matmul, (rows, depth), (depth, columns))
+    made, source = kernel_of(scheduled(function, TARGET).function)
+    generator = np.random.default_rng(0)
+    a, b = (generator.integers(-8, 8, shape).astype(np.float32) for shape in ((rows, depth), (depth, columns)))
+    for descending in (False, True):
+        c = np.full((rows, columns), np.nan, np.float32)
+        run(made, source, [a, b, c], descending)
+        np.testing.assert_array_equal(c, a @ b)  # sums of small integers are exact in any order
+
+
+@needs_host
+def test_a_kernel_of_two_launches_hands_over_a_temporary() -> None:
+    """The sum of a whole matrix, subtracted from every element: there is no barrier between blocks."""
+    from tvm import te
+
+    def centred(x: object) -> object:
+        i, j = (te.reduce_axis((0, size), name=name) for size, name in ((8, "i"), (8, "j")))
+        total = te.compute((1,), lambda _: te.sum(x[i, j], axis=[i, j]), name="total")  # type: ignore[index]
+        return te.compute((8, 8), lambda a, b: x[a, b] - total[0], name="y")  # type: ignore[index]
+
+    made, source = kernel_of(scheduled(te_function(centred, (8, 8)), TARGET).function)
+    assert len(made.launches) == 2 and len(made.temporaries) == 1
+    first, second = (launch for launch, _ in made.launches)
+    assert first.arguments == (0, 2) and second.arguments == (0, 1, 2)
+    x = np.arange(64, dtype=np.float32).reshape(8, 8) % 7
+    y = np.empty_like(x)
+    run(made, source, [x, y])
+    np.testing.assert_array_equal(y, x - x.sum())
+
+
+@needs_host
+def test_short_sums_have_a_thread_each_and_long_ones_a_block() -> None:
+    from tvm import te
+
+    def row_sums(x: object) -> object:
+        k = te.reduce_axis((0, x.shape[1]), name="k")  # type: ignore[attr-defined]
+        return te.compute((x.shape[0],), lambda i: te.sum(x[i, k], axis=k), name="s")  # type: ignore[attr-defined,index]
+
+    for width, family in ((64, "generic"), (1000, "reduction")):
+        implementation = scheduled(te_function(row_sums, (3, width)), TARGET)
+        assert implementation.family == family
+        made, source = kernel_of(implementation.function)
+        x = (np.arange(3 * width, dtype=np.float32).reshape(3, width)) % 5
+        for descending in (False, True):
+            s = np.empty(3, np.float32)
+            run(made, source, [x, s], descending)
+            np.testing.assert_array_equal(s, x.sum(1))
+
+
+@needs_host
+def test_what_no_schedule_takes_runs_in_one_thread() -> None:
+    """A running sum as plain loops, as TVM writes scatter and its kind."""
+    import tvm
+    from tvm import tirx
+
+    x, y = (tirx.decl_buffer((6,), "float32", name=name) for name in "xy")
+    i = tirx.Var("i", tvm.ir.PrimType("int32"))
+    zero, one = (tirx.IntImm("int32", value) for value in (0, 1))
+    step = tirx.BufferStore(y, tirx.BufferLoad(y, [i]) + tirx.BufferLoad(x, [i]), [i + one])
+    body = tirx.SeqStmt(
+        [tirx.BufferStore(y, tirx.const(0.0, "float32"), [zero]), tirx.For(i, zero, tirx.IntImm("int32", 5), tirx.ForKind.SERIAL, step)]
+    )
+    made, source = kernel_of(tirx.PrimFunc([x, y], body))
+    ((launch, _),) = made.launches
+    assert (launch.grid, launch.block) == ((1, 1, 1), (1, 1, 1))
+    given, result = np.arange(6, dtype=np.float32), np.empty(6, np.float32)
+    run(made, source, [given, result])
+    np.testing.assert_array_equal(result, [0, 0, 1, 3, 6, 10])
+
+
+def test_an_implementation_without_threads_says_so() -> None:
+    """Blocks that are neither spatial nor a reduction."""
+    from tvm.script import tirx as T
+
+    @T.prim_func(private=True, s_tir=True)
+    def scan(x: T.Buffer((8,), "float32"), y: T.Buffer((8,), "float32")):  # type: ignore[no-untyped-def,valid-type]
+        for i in range(7):
+            with T.sblock("scan"):
+                vi = T.axis.opaque(7, i)
+                y[vi + 1] = y[vi] + x[vi]
+
+    implementation = scheduled(scan, TARGET)
+    assert implementation.family in (ALONE, "generic")
+
+
+HEAD = 'extern "C" __global__ void __launch_bounds__(64) f(float* __restrict__ x, float* __restrict__ y) '
+LAUNCH = Launch("f", (1, 1, 1), (64, 1, 1), 0, (0, 1))
+
+
+@needs_host
+def test_a_missing_barrier_shows_in_descending_order() -> None:
+    body = "{{ __shared__ alignas(64) float s[64]; s[threadIdx.x] = x[threadIdx.x]; {barrier} y[threadIdx.x] = s[63 - threadIdx.x]; }}"
+    x = np.arange(64, dtype=np.float32)
+    for barrier, same in (("__syncthreads();", True), ("", False)):
+        emulation, results = Emulation(HEAD + body.format(barrier=barrier)), []
+        for descending in (False, True):
+            y = np.full(64, -1, np.float32)
+            emulation.launch(LAUNCH, [x, y], descending)
+            results.append(y)
+        assert np.array_equal(results[0], results[1]) is same
+        assert np.array_equal(results[0], x[::-1]) is same
+
+
+@needs_host
+def test_shuffles_ballots_and_the_lanes_that_take_part() -> None:
+    body = """{ const int t = threadIdx.x; float v = x[t];
+        for (int by = 16; by; by /= 2) v += __shfl_down_sync(0xffffffffu, v, by, 32);
+        y[t] = __shfl_sync(0xffffffffu, v, 0, 32);
+        if (t < 8) { unsigned lanes = __activemask(); y[t] += __shfl_xor_sync(lanes, (float)t, 1, 32) + (float)__popc(lanes); }
+        if (t == 40) y[t] = 0.5f; else if (t >= 32) return;
+        unsigned votes = __ballot_sync(t < 32 ? 0xffffffffu : 0x100u, t % 2); if (t < 32) y[t] += 0.25f * (votes == 0xaaaaaaaau); }"""
+    x, y = np.arange(64, dtype=np.float32), np.empty(64, np.float32)
+    for descending in (False, True):
+        Emulation(HEAD + body).launch(LAUNCH, [x, y], descending)
+        expected = np.repeat(np.array([496, 496 + 1024], np.float32), 32)
+        expected[:8] += np.arange(8) ^ 1
+        expected[:8] += 8
+        expected[:32] += 0.25
+        expected[40] = 0.5
+        np.testing.assert_array_equal(y, expected)
+
+
+@needs_host
+def test_a_mask_of_absent_lanes_ends_the_launch() -> None:
+    body = "{ if (threadIdx.x < 4) y[threadIdx.x] = __shfl_down_sync(0xffu, x[threadIdx.x], 1, 32); else __syncthreads(); }"
+    with pytest.raises(InternalError, match="f: lanes that the mask of a warp's operation names do not come to it"):
+        Emulation(HEAD + body).launch(LAUNCH, [np.zeros(64, np.float32)] * 2)
+
+
+@needs_host
+def test_a_lane_outside_of_the_mask_is_not_a_number() -> None:
+    body = "{ if (threadIdx.x < 4) y[threadIdx.x] = __shfl_down_sync(0xfu, x[threadIdx.x], 1, 32); }"
+    y = np.zeros(64, np.float32)
+    Emulation(HEAD + body).launch(LAUNCH, [np.arange(64, dtype=np.float32), y])
+    np.testing.assert_array_equal(y[:4], [1, 2, 3, np.nan])
+
+
+@needs_host
+def test_half_precision_is_that_of_numpy() -> None:
+    """Every half, to float and back, and rounding to nearest even of what lies between."""
+    head = 'extern "C" __global__ void __launch_bounds__(1024) h(half* __restrict__ a, float* __restrict__ wide, half* __restrict__ back) '
+    body = "{ int i = blockIdx.x * 1024 + threadIdx.x; wide[i] = (float)a[i]; back[i] = (half)(wide[i] * 1.0004f); }"
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    a, wide, back = bits.view(np.float16), np.empty(1 << 16, np.float32), np.empty(1 << 16, np.float16)
+    Emulation(head + body).launch(Launch("h", (64, 1, 1), (1024, 1, 1), 0, ()), [a, wide, back])
+    np.testing.assert_array_equal(wide, a.astype(np.float32))
+    with np.errstate(all="ignore"):
+        np.testing.assert_array_equal(back, (wide * np.float32(1.0004)).astype(np.float16))
+
+
+@needs_host
+def test_dynamic_shared_memory_and_wrong_calls() -> None:
+    body = """{ extern __shared__ alignas(64) uchar room[];
+        ((float*)room)[threadIdx.x] = x[threadIdx.x]; __syncthreads(); y[threadIdx.x] = ((float*)room)[0]; }"""
+    source = HEAD + body
+    assert "extern __shared__" not in host_source(source)
+    emulation = Emulation("#define uchar unsigned char\n" + source)
+    x, y = np.arange(64, dtype=np.float32) + 3, np.empty(64, np.float32)
+    emulation.launch(Launch("f", (1, 1, 1), (64, 1, 1), 256, ()), [x, y])
+    np.testing.assert_array_equal(y, np.full(64, 3))
+    with pytest.raises(InternalError, match="f takes 2 pointers, not 1"):
+        emulation.launch(LAUNCH, [x])
+    with pytest.raises(InternalError, match="has no function g"):
+        emulation.launch(Launch("g", (1, 1, 1), (1, 1, 1), 0, ()), [x])

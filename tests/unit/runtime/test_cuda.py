@@ -1,0 +1,344 @@
+"""Artifacts for GPUs on a machine without one: `fake_cuda.cpp` is the driver, and runs the CUDA C thread by thread."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from effc.compiler import compile_model
+from effc.data import Dataset
+from effc.errors import AlteredArtifactError, DataError, InputRejectedError, InternalError, MissingDependencyError
+from effc.faultsim.artifact_engine import ArtifactEngine
+from effc.faultsim.artifact_subject import ArtifactSubject
+from effc.faultsim.engine import ProgramEngine
+from effc.faultsim.faults import Injection
+from effc.faultsim.records import Record
+from effc.faultsim.spec import CampaignSpec
+from effc.lowering.cuda.emulation import host_compiler, host_library
+from effc.runtime import Session, Stream, load, open_artifact, verify_golden
+from effc.runtime.artifact import Artifact
+from effc.runtime.cuda.driver import fits
+from effc.runtime.cuda.executor import CUBIN, SOURCE
+from effc.runtime.cuda.loading import cuda_executor
+from effc.runtime.manifest import decode, encode
+from effc.runtime.plan import Plan
+
+pytestmark = pytest.mark.skipif(host_compiler() is None, reason="no C++ compiler (g++) to run CUDA C on this machine's CPU")
+
+HERE = Path(__file__).parent
+DIGITS = HERE.parents[2] / "examples" / "digits.onnx"
+LAUNCHED, INSTANTIATED, REPLAYED, UPLOADED, BLOCKS, GRAPHS = range(6)
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("driver") / "libcuda.so.1"
+    command = host_compiler()
+    assert command is not None
+    subprocess.run([*command, "-std=c++17", "-shared", "-fPIC", "-w", "-o", str(path), str(HERE / "fake_cuda.cpp"), "-ldl"], check=True)
+    return str(path)
+
+
+@pytest.fixture
+def machine(driver: str) -> Iterator[ctypes.CDLL]:
+    """The driver's own switches; afterwards it is a machine with one GPU of compute capability 9.0 again."""
+    fake = ctypes.CDLL(driver)
+    yield fake
+    fake.fake_machine(1, 9, 0)
+    fake.fake_failing(0)
+
+
+class Chain(nn.Module):
+    """Two frames of memory, one of them smoothed."""
+
+    def forward(self, frame: torch.Tensor, last: torch.Tensor, mean: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        smooth = 0.75 * mean + 0.25 * frame
+        return torch.relu(frame - last) + smooth, frame * 1.0, smooth
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Artifact]:
+    """Compiles for sm_90 with a "cubin" that is the path of the CUDA C's library for this machine."""
+    folder, artifacts = tmp_path_factory.mktemp("cubins"), tmp_path_factory.mktemp("artifacts")
+
+    def cubin(source: str, architecture: str) -> bytes:
+        path = folder / f"{len(list(folder.iterdir()))}.so"  # a new name each time: what is loaded must not change
+        path.write_bytes(host_library(source))
+        return str(path).encode()
+
+    def compile_(source: object, name: str, **options: object) -> Artifact:
+        with (
+            mock.patch("effc.lowering.cuda.backend.compile_cubin", cubin),
+            mock.patch("effc.compiler.backends.require_nvcc", return_value="nvcc"),
+        ):
+            compile_model(source, artifacts / name, target="cuda:sm_90", **options)  # type: ignore[arg-type]
+        return open_artifact(artifacts / name)
+
+    return compile_
+
+
+@pytest.fixture(scope="module")
+def chain(compiled: Callable[..., Artifact]) -> Artifact:
+    example = tuple(torch.zeros(1, 300) for _ in range(3))
+    return compiled(Chain().eval(), "chain", example_inputs=example, states={"last": "output_1", "mean": "output_2"})
+
+
+@pytest.fixture(scope="module")
+def digits(compiled: Callable[..., Artifact]) -> Artifact:
+    return compiled(DIGITS, "digits")
+
+
+def session(artifact: Artifact, driver: str) -> Session:
+    return Session(artifact, executor=cuda_executor(artifact, driver))
+
+
+def test_results_are_the_programs(digits: Artifact, driver: str) -> None:
+    assert digits.manifest.executor == "cuda"
+    assert "__global__" in digits.read(SOURCE).decode()
+    verified = verify_golden(session(digits, driver))
+    assert verified.passed and verified.worst < 1e-6
+
+
+def test_launches_are_recorded_once_and_replayed_for_each_call(digits: Artifact, driver: str, machine: ctypes.CDLL) -> None:
+    before = [machine.fake_count(which) for which in range(3)]
+    one = session(digits, driver)
+    assert machine.fake_count(LAUNCHED) == before[LAUNCHED]  # recording runs nothing
+    inputs, _ = digits.golden()
+    sample = {name: array[:1] for name, array in inputs.items()}
+    results = [one.run(sample) for _ in range(3)]
+    plan = digits.manifest.plan
+    assert plan is not None
+    count = sum(len(step.launches) for step in plan.steps)
+    assert count == len(plan.steps) > 3
+    after = [machine.fake_count(which) for which in range(3)]
+    assert [b - a for a, b in zip(before, after, strict=True)] == [3 * count, 1, 3]
+    for name, array in results[0].items():
+        assert array.tobytes() == results[1][name].tobytes() == results[2][name].tobytes()
+
+
+def test_a_written_parameter_is_on_the_device_at_the_next_call(digits: Artifact, driver: str, machine: ctypes.CDLL) -> None:
+    one = session(digits, driver)
+    inputs, _ = digits.golden()
+    sample = {name: array[:1] for name, array in inputs.items()}
+    (output,) = one.outputs
+    before = one.run(sample)[output.name]
+    plan = digits.manifest.plan
+    assert plan is not None
+    bias = next(name for name in plan.steps[-1].reads if name in one.parameter_names and one.parameter_view(name).shape == (10,))
+    shown = machine.fake_count(UPLOADED)
+    assert one.run(sample)[output.name].tobytes() == before.tobytes()
+    assert machine.fake_count(UPLOADED) == shown + 1  # the input alone: nothing was written
+    view = one.parameter_view(bias)
+    clean = view.copy()
+    view[3] += 8.0
+    changed = one.run(sample)[output.name]
+    np.testing.assert_allclose(changed - before, [[0, 0, 0, 8, 0, 0, 0, 0, 0, 0]], atol=1e-5)
+    assert machine.fake_count(UPLOADED) == shown + 3
+    view[...] = clean
+    assert one.run(sample)[output.name].tobytes() == before.tobytes()
+
+
+def test_a_not_a_number_that_was_written_is_uploaded_once(digits: Artifact, driver: str, machine: ctypes.CDLL) -> None:
+    """NaN differs from itself: what is compared are bytes."""
+    one = session(digits, driver)
+    inputs, _ = digits.golden()
+    one.parameter_view(one.parameter_names[0]).reshape(-1)[0] = np.nan
+    one.run({name: array[:1] for name, array in inputs.items()})
+    shown = machine.fake_count(UPLOADED)
+    one.run({name: array[:1] for name, array in inputs.items()})
+    assert machine.fake_count(UPLOADED) == shown + 1
+
+
+def test_memory_is_given_back(digits: Artifact, driver: str, machine: ctypes.CDLL) -> None:
+    before, graphs = machine.fake_count(BLOCKS), machine.fake_count(GRAPHS)
+    one = session(digits, driver)
+    assert machine.fake_count(BLOCKS) == before + 4  # arena, parameters, input, output
+    assert machine.fake_count(GRAPHS) == graphs + 1
+    del one
+    assert (machine.fake_count(BLOCKS), machine.fake_count(GRAPHS)) == (before, graphs)
+
+
+def test_calls_from_another_thread_have_the_context(digits: Artifact, driver: str) -> None:
+    one = session(digits, driver)
+    passed = []
+    thread = threading.Thread(target=lambda: passed.append(verify_golden(one).passed))
+    thread.start()
+    thread.join()
+    assert passed == [True]
+
+
+def test_states_stay_on_the_device(chain: Artifact, driver: str, machine: ctypes.CDLL) -> None:
+    one = session(chain, driver)
+    frames = np.random.default_rng(3).standard_normal((4, 1, 300)).astype(np.float32)
+
+    def expected(initial: np.ndarray) -> list[np.ndarray]:
+        last, mean = torch.zeros(1, 300), torch.from_numpy(initial)
+        results = []
+        for frame in frames:
+            result, last, mean = Chain()(torch.from_numpy(frame), last, mean)
+            results.append(result.numpy())
+        return results
+
+    stream, other = Stream(one), Stream(one, {"mean": np.full((1, 300), 2.0, np.float32)})
+    uploaded = machine.fake_count(UPLOADED)
+    (name,) = [spec.name for spec in stream.inputs]
+    (output,) = [spec.name for spec in stream.outputs]
+    pairs = zip(frames, expected(np.zeros((1, 300), np.float32)), expected(np.full((1, 300), 2.0, np.float32)), strict=True)
+    for frame, from_zero, from_two in pairs:  # two streams of one session, in turns
+        np.testing.assert_allclose(stream.run({name: frame})[output], from_zero, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(other.run({name: frame})[output], from_two, rtol=1e-6, atol=1e-6)
+    assert machine.fake_count(UPLOADED) == uploaded + 2 * len(frames)  # frames only
+    np.testing.assert_array_equal(stream.states()["last"], frames[-1])
+    stream.reset()
+    np.testing.assert_array_equal(stream.states()["mean"], np.zeros((1, 300), np.float32))
+
+
+def test_a_failed_frame_leaves_the_states(chain: Artifact, driver: str, machine: ctypes.CDLL) -> None:
+    stream = Stream(session(chain, driver))
+    stream.run({"frame": np.ones((1, 300), np.float32)})
+    machine.fake_failing(1)
+    with pytest.raises(InternalError, match=r"cuGraphLaunch: unspecified launch failure"):
+        stream.run({"frame": np.zeros((1, 300), np.float32)})
+    machine.fake_failing(0)
+    np.testing.assert_array_equal(stream.states()["last"], np.ones((1, 300), np.float32))
+
+
+def test_no_driver_no_gpu_and_another_gpu_are_said(digits: Artifact, driver: str, machine: ctypes.CDLL) -> None:
+    with pytest.raises(MissingDependencyError, match=r"compiled for cuda:sm_90: there is no usable driver .*no-such-libcuda"):
+        cuda_executor(digits, "no-such-libcuda.so.1")
+    machine.fake_machine(0, 9, 0)
+    with pytest.raises(MissingDependencyError, match="finds no GPU"):
+        cuda_executor(digits, driver)
+    for capability, advice in (((8, 6), "sm_86"), ((10, 0), "sm_100")):
+        machine.fake_machine(1, *capability)
+        with pytest.raises(
+            DataError, match=rf"for GPUs of architecture sm_90, and this machine has Fake GPU \({advice}\).*--target cuda:{advice}"
+        ):
+            cuda_executor(digits, driver)
+
+
+def test_load_without_a_gpu_has_exit_code_6(digits: Artifact) -> None:
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        with pytest.raises(MissingDependencyError, match="there is no usable driver") as caught:
+            load(digits.path)
+        assert caught.value.exit_code == 6
+    else:
+        pytest.skip("this machine has NVIDIA's driver")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "capability", "runs"),
+    [
+        ("sm_80", (8, 0), True),
+        ("sm_80", (8, 6), True),
+        ("sm_86", (8, 0), False),
+        ("sm_86", (8, 9), True),
+        ("sm_80", (8, 7), False),
+        ("sm_87", (8, 7), True),
+        ("sm_87", (8, 9), False),
+        ("sm_80", (9, 0), False),
+        ("sm_90", (10, 0), False),
+        ("sm_100", (10, 0), True),
+        ("sm_100", (10, 3), True),
+        ("sm_90", (8, 9), False),
+    ],
+)
+def test_which_code_runs_where(architecture: str, capability: tuple[int, int], runs: bool) -> None:
+    assert fits(architecture, capability) is runs
+
+
+def test_launches_survive_the_manifest(digits: Artifact) -> None:
+    plan = digits.manifest.plan
+    assert plan is not None
+    assert Plan.from_json(plan.as_json()) == plan
+    without = replace(plan, steps=tuple(replace(step, launches=()) for step in plan.steps))
+    assert all("launches" not in step for step in without.as_json()["steps"])
+    assert Plan.from_json(without.as_json()) == without
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("arguments", [0, 99], "a buffer that its step has not"),
+        ("arguments", [-1], "no whole numbers"),
+        ("block", [1024, 2, 1], "blocks of 2048 threads"),
+        ("grid", [0, 1, 1], "has no blocks"),
+        ("grid", [1, 1], "not three of them"),
+        ("shared", 1.5, "no whole numbers"),
+    ],
+)
+def test_launches_that_no_gpu_takes_are_refused(digits: Artifact, field: str, value: object, said: str) -> None:
+    data = dict(digits.manifest.data)
+    plan = digits.manifest.plan
+    assert plan is not None
+    data["plan"] = plan.as_json()
+    data["plan"]["steps"][0]["launches"] = [dict(data["plan"]["steps"][0]["launches"][0], **{field: value})]
+    with pytest.raises(InputRejectedError, match=said):
+        decode(encode(data))
+
+
+def test_an_artifact_without_its_cubin_is_refused(digits: Artifact, driver: str) -> None:
+    files = {name: entry for name, entry in digits.manifest.files.items() if name != CUBIN}
+    with pytest.raises(AlteredArtifactError, match=r"holds no model\.cubin"):
+        cuda_executor(replace(digits, manifest=replace(digits.manifest, files=files)), driver)
+
+
+def test_a_delta_network_computes_frames_whole_and_says_so(compiled: Callable[..., Artifact], driver: str, machine: ctypes.CDLL) -> None:
+    """There are no kernels over lists of pixels for GPUs: what did not move is kept, but not left out."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1)).eval()
+    clip = np.random.default_rng(0).standard_normal((4, 1, 8, 8)).astype(np.float32)
+    clip[2] = clip[1]  # a frame in which nothing moves
+    artifact = compiled(net, "delta", example_inputs=(torch.zeros(1, 1, 8, 8),), passes="delta{mode=exact,dense=never}", data=clip)
+    assert artifact.manifest.streams
+    (note,) = [note for note in artifact.manifest.data["notes"] if "computes every frame whole" in note]
+    assert "target cuda:sm_90 has no kernels over lists of what moved" in note
+    one = session(artifact, driver)
+    assert verify_golden(one).passed
+    stream = Stream(one)
+    (name,), (output,) = [spec.name for spec in stream.inputs], [spec.name for spec in stream.outputs]
+    uploaded = machine.fake_count(UPLOADED)
+    results = [stream.run({name: frame[None]})[output] for frame in clip]
+    assert machine.fake_count(UPLOADED) == uploaded + len(clip)
+    with torch.no_grad():
+        np.testing.assert_allclose(np.concatenate(results), net(torch.from_numpy(clip)).numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_faults_on_the_device_do_what_they_do_in_the_program(digits: Artifact, driver: str) -> None:
+    """Bit 30 of stored parameters, 8 images a fault; afterwards everything is undone."""
+    held_out = np.load(DIGITS.with_name("digits_test.npz"))
+    data = Dataset({"image": held_out["x"]}, held_out["y"].astype(np.int64))
+    subject, spec = ArtifactSubject(digits.path, "digits"), CampaignSpec(images=8, faults=1)
+    images = subject.images(data, spec, subject.batch(spec))
+    mapped = [one for one in subject.held if not one.site.stands_for and one.sources]
+    one = session(digits, driver)
+    before = {name: one.parameter_view(name).copy() for name in one.parameter_names}
+    compiled = ArtifactEngine(one, mapped, images)
+    in_torch = ProgramEngine(subject.program, [one.sources[0] for one in mapped], images)
+    generator = np.random.default_rng(3)
+    elements = [int(generator.integers(site.site.elements)) for site in mapped]
+    injections = [Injection(0, i, 1, np.array([i]), np.array([element]), np.array([30])) for i, element in enumerate(elements)]
+    found, expected = compiled.run(injections), in_torch.run(injections)
+    assert len(found) == len(mapped) > 5
+    fields = ("masked", "critical", "due", "correct", "lost", "before", "after", "flips")
+
+    def told(records: list[Record]) -> list[list[object]]:
+        return [[getattr(record, name) for name in fields] for record in records]
+
+    assert told(found) == told(expected)
+    assert sum(record.critical for record in found) > 0
+    for name, array in before.items():
+        assert one.parameter_view(name).tobytes() == array.tobytes()
+    assert verify_golden(one).passed
