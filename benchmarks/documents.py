@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.harness import REPOSITORY
 
-__all__ = ["printed", "replaced"]
+__all__ = ["between", "printed", "replaced"]
 
 
 def printed(name: str, *options: str) -> dict[str, Any]:
@@ -23,9 +23,20 @@ def printed(name: str, *options: str) -> dict[str, Any]:
     return result
 
 
+def between(document: str, name: str) -> str:
+    """What stands between the marks of a name. Raises ValueError unless each occurs once, in order."""
+    begin, end = _marks(document, name)
+    return document[document.index(begin) + len(begin) : document.index(end)]
+
+
 def replaced(document: str, name: str, content: str) -> str:
     """The document with `content` between the marks of a name. Raises ValueError unless each occurs once, in order."""
+    begin, end = _marks(document, name)
+    return f"{document[: document.index(begin)]}{begin}\n{content}\n{document[document.index(end) :]}"
+
+
+def _marks(document: str, name: str) -> tuple[str, str]:
     begin, end = (f"<!-- {name}:{which} -->" for which in ("begin", "end"))
     if document.count(begin) != 1 or document.count(end) != 1 or document.index(begin) > document.index(end):
         raise ValueError(f"the document needs {begin} and then {end}, each once")
-    return f"{document[: document.index(begin)]}{begin}\n{content}\n{document[document.index(end) :]}"
+    return begin, end

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks import ap, dense_cpu, embedded, lm_sparsity, proact, relu_sparsity, resilience, stream
 from benchmarks.harness import TIMES_EFFC, markdown
 
-__all__ = ["BENCHMARKS", "Shown", "full", "section", "short"]
+__all__ = ["BENCHMARKS", "Shown", "full", "section", "short", "with_sections", "with_short"]
 
 Results = Mapping[str, Mapping[str, Any]]
 
@@ -78,13 +78,22 @@ BENCHMARKS = {
         ),
         embedded.SHORT,
     ),
+    "cross_targets": Shown(
+        "Hexagon, RISC-V vectors, Arm dot products: exactness and instructions",
+        ("self-tests under QEMU", "ResNet-8 int8, aarch64-dotprod: instructions"),
+    ),
+    "accelerators": Shown("A model of accelerators, and faults in their arrays", ("ResNet-18",)),
+    "gpu_skip_gemv": Shown("One row times a large matrix on a GPU, zeros skipped", ()),
     "accuracy": Shown("Nearness to the source model", ("resnet50: relative error",)),
     "onnx_nodes": Shown("ONNX's own node tests", ("ONNX node tests passed, program", "ONNX node tests wrong, program")),
 }
 
 
 def short(results: Results) -> str:
-    """The README's table: for each benchmark the claims of `BENCHMARKS`, then the missed ones. Raises ValueError for a name of none."""
+    """The README's table: for each benchmark the claims of `BENCHMARKS`, then the missed ones; one that could not run is unproven.
+
+    Raises ValueError for a name of none.
+    """
     rows = []
     for name, result in results.items():
         shown, claims = BENCHMARKS[name], result["claims"]
@@ -95,6 +104,9 @@ def short(results: Results) -> str:
         missed = [claim for claim in claims if not claim["holds"] and claim not in chosen]
         held = sum(claim["holds"] for claim in claims)
         title = f"[{name}](docs/results.md#{_anchor(shown.title)}): {held} of {len(claims)}"
+        if not claims:
+            why = next((str(row["skipped"]) for row in result["rows"] if "skipped" in row), "nothing was measured")
+            rows.append({"benchmark: claims that hold": title, "claim": why, "measured": "**unproven**", "bar": ""})
         for place, claim in enumerate([*chosen, *missed]):
             bar = f"{claim['sense']} {_number(claim['bar'])}"
             row = {"benchmark: claims that hold": title if place == 0 else "", "claim": claim["name"], "measured": _number(claim["value"])}
@@ -104,12 +116,36 @@ def short(results: Results) -> str:
 
 def full(results: Results) -> str:
     """All sections, and where they were measured."""
-    parts = [
-        section(f"## {BENCHMARKS[name].title}\n\n`python -m benchmarks.{name}`", result, BENCHMARKS[name].tables)
-        for name, result in results.items()
-    ]
+    parts = [_whole(name, result) for name, result in results.items()]
     places = dict.fromkeys(_place(result["machine"]) for result in results.values())
     return "\n\n".join([*parts, f"Measured on: {' / '.join(places)}."])
+
+
+def with_short(table: str, results: Results) -> str:
+    """A README's table with the rows of these benchmarks in the place of those that it has; the others stay as they are."""
+    old: dict[str, list[str]] = {}
+    head, rule, *rows = table.strip().splitlines()
+    for row in rows:
+        name = row[len("| [") : row.index("]")] if row.startswith("| [") else ""
+        if name:
+            old[name] = []
+        old[name or list(old)[-1]].append(row)
+    old |= {name: short({name: result}).splitlines()[2:] for name, result in results.items()}
+    return "\n".join([head, rule, *(row for name in BENCHMARKS if name in old for row in old[name])])
+
+
+def with_sections(page: str, results: Results) -> str:
+    """A page of results with the sections of these benchmarks in the place of those that it has; the others stay as they are."""
+    body, _, places = page.strip().rpartition("\n\nMeasured on: ")
+    old = {part.partition("\n")[0]: f"## {part.strip()}" for part in f"\n{body}".split("\n## ")[1:]}
+    old |= {BENCHMARKS[name].title: _whole(name, result) for name, result in results.items()}
+    known = dict.fromkeys([*places.removesuffix(".").split(" / "), *(_place(result["machine"]) for result in results.values())])
+    parts = [old[shown.title] for shown in BENCHMARKS.values() if shown.title in old]
+    return "\n\n".join([*parts, f"Measured on: {' / '.join(known)}."])
+
+
+def _whole(name: str, result: Mapping[str, Any]) -> str:
+    return section(f"## {BENCHMARKS[name].title}\n\n`python -m benchmarks.{name}`", result, BENCHMARKS[name].tables)
 
 
 def section(heading: str, result: Mapping[str, Any], tables: Sequence[str] = ()) -> str:

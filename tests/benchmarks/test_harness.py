@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,9 @@ def test_the_data_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     assert harness.data_folder().parts[-2:] == ("shared", "data")
 
 
+GPU = "one-row-times-a-large-matrix-on-a-gpu-zeros-skipped"
+
+
 def result(*claims: Claim) -> dict[str, object]:
     outcome = Outcome([{"model": "a", "error": 0.5, "settings": {"long": 1}}, {"model": "b", "skipped": "why"}], list(claims))
     facts = {"processor": "P", "processors": 2, "threads": 1, "system": "S", "python": "3", "versions": {"effc": "0.1"}}
@@ -126,6 +130,24 @@ def test_the_readme_has_what_matters_most_and_every_miss() -> None:
     ]
     with pytest.raises(ValueError, match="'resnet50: relative error'"):
         results_page.short({"accuracy": result(claims[1])})
+
+
+def test_some_benchmarks_change_only_their_own_rows_and_sections() -> None:
+    good, bad = Claim("resnet50: relative error", 2e-6, 1e-4, "at most"), Claim("ONNX node tests wrong, program", 3.0, 0.0, "at most")
+    nodes = [Claim("ONNX node tests passed, program", 0.9, 0.7, "at least"), bad]
+    old = {"accuracy": result(good), "onnx_nodes": result(*nodes)}
+    table, page = results_page.short(old), results_page.full(old)
+    new = {"onnx_nodes": result(nodes[0], replace(bad, value=0.0))}
+    assert results_page.with_short(f"\n{table}\n", new) == results_page.short(old | new)
+    assert results_page.with_sections(f"\n{page}\n", new) == results_page.full(old | new)
+    assert results_page.with_short(table, {}) == table
+    added = {"latency": result(*(Claim(name, 2.0, 1.0, "at least") for name in results_page.BENCHMARKS["latency"].claims))}
+    assert results_page.with_sections(page, added) == results_page.full(added | old)  # in its place, which is the first
+
+
+def test_what_could_not_run_is_unproven() -> None:
+    row = results_page.short({"gpu_skip_gemv": result()}).splitlines()[2]
+    assert row == f"| [gpu_skip_gemv](docs/results.md#{GPU}): 0 of 0 | why | **unproven** |  |"
 
 
 def test_links_of_the_readme_reach_their_sections() -> None:

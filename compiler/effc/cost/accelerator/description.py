@@ -61,6 +61,7 @@ Count = Annotated[int, Field(ge=1, le=1 << 40)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Granularity = Literal["none", "element"] | Annotated[int, Field(ge=2, le=1 << 16)]
+_STATIONARY = ("weight-stationary", "output-stationary", "input-stationary")
 _FILES = "effc.cost.accelerator"
 _MOST_BYTES = 1 << 20  # of a description
 
@@ -176,8 +177,8 @@ def find_accelerator(name: str | Path) -> Accelerator:
     path = Path(name)
     if path.suffix != ".toml" and not path.is_file():
         near = difflib.get_close_matches(str(name), known, 1)
-        hint = f"did you mean {near[0]}?" if near else f"shipped are {', '.join(known)}"
-        raise ConfigError(f"there is no accelerator {str(name)!r}: {hint} A description of your own is the path of a .toml file")
+        hint = f"did you mean {near[0]}" if near else f"shipped are {', '.join(known)}"
+        raise ConfigError(f"there is no accelerator {str(name)!r}: {hint}. A description of your own is the path of a .toml file")
     try:
         with path.open("rb") as file:
             content = file.read(_MOST_BYTES + 1)
@@ -194,30 +195,33 @@ def read_accelerator(content: bytes, where: str) -> Accelerator:
         values = tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{where} is not TOML: {error}") from error
-    problems: list[Problem] = []
     try:
         found = Accelerator.model_validate(values, by_name=False, by_alias=True)
     except ValidationError as error:
         problems = _problems(error)
     else:
-        problems = _contradictions(found)
-        if not problems:
-            return found
-    raise ConfigError(f"{where} does not describe an accelerator", problems)
+        problems = []
+    known = {problem.where for problem in problems}
+    problems += [one for one in _contradictions(values) if one.where not in known]
+    if problems:
+        raise ConfigError(f"{where} does not describe an accelerator", problems)
+    return found
 
 
-def _contradictions(found: Accelerator) -> list[Problem]:
-    """What no such array can do."""
-    if found.is_event_driven:
+def _contradictions(values: Mapping[str, Any]) -> list[Problem]:
+    """What no such array can do, as far as a file's values tell: others of them may be wrong."""
+    dataflow, skipping = values.get("dataflow"), values.get("skipping")
+    if dataflow not in _STATIONARY or not isinstance(skipping, dict):
         return []
-    problems, dataflow = [], found.dataflow
+    zeros, changes = skipping.get("zeros", "none"), skipping.get("changes", "none")
+    problems = []
     why = f"operands of a {dataflow} array move in lockstep"
-    if found.skipping.zeros not in ("none", "element"):
+    if zeros not in ("none", "element"):
         hint = "give none, or element for multipliers that are gated"
-        problems.append(Problem("skipping.zeros", repr(found.skipping.zeros), f"{why}: channels cannot be left out together", hint))
-    if found.skipping.changes != "none":
+        problems.append(Problem("skipping.zeros", repr(zeros), f"{why}: channels cannot be left out together", hint))
+    if changes != "none":
         hint = "give none, or dataflow event-driven"
-        problems.append(Problem("skipping.changes", repr(found.skipping.changes), f"{why}: unchanged inputs cannot be left out", hint))
+        problems.append(Problem("skipping.changes", repr(changes), f"{why}: unchanged inputs cannot be left out", hint))
     return problems
 
 
@@ -245,6 +249,12 @@ def _problem(where: str, entry: Mapping[str, Any]) -> Problem:
             "less_than_equal": "must be at most {le:g}",
             "literal_error": "must be {expected}",
             "finite_number": "must be a finite number",
+            "int_type": "must be a whole number, written without a point or an exponent",
+            "float_type": "must be a number",
+            "string_type": "must be a text",
+            "string_too_short": "must not be empty",
+            "string_too_long": "must have at most {max_length} letters",
+            "model_type": "must be a table of keys",
         }
         why = words[kind].format(**context) if kind in words else str(entry["msg"])
     return Problem(where, _shown(entry.get("input")), why)

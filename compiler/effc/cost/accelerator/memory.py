@@ -14,11 +14,18 @@ Stationary arrays: inputs that do not fit are read again for each fold over the 
 each fold over the places of the result. Sums that wait for the next fold over K lie in the memory for outputs (all places of one fold of
 output channels; input-stationary: all output channels of one fold of places), or where they do not fit in DRAM.
 
-Event-driven arrays: every multiply-accumulate reads a weight; every update of a sum reads and writes it. The list of events is read once,
-or once for each slice of the results, where the sums or the weights of a layer do not fit and it is computed in slices. A layer's results
-are tested for zeros, or compared with those of the frame before, where they are made; the network's inputs where they arrive. In the mode
-`delta` a neuron has a state, its sum and its last output. All of them together stay in the memory for outputs, or none does: then those
-that an event reached come from DRAM and go back. That is what temporal sparsity costs.
+Event-driven arrays: every multiply-accumulate reads a weight; every update of a sum reads and writes it. Where the sums of a layer do not
+fit, or weights that do not stay, it is computed in slices, each of which takes all inputs. Between layers inputs have one form: all of them
+where the array takes all, else a list of the events, an index and a value each. Results are tested for zeros, or compared with those of the
+frame before, where they are made, and written as that list; one that does not fit goes to DRAM and comes back for each slice. A list that
+two layers read counts for each. The network's inputs arrive as they are, and are tested or compared in each slice; the network's results
+leave as they are, or in the mode `delta` as a list where that is shorter. There a neuron has a state, its sum and its last output. All of
+them together stay in the memory for outputs, or none does: then those that an event reached come from DRAM and go back. That is what
+temporal sparsity costs.
+
+Since neighbouring places of a result belong to different cores (`event_driven`), every core needs every weight of a layer, and every event
+reaches all cores. The model lets them: a memory for weights that gives each core `columns` weights a cycle, or a copy for each core, and
+events that wait for nothing but the busiest core. Bytes are counted as read from one memory, its capacity once.
 """
 
 from __future__ import annotations
@@ -32,7 +39,7 @@ from effc.cost.accelerator.event_driven import Events
 from effc.cost.accelerator.product import Product
 from effc.cost.accelerator.systolic import Array
 
-__all__ = ["Residence", "Traffic", "event_traffic", "residence", "state_bytes", "stationary_traffic"]
+__all__ = ["Residence", "Traffic", "event_traffic", "residence", "slices", "state_bytes", "stationary_traffic"]
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,17 @@ def stationary_traffic(product: Product, array: Array, accelerator: Accelerator,
     return Traffic(read + leaving, written + arriving, arriving + leaving)
 
 
-def event_traffic(product: Product, events: Events, accelerator: Accelerator, stays: Residence, *, listed: bool, delta: bool) -> Traffic:
+def slices(product: Product, accelerator: Accelerator, stays: Residence, *, delta: bool) -> int:
+    """How often an event-driven array goes over the inputs of a layer: once, unless its weights or sums have to come in parts."""
+    size, sram = accelerator.bytes, accelerator.sram
+    weights = 0 if stays.weights and product.stored else product.weights * size.weight
+    sums = 0 if delta and stays.states else product.results * size.accumulator
+    return max(1, math.ceil(weights / (sram.weights // 2 or 1)), math.ceil(sums / (sram.outputs // 2 or 1)))
+
+
+def event_traffic(
+    product: Product, events: Events, accelerator: Accelerator, stays: Residence, *, listed: bool, delta: bool, width: int = 1
+) -> Traffic:
     """Of an event-driven array.
 
     Args:
@@ -95,31 +112,37 @@ def event_traffic(product: Product, events: Events, accelerator: Accelerator, st
         stays: on the chip.
         listed: whether events are told by a list; else all inputs are taken in order.
         delta: whether events are changes, and sums states.
+        width: values of an entry of a list.
     """
-    size, sram = accelerator.bytes, accelerator.sram
-    weights, sums = product.weights * size.weight, product.results * size.accumulator
-    slices = max(1, math.ceil(weights / (sram.weights // 2 or 1)), math.ceil(sums / (sram.outputs // 2 or 1)))
-    entry = size.activation + (size.index if listed else 0)
-    lists = events.entries * entry
+    size, half = accelerator.bytes, accelerator.sram.activations // 2
+    times = slices(product, accelerator, stays, delta=delta)
     inputs, results = product.inputs * size.activation, product.results * size.activation
+    values = min(events.entries * width, product.inputs) * size.activation
     made = events.touched if delta else product.results
-    arriving = 0.0 if stays.weights and product.stored else float(weights)
+    arriving = 0.0 if stays.weights and product.stored else float(product.weights * size.weight)
+    leaving = written = 0.0
     if product.first:
-        arriving += inputs * (1 if inputs <= sram.activations // 2 or listed else slices)
-    waiting = lists if delta else inputs
-    if not product.first and waiting > sram.activations // 2:
-        arriving += waiting * slices
-    leaving = 0.0
+        arriving += inputs * (1 if inputs <= half else times)
+        taken = inputs * times * (2 if delta else 1)  # beside the frame before
+    elif listed:
+        lists = values + events.entries * size.index
+        taken, written = lists * times, lists
+        if lists > half:
+            arriving, leaving = arriving + lists * times, leaving + lists
+    else:
+        taken = inputs * times
+        arriving += inputs * times if inputs > half else 0
     if delta:
-        leaves = min(float(results), made * (size.activation + size.index))
-        leaving += leaves if product.last or leaves > sram.activations // 2 else 0.0
+        outputs = made * size.activation  # of the frame before, and these
+        written += outputs
+        leaving += min(float(results), made * (size.activation + size.index)) if product.last else 0.0
         if not stays.states:
-            arriving += made * (size.accumulator + size.activation) + (inputs if product.first else 0)
-            leaving += made * (size.accumulator + size.activation) + (events.entries * size.activation if product.first else 0)
-    elif product.last or results > sram.activations // 2:
-        leaving += results
-    compared = inputs * (2 if delta else 1) if product.first and listed else 0  # where the frame arrives
-    old = made * size.activation if delta else 0  # outputs of the frame before
-    read = events.macs * size.weight + events.updates * size.accumulator + lists * slices + made * size.accumulator + compared + old
-    written = events.updates * size.accumulator + made * size.activation + (lists if listed else 0)
+            arriving += made * size.accumulator + outputs + (inputs if product.first else 0)
+            leaving += made * size.accumulator + outputs + (values if product.first else 0)
+    else:
+        outputs = 0.0
+        written += results if product.last or not listed else 0
+        leaving += results if product.last or (not listed and results > half) else 0
+    read = events.macs * size.weight + events.updates * size.accumulator + taken + made * size.accumulator + outputs
+    written += events.updates * size.accumulator
     return Traffic(read + leaving, written + arriving, arriving + leaving)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from effc.cost.accelerator.description import Accelerator
 from effc.cost.accelerator.energy import energy
 from effc.cost.accelerator.event_driven import Events, everything
-from effc.cost.accelerator.memory import Residence, Traffic, event_traffic, residence, stationary_traffic
+from effc.cost.accelerator.memory import Residence, Traffic, event_traffic, residence, slices, stationary_traffic
 from effc.cost.accelerator.product import Product
 from effc.cost.accelerator.systolic import systolic
 from effc.report.accelerator import AcceleratorLayer, ModeCost
@@ -64,7 +64,8 @@ def _layer(product: Product, accelerator: Accelerator, counts: Counts, stays: Re
             events, listed = whole, False
         else:
             events, listed = counts.events.get(mode) or everything(product, accelerator, width), True
-        costs[mode] = _event_driven(product, accelerator, stays, events, listed=listed, delta=listed and mode == "delta")
+        delta = listed and mode == "delta"
+        costs[mode] = _event_driven(product, accelerator, stays, events, listed=listed, delta=delta, width=width or 1)
         balance[mode] = events.total / (events.cycles * accelerator.rows) if events.cycles else 1.0
     seen = {mode: one.share for mode, one in counts.single.items()}
     return AcceleratorLayer(
@@ -89,10 +90,13 @@ def _stationary(product: Product, accelerator: Accelerator, stays: Residence, mu
     return _cost(accelerator, traffic, computing=float(array.cycles), macs=float(product.macs), multiplied=multiplied)
 
 
-def _event_driven(product: Product, accelerator: Accelerator, stays: Residence, events: Events, *, listed: bool, delta: bool) -> ModeCost:
-    traffic = event_traffic(product, events, accelerator, stays, listed=listed, delta=delta)
+def _event_driven(
+    product: Product, accelerator: Accelerator, stays: Residence, events: Events, *, listed: bool, delta: bool, width: int
+) -> ModeCost:
+    traffic = event_traffic(product, events, accelerator, stays, listed=listed, delta=delta, width=width)
     made = events.touched if delta else product.results
-    compared = made + (product.inputs if product.first else 0) if listed else 0.0
+    frame = product.inputs * slices(product, accelerator, stays, delta=delta) if product.first else 0
+    compared = made + frame if listed else 0.0
     return _cost(
         accelerator,
         traffic,

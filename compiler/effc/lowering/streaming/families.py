@@ -11,6 +11,7 @@ from effc.lowering.kernels.compared import compared, compared_planes
 from effc.lowering.kernels.cuda import frame as cuda_frame
 from effc.lowering.kernels.cuda import listed as cuda_listed
 from effc.lowering.kernels.cuda.positions import blocks_of_positions
+from effc.lowering.kernels.cuda.positions import fits as fits_on_cuda
 from effc.lowering.kernels.frame import frame_kernel
 from effc.lowering.kernels.implementation import Implementation
 from effc.lowering.kernels.listed_conv import listed_convolution
@@ -67,7 +68,7 @@ _LIST_KERNELS: Mapping[str, ListKernels] = {
         compared=cuda_frame.compared,
         compared_planes=cuda_frame.compared_planes,
         narrow=True,
-        fits=_always,
+        fits=fits_on_cuda,
         counters=lambda height, width, channels, target: blocks_of_positions(height, width, channels, target)[0],
         frame_counters=cuda_frame.frame_blocks,
         whole=True,

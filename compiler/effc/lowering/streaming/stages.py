@@ -120,9 +120,10 @@ def _window(fused: Fused) -> tuple[int, int, tuple[Pair, Pair, Pair, Pair]] | No
 
 
 def _mapped(function: Any, stored: Sequence[bool], moved: Sequence[Sources], results: Results, active: Any, target: Target) -> Stage | None:
-    """Functions of single pixels."""
+    """Functions of single pixels. Not those of one channel that write it as (1, 1, H, W): their axes are not those of the positions."""
+    size = (results.moved.height, results.moved.width)
     steps = pixel_steps(function)
-    if steps is None:
+    if steps is None or [int(length) for length in function.params[-1].shape] != [1, *size, results.channels]:
         return None
     groups: dict[str, list[Reach]] = {}
     for index, sources in enumerate(moved):
@@ -134,7 +135,6 @@ def _mapped(function: Any, stored: Sequence[bool], moved: Sequence[Sources], res
         for state, own, strides in sources:
             groups.setdefault(state, []).append(Reach(own, strides=(step[0] * strides[0], step[1] * strides[1])))
     reaches = [reach for group in groups.values() for reach in group]
-    size = (results.moved.height, results.moved.width)
     kernels = list_kernels(target)
     if not reaches or not kernels.fits(*size, reaches):
         return None

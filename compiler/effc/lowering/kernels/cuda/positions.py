@@ -24,8 +24,10 @@ from effc.lowering.kernels.moved import apart, over
 from effc.lowering.kernels.pixel_list import Listed, Reach
 from effc.targets import Target
 
-__all__ = ["MOST_CHANNELS", "Entries", "blocks_of_positions", "kept", "position_kernel", "under"]
+__all__ = ["MOST_CHANNELS", "Entries", "blocks_of_positions", "fits", "kept", "position_kernel", "under"]
 
+_BITS = 16
+_MOST_SIZE = (1 << (_BITS - 1)) - 1  # height and width of an image
 _MOST_THREADS = 256
 _SHARE = 2  # values of a thread, before a block has fewer threads
 MOST_CHANNELS = 1024  # of a position: some positions' values fit into shared memory
@@ -38,18 +40,25 @@ Result = Callable[[Any, Any, Any, Any], Any]  # (entry, (y, x) of it, channel, v
 
 
 class Entries:
-    """What a block computes: `count` positions, listed in `places` as y * width + x."""
+    """What a block computes: `count` positions, listed in `places` as y * 65536 + x."""
 
-    def __init__(self, places: Any, count: Any, width: int) -> None:
-        self.places, self.count, self._width = places, load(count, [0]), width
+    def __init__(self, places: Any, count: Any) -> None:
+        self.places, self.count = places, load(count, [0])
 
     def at(self, entry: Any) -> tuple[Any, Any]:
-        """(y, x) of an entry."""
-        place = load(self.places, [entry])
-        return place // self._width, place % self._width
+        """(y, x) of an entry: masked, so that TVM knows that neither is negative, and divides them without a thought."""
+        from tvm import tirx
+
+        place, limit = load(self.places, [entry]), integer(_MOST_SIZE)
+        return tirx.bitwise_and(tirx.shift_right(place, integer(_BITS)), limit), tirx.bitwise_and(place, limit)
 
 
 Computing = Callable[[Block, Entries, Result], Any]
+
+
+def fits(height: int, width: int, reaches: Sequence[Reach]) -> bool:
+    """Whether lists can number the positions."""
+    return max(height, width) <= _MOST_SIZE
 
 
 def blocks_of_positions(height: int, width: int, channels: int, target: Target) -> tuple[int, int]:
@@ -89,15 +98,16 @@ def position_kernel(arguments: Sequence[Any], what: Listed | None, results: Resu
 
     def work(at: Sequence[Any], thread: Any) -> Any:
         block, position = Block(threads, thread), at[0] * size + thread
-        entries = Entries(places, count, moved.width)
+        entries = Entries(places, count)
         inside = _all(thread < size, True if moved.height * moved.width % size == 0 else position < moved.height * moved.width)
         look = store(own, integer(1), [0]) if what is None else _look(what, results, position, own)
+        place = position // moved.width * (1 << _BITS) + position % moved.width
         listing = [
             store(own, integer(0), [0]),
             when(inside, look),
             store(count, load(own, [0]), [0]),
             block.placed(count, before),
-            when(load(own, [0]) != 0, store(places, position, [load(before, [0])])),
+            when(load(own, [0]) != 0, store(places, place, [load(before, [0])])),
             synchronise(),
         ]
         if what is None:
