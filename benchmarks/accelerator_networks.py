@@ -5,7 +5,8 @@ The same program, dense, without what is zero, and without what did not change. 
 error of the outputs that stands beside it: the largest one of all frames, of the largest magnitude of each output.
 
 Beside the two descriptions stand variants of the event-driven one: with memory for all states, and with 16 channels an event besides. What
-no machine could do without is the baseline: the products of inputs that are not zero, or changed, at full use of all multipliers.
+no machine could do without is the baseline: the products of inputs that are not zero, or changed, at full use of all multipliers. A second
+table has memories at the price of large ones.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ from effc.ir import Program, run_clip
 from effc.passes import Context, Pipeline, parse_passes
 from effc.report.accelerator import MODES, AcceleratorReport
 
-__all__ = ["TABLE", "networks_part"]
+__all__ = ["PRICES", "TABLE", "networks_part"]
 
 TABLE = "Networks on accelerators, for one frame or image"
+PRICES = "The same with memories at the price of a 1 MB one"
 ULTRAFACE, RESNET20 = "UltraFace, street", "ResNet-20, CIFAR-10"
 FRAMES, QUICK_FRAMES = 48, 4
 IMAGES, QUICK_IMAGES = 512, 32
@@ -39,6 +41,7 @@ THRESHOLDS = (0.01, 0.03)
 CLEAN = "eliminate-dead,fold-constants,fold-batch-norm"
 STATES = 1 << 24  # bytes: all states of UltraFace
 CHANNELS = 16
+LARGE = 12.5  # pJ a byte: 100 pJ for 64 bits of a 1 MB memory, in the figure that the descriptions name, where 32 KB ones cost 2.5
 SKIPPING_GAIN, DELTA_GAIN, TRUNCATED_GAIN = 1.5, 1.25, 4.0  # times fewer cycles than dense, on the same array
 
 
@@ -48,8 +51,9 @@ def networks_part(quick: bool) -> Outcome:
     dense, events = find_accelerator("systolic-32x32"), find_accelerator("event-driven")
     _images(outcome, dense, events, QUICK_IMAGES if quick else IMAGES)
     _clip(outcome, dense, events, QUICK_FRAMES if quick else FRAMES, () if quick else THRESHOLDS)
-    order = {key: place for place, key in enumerate(dict.fromkeys((row.get("network"), row.get("machine")) for row in outcome.rows))}
-    outcome.rows.sort(key=lambda row: order[row.get("network"), row.get("machine")])
+    keys = [tuple(row.get(name) for name in ("table", "network", "machine")) for row in outcome.rows]
+    order = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    outcome.rows.sort(key=lambda row: order[tuple(row.get(name) for name in ("table", "network", "machine"))])
     return outcome
 
 
@@ -60,11 +64,10 @@ def _images(outcome: Outcome, dense: Accelerator, events: Accelerator, count: in
     print("accelerators: ResNet-20 ...", file=sys.stderr)
     program, data = resnet20.program(), resnet20.images(count)
     seen = count_program(program, events, data)
-    array, skipping = _both(outcome, RESNET20, program, dense, events, seen)
+    _, skipping = _both(outcome, RESNET20, program, dense, events, seen)
     gain = skipping.total("dense").cycles / skipping.total("zeros").cycles
     outcome.claims += [
         Claim(f"{RESNET20}: times fewer cycles without zeros, event-driven", gain, SKIPPING_GAIN, "at least"),
-        Claim(f"{RESNET20}: times fewer cycles without zeros, dense array", _gain(array, "zeros"), 1.0, "at most"),
         Claim(
             f"{RESNET20}: cycles of delta on unrelated images, of those without zeros",
             skipping.total("delta").cycles / skipping.total("zeros").cycles,
@@ -84,7 +87,7 @@ def _clip(outcome: Outcome, dense: Accelerator, events: Accelerator, frames: int
     program = load_program(data_file(network.needs[0]), check_import=False)
     data = Dataset({program.interface.frame_inputs[0].name: network.prepared(clips.clip("street", frames))})
     seen = count_program(program, events, data)
-    array, small = _both(outcome, ULTRAFACE, program, dense, events, seen)
+    _, small = _both(outcome, ULTRAFACE, program, dense, events, seen)
     roomy = _with_memory(events)
     large = report_on(program, roomy, seen)
     _row(outcome, ULTRAFACE, large, "delta")
@@ -97,13 +100,15 @@ def _clip(outcome: Outcome, dense: Accelerator, events: Accelerator, frames: int
     wide = report_on(program, blocks, count_program(program, blocks, data))
     for mode in MODES:
         _row(outcome, ULTRAFACE, wide, mode)
+    for machine, modes in ((dense, ("dense",)), (events, ("dense", "zeros")), (roomy, ("delta",))):
+        for mode in modes:
+            _row(outcome, ULTRAFACE, report_on(program, _at_large_price(machine), seen), mode, table=PRICES)
     for threshold in thresholds:
         truncated = _truncated(outcome, program, data, (events, roomy), threshold)
         if threshold == THRESHOLDS[0]:
             name = f"{ULTRAFACE}: times fewer cycles, delta{{threshold={threshold}}}, all states on the chip"
             outcome.claims.append(Claim(name, _gain(truncated, "delta"), TRUNCATED_GAIN, "at least"))
     outcome.claims += [
-        Claim(f"{ULTRAFACE}: times fewer cycles for unchanged inputs, dense array", _gain(array, "delta"), 1.0, "at most"),
         Claim(
             f"{ULTRAFACE}: times fewer cycles for unchanged inputs, all states on the chip", _gain(large, "delta"), DELTA_GAIN, "at least"
         ),
@@ -124,6 +129,8 @@ def _truncated(outcome: Outcome, program: Program, data: Dataset, machines: Sequ
     reports = [report_on(stream, machine, seen) for machine in machines]
     for report in reports:
         _row(outcome, ULTRAFACE, report, "delta", f"threshold {threshold}", f"{error:.1%}")
+    dear = report_on(stream, _at_large_price(machines[-1]), seen)
+    _row(outcome, ULTRAFACE, dear, "delta", f"threshold {threshold}", f"{error:.1%}", table=PRICES)
     return reports[-1]
 
 
@@ -138,16 +145,16 @@ def _both(
         macs = skipping.ideal(mode)
         row: dict[str, Any] = {"table": TABLE, "network": network, "machine": "(no machine could do less)", "mode": MODES[mode]}
         outcome.rows.append({**row, "cycles": round(macs / events.multipliers), "MACs": round(macs), "utilisation": "100%"})
-    floors = max(skipping.ideal(mode) / events.multipliers / skipping.total(mode).cycles for mode in MODES)
-    outcome.claims.append(Claim(f"{network}: the least cycles that are possible, of the model's, event-driven", floors, 1.0, "at most"))
     return array, skipping
 
 
-def _row(outcome: Outcome, network: str, report: AcceleratorReport, mode: str, passes: str = "", error: str = "") -> None:
+def _row(
+    outcome: Outcome, network: str, report: AcceleratorReport, mode: str, passes: str = "", error: str = "", table: str = TABLE
+) -> None:
     cost, machine = report.total(mode), report.accelerator["name"]
     outcome.rows.append(
         {
-            "table": TABLE,
+            "table": table,
             "network": network,
             "machine": machine,
             "mode": f"{MODES[mode]}{', ' if passes else ''}{passes}",
@@ -168,6 +175,11 @@ def _with_memory(events: Accelerator) -> Accelerator:
     """The event-driven array with memory for the states of UltraFace."""
     sram = events.sram.model_copy(update={"outputs": STATES})
     return events.model_copy(update={"name": f"{events.name}, {STATES >> 20} MiB for states", "sram": sram})
+
+
+def _at_large_price(accelerator: Accelerator) -> Accelerator:
+    energy = accelerator.energy.model_copy(update={"sram_read": LARGE, "sram_write": LARGE})
+    return accelerator.model_copy(update={"name": f"{accelerator.name}, SRAM at {LARGE} pJ a byte", "energy": energy})
 
 
 def _gain(report: AcceleratorReport, mode: str) -> float:

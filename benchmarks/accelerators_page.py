@@ -1,7 +1,7 @@
-"""The measured parts of docs/accelerators.md and its picture, from a full run of `benchmarks.accelerators`.
+"""What `benchmarks.accelerators` measured, in docs/accelerators.md, its picture, and docs/fault-simulation.md.
 
-Each table has its own marks in the page, `<!-- NAME:begin -->` and `<!-- NAME:end -->`. `--from FILE` runs nothing: it takes what the
-benchmark printed with `--json`. The exit status is 1 when a claim was missed, and the page says so then.
+Each table has its own marks, `<!-- NAME:begin -->` and `<!-- NAME:end -->`. `--from FILE ...` runs nothing: it takes what the benchmark
+printed with `--json`, all parts in one file or one part a file. The exit status is 1 when a claim was missed, and the page says so then.
 """
 
 from __future__ import annotations
@@ -13,42 +13,78 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import accelerator_cycles, accelerator_networks
+from benchmarks import accelerator_cycles, accelerator_faults, accelerator_networks, accelerator_patterns
+from benchmarks.accelerators import PARTS
 from benchmarks.accelerators_picture import draw
 from benchmarks.documents import printed, replaced
 from benchmarks.harness import DATA_HELP, REPOSITORY, markdown
 
-__all__ = ["PAGE", "main", "parts"]
+__all__ = ["PAGES", "joined", "main", "parts"]
 
-PAGE = REPOSITORY / "docs" / "accelerators.md"
-PICTURE = REPOSITORY / "docs" / "accelerators.svg"
+PAGES = {
+    "accelerators.md": ("networks", "prices", "cycles", "functional", "patterns", "claims"),
+    "fault-simulation.md": ("stuck", "stuck-bits"),
+}
+"""Documents, and the marks in each."""
+
+DOCS = REPOSITORY / "docs"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark and rewrite the page; the exit status."""
+    """Run the benchmark and rewrite the pages; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, epilog=DATA_HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--from", type=Path, dest="file", help="the benchmark's JSON")
+    parser.add_argument("--from", type=Path, dest="files", nargs="+", metavar="FILE", help="the benchmark's JSON")
     options = parser.parse_args(arguments)
-    result = printed("accelerators") if options.file is None else json.loads(options.file.read_text())
-    page = PAGE.read_text()
-    for name, content in parts(result).items():
-        page = replaced(page, name, content)
-    PICTURE.write_text(draw(_rows(result, accelerator_networks.TABLE)))
-    PAGE.write_text(page)
+    if options.files is None:
+        result = joined([printed("accelerators")])
+    else:
+        result = joined([json.loads(file.read_text()) for file in options.files])
+    content = parts(result)
+    pages = {name: (DOCS / name).read_text() for name in PAGES}
+    for name, marks in PAGES.items():
+        for mark in marks:
+            pages[name] = replaced(pages[name], mark, content[mark])
+    for name, page in pages.items():
+        (DOCS / name).write_text(page)
+    (DOCS / "accelerators.svg").write_text(draw(_rows(result, accelerator_networks.TABLE)))
     return 0 if all(claim["holds"] for claim in result["claims"]) else 1
 
 
-def parts(result: Mapping[str, Any]) -> dict[str, str]:
-    """The Markdown for each pair of marks. Raises ValueError for a quick run."""
-    if result["machine"]["quick"]:
+def joined(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Runs of parts as one. Raises ValueError for quick runs, and unless each claim of a full run is there once."""
+    if any(result["machine"]["quick"] for result in results):
         raise ValueError("this was a quick run: the page holds full ones")
-    networks = _rows(result, accelerator_networks.TABLE)
+    rows = [row for result in results for row in result["rows"]]
+    claims = [claim for result in results for claim in result["claims"]]
+    needed = sum(part.claims for part in PARTS.values())
+    if len({claim["name"] for claim in claims}) != len(claims):
+        raise ValueError("a claim occurs twice: give each part once")
+    if len(claims) != needed and not any("skipped" in row for row in rows):
+        raise ValueError(f"a full run makes {needed} claims, here are {len(claims)}: give all parts ({', '.join(PARTS)})")
+    return {"rows": rows, "claims": claims}
+
+
+def parts(result: Mapping[str, Any]) -> dict[str, str]:
+    """The Markdown for each pair of marks."""
     failed = [claim for claim in result["claims"] if not claim["holds"]]
     lines = [f"{len(result['claims']) - len(failed)} of {len(result['claims'])} claims hold."]
     lines += [f"Missed: {one['name']}: {one['value']}, needed {one['sense']} {one['bar']:g}." for one in failed]
     lines += [f"{row['model']}: skipped, {row['skipped']}." for row in result["rows"] if "skipped" in row]
-    cycles = markdown(_summed(_rows(result, accelerator_cycles.TABLE)))
-    return {"networks": markdown(networks), "cycles": cycles, "claims": "\n\n".join(lines)}
+    claims = [
+        {"claim": one["name"], "value": one["value"], "needed": f"{one['sense']} {one['bar']:g}", "holds": one["holds"]}
+        for one in result["claims"]
+    ]
+    bits = [(row["table"], row) for row in result["rows"] if str(row.get("table")).startswith(accelerator_faults.BY_BIT)]
+    return {
+        "networks": markdown(_rows(result, accelerator_networks.TABLE)),
+        "prices": markdown(_rows(result, accelerator_networks.PRICES)),
+        "cycles": markdown(_summed(_rows(result, accelerator_cycles.TABLE))),
+        "functional": markdown(_rows(result, accelerator_faults.FUNCTIONAL)),
+        "patterns": markdown(_rows(result, accelerator_patterns.TABLE)),
+        "stuck": markdown(_rows(result, accelerator_faults.STUCK_MULTIPLIERS)),
+        "stuck-bits": "\n\n".join(f"{title}:\n\n{markdown(_rows(result, title))}" for title in dict.fromkeys(name for name, _ in bits)),
+        "claims": "\n\n".join([*lines, markdown(claims)]),
+    }
 
 
 def _rows(result: Mapping[str, Any], table: str) -> list[dict[str, Any]]:

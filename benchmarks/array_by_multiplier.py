@@ -1,6 +1,7 @@
 """The MAC array, multiplier by multiplier, in plain Python integers: what `effc.faultsim.accelerator.faults` must equal.
 
-Nothing of the package is used here: im2col, folds, partial sums, gating and registers are written once more, as `mapping`'s docstring says.
+Nothing of the package is used here: im2col, folds, partial sums, gating and registers are written once more, as the docstrings of
+`mapping` and `effc.cost.accelerator.cores` say.
 """
 
 from __future__ import annotations
@@ -43,7 +44,6 @@ class Fault:
     bit: int
     effect: str
     place: tuple[int, ...]
-    words: int = 0
 
 
 def read(value: int, fault: Fault) -> int:
@@ -69,7 +69,7 @@ def simulate(words: Ints, weights: Ints, geometry: Geometry, array: Array, fault
     if fault is not None and fault.kind.startswith("sram"):
         for sample in words if fault.kind == "sram-activation" else [weights]:
             flat = sample.reshape(-1)
-            for element in range(fault.place[0], flat.size, fault.words) if fault.effect != "flip" else fault.place:
+            for element in fault.place:
                 flat[element] = read(int(flat[element]), fault)
         fault = None
     x = words - geometry.zero_point
@@ -84,7 +84,7 @@ def simulate(words: Ints, weights: Ints, geometry: Geometry, array: Array, fault
             if fault is not None and fault.kind == "accumulator" and fault.effect == "flip":
                 fold, channel, position = fault.place
                 here = replace(fault, place=(fold, channel - group * outer, position)) if channel // outer == group else None
-            results.append(product(a, b, live, array, here))
+            results.append(product(a, b, live, array, here, places_of_units(group, outer, len(a), inner, geometry.groups, array)))
     return np.array(results).reshape(len(x), -1, results[0].shape[1])
 
 
@@ -110,14 +110,41 @@ def lowered(
                 if skip is None:
                     live.append(True)
                 else:
-                    block = (first + channel) // skip * skip
-                    live.append(inside and any(sample[(c, *at)] != 0 for c in range(block, min(block + skip, sample.shape[0]))))
+                    live.append(inside and any(sample[(c, *at)] != 0 for c in beside(first, part.shape[0], channel, skip, len(sample))))
         rows.append(row)
         lives.append(live)
     return np.array(rows, np.int64), np.array(lives, bool)
 
 
-def product(a: Ints, b: Ints, live: NDArray[np.bool_], array: Array, fault: Fault | None) -> Ints:
+def beside(first: int, inner: int, channel: int, skip: int, channels: int) -> range:
+    """The input channels that are skipped together with one: of its group, or of all groups where each has one."""
+    low, high = (0, channels) if inner == 1 else (first, first + inner)
+    block = low + (first + channel - low) // skip * skip
+    return range(block, min(block + skip, high))
+
+
+def places_of_units(group: int, outer: int, places: int, inner: int, groups: int, array: Array) -> dict[tuple[int, int], tuple[int, int]]:
+    """Row and column of every output (n, m) of a group, where sums stay in their place: units go to cores one after the other."""
+    if array.dataflow != "event-driven":
+        return {(n, m): (m % array.rows, n % array.columns) for n in range(outer) for m in range(places)}
+    shared = array.skip if inner == 1 and groups > 1 and array.skip else 1
+    found, number = {}, 0
+    for first in range(0, groups, shared):
+        outputs = [(g, n) for g in range(first, min(first + shared, groups)) for n in range(outer)]
+        step = len(outputs) if shared > 1 else array.columns
+        for start in range(0, len(outputs), step):
+            for m in range(places):
+                for column, (g, n) in enumerate(outputs[start : start + step]):
+                    if g == group:
+                        found[n, m] = (number % array.rows, column % array.columns)
+                number += 1
+            number += places % array.rows == 0
+    return found
+
+
+def product(
+    a: Ints, b: Ints, live: NDArray[np.bool_], array: Array, fault: Fault | None, places: dict[tuple[int, int], tuple[int, int]]
+) -> Ints:
     """(N, M) sums of a matrix product on the array."""
     (positions, depth), channels = a.shape, b.shape[1]
     result = np.zeros((channels, positions), np.int64)
@@ -139,11 +166,11 @@ def product(a: Ints, b: Ints, live: NDArray[np.bool_], array: Array, fault: Faul
     one: Callable[..., int] = _in_columns if array.dataflow in ("weight-stationary", "input-stationary") else _in_place
     for n in range(channels):
         for m in range(positions):
-            result[n, m] = one(n, m, depth, array, fault, multiply, summed, flipped, live)
+            result[n, m] = one(n, m, depth, array, fault, multiply, summed, flipped, live, places[n, m])
     return result
 
 
-def _in_columns(n: int, m: int, depth: int, array: Array, fault: Fault | None, multiply: Any, summed: Any, flipped: Any, live: Any) -> int:
+def _in_columns(n: int, m: int, depth: int, array: Array, fault: Fault | None, multiply: Any, summed: Any, flipped: Any, *_: Any) -> int:
     column = (n if array.dataflow == "weight-stationary" else m) % array.columns
     held = 0
     for fold in range(math.ceil(depth / array.rows)):
@@ -158,8 +185,19 @@ def _in_columns(n: int, m: int, depth: int, array: Array, fault: Fault | None, m
     return held
 
 
-def _in_place(n: int, m: int, depth: int, array: Array, fault: Fault | None, multiply: Any, summed: Any, flipped: Any, live: Any) -> int:
-    row, column = m % array.rows, n % array.columns
+def _in_place(
+    n: int,
+    m: int,
+    depth: int,
+    array: Array,
+    fault: Fault | None,
+    multiply: Any,
+    summed: Any,
+    flipped: Any,
+    live: Any,
+    place: tuple[int, int],
+) -> int:
+    row, column = place
     held = 0
     for k in range(depth):
         if array.dataflow == "event-driven" and array.skip is not None and not live[m, k]:

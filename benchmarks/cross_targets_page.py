@@ -47,7 +47,9 @@ def parts(results: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         found[name] = markdown([{key: value for key, value in row.items() if key != "table"} for row in rows if row.get("table") == table])
     failed = [claim for claim in claims if not claim["holds"]]
     lines = [f"{len(claims) - len(failed)} of {len(claims)} claims hold."]
-    lines += [f"Missed: {one['name']}: {one['value']}, needed {one['sense']} {one['bar']:g}." for one in failed]
+    for one in failed:
+        value = "not measured" if one["value"] is None else f"{one['value']:.3g}"
+        lines.append(f"Missed: {one['name']}: {value}, needed {one['sense']} {one['bar']:g}.")
     lines += [f"{row['model']}: {row.get('failed') or 'skipped, ' + row['skipped']}." for row in rows if "table" not in row]
     return found | {"claims": "\n\n".join(lines)}
 

@@ -1,7 +1,8 @@
 """The networks of `benchmarks.embedded`: four of MLPerf Tiny, two of them also as int8, and the digits network of the examples.
 
 `with_integer_ends` cuts an int8 network's float ends off, so that its inputs and outputs are the integers themselves. What a network of
-integers computes is defined to the bit; a softmax in float32 behind it is not.
+integers computes is defined to the bit; a softmax in float32 behind it is not. All integers inside can be outputs, too: the few at the end
+hide most of what a layer does wrong.
 """
 
 from __future__ import annotations
@@ -148,12 +149,18 @@ def parameter_bytes(path: Path) -> int:
     return sum(onnx.numpy_helper.to_array(one).nbytes for one in onnx.load(path).graph.initializer)
 
 
-def with_integer_ends(source: Path, target: Path) -> None:
-    """Write the part of a quantised network between its first QuantizeLinear and its last one: integers go in and come out."""
+def with_integer_ends(source: Path, target: Path, *, inside: bool = False) -> None:
+    """Write the part of a quantised network between its first QuantizeLinear and its last one: integers go in and come out.
+
+    Args:
+        source: the network.
+        target: the file to write.
+        inside: whether what every QuantizeLinear between them gives is an output, too.
+    """
     import onnx
     from onnx.utils import Extractor
 
     model = onnx.shape_inference.infer_shapes(onnx.load(source))
-    quantisers = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
-    part = Extractor(model).extract_model([quantisers[0].output[0]], [quantisers[-1].output[0]])
+    first, *others = [node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    part = Extractor(model).extract_model([first], others if inside else others[-1:])
     onnx.save(part, target)

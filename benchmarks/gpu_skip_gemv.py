@@ -61,7 +61,8 @@ class Products:
     def __init__(self, driver: Driver, lowered: Lowered) -> None:
         if lowered.plan is None or [step.family for step in lowered.plan.steps] != ["skipping"]:
             raise InternalError("the product that is to be measured has not become one kernel that skips")
-        driver.load(lowered.code)
+        (step,) = lowered.plan.steps
+        driver.load(lowered.code, step.launches)
         self._driver, self._plan = driver, lowered.plan
         self._arena = driver.allocate(lowered.plan.arena_bytes)
 

@@ -7,9 +7,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import accelerator_cycles, accelerator_networks, accelerators_page
+from benchmarks import accelerator_counts, accelerator_cycles, accelerator_networks, accelerators_page
 from benchmarks.accelerator_counts import counts_part
+from benchmarks.accelerators import PARTS, Part, measure
 from benchmarks.accelerators_picture import draw
+from benchmarks.documents import between
+from benchmarks.harness import Options, Outcome
 
 
 def result(quick: bool = False) -> dict[str, Any]:
@@ -35,10 +38,15 @@ def test_small_convolutions_are_counted_as_by_hand() -> None:
 
 def test_shapes_of_resnet18() -> None:
     """1.81 G multiply-accumulates and 11.7 M weights without biases and norms, as torchvision's resnet18 has."""
-    products = [(shape.product, shape.times) for shape in accelerator_cycles.RESNET18]
-    assert sum(times for _, times in products) == 21
-    assert sum(product.macs * times for product, times in products) == 1_814_073_344
-    assert sum(product.weights * times for product, times in products) == 11_678_912
+    products = accelerator_cycles.resnet18_products()
+    assert len(products) == 21 and [one.name for one in products[:2]] == ["conv1", "layer1.0.conv1"]
+    assert sum(one.macs for one in products) == 1_814_073_344
+    assert sum(one.weights for one in products) == 11_678_912
+    assert [accelerator_cycles.topology(one) for one in (products[0], products[5], products[-1])] == [
+        (229, 7, 3, 64, 2),
+        (57, 3, 64, 128, 2),
+        (1, 1, 512, 1000, 1),
+    ]
 
 
 def test_the_page_sums_layers_and_names_what_failed() -> None:
@@ -46,8 +54,34 @@ def test_the_page_sums_layers_and_names_what_failed() -> None:
     assert "| 32 x 32 | weight-stationary | 4 | 1,300 | 1,297 | 1.0101%, one |" in parts["cycles"]
     assert "0 of 1 claims hold." in parts["claims"] and "Missed: a: 1.0, needed at least 2." in parts["claims"]
     assert "C: skipped, not there." in parts["claims"] and parts["networks"].count("\n") == 4
-    with pytest.raises(ValueError, match="quick"):
-        accelerators_page.parts(result(quick=True))
+    assert "| a | 1 | at least 2 | no |" in parts["claims"]
+
+
+def test_parts_are_joined_only_to_a_whole_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accelerators_page, "PARTS", {"one": Part(lambda quick: Outcome(), 1), "two": Part(lambda quick: Outcome(), 1)})
+    first, second = result(), result()
+    first["rows"].pop()  # nothing was skipped
+    second["rows"], second["claims"] = [], [{**second["claims"][0], "name": "b"}]
+    whole = accelerators_page.joined([first, second])
+    assert [claim["name"] for claim in whole["claims"]] == ["a", "b"] and len(whole["rows"]) == 5
+    for files, why in (([first], "makes 2 claims, here are 1"), ([first, first], "twice"), ([first, result(quick=True)], "quick")):
+        with pytest.raises(ValueError, match=why):
+            accelerators_page.joined(files)
+    assert accelerators_page.joined([result()])["claims"], "what was skipped may have fewer"
+
+
+def test_the_pages_hold_all_claims_and_have_all_marks() -> None:
+    pages = {name: (accelerators_page.DOCS / name).read_text() for name in accelerators_page.PAGES}
+    for name, marks in accelerators_page.PAGES.items():
+        assert all(pages[name].count(f"<!-- {mark}:{which} -->") == 1 for mark in marks for which in ("begin", "end")), name
+        assert all(between(pages[name], mark).strip() for mark in marks), f"{name}: run benchmarks.accelerators_page"
+    claims = between(pages["accelerators.md"], "claims")
+    assert f" of {sum(part.claims for part in PARTS.values())} claims hold." in claims
+
+
+def test_a_part_alone() -> None:
+    outcome = measure(Options(quick=True, more={"part": ["counts"]}))
+    assert len(outcome.claims) == PARTS["counts"].claims and {row["table"] for row in outcome.rows} == {accelerator_counts.TABLE}
 
 
 def test_the_picture_is_well_formed() -> None:

@@ -72,6 +72,21 @@ def test_between_its_ends_a_quantised_network_takes_and_gives_integers(tmp_path:
     assert result.tolist() == [[3, 3, 3, 127]]
 
 
+def test_integers_inside_a_quantised_network_can_be_outputs_too(tmp_path: Path) -> None:
+    from onnx import TensorProto, helper, load, save
+
+    quantised(tmp_path / "float.onnx")
+    model = load(tmp_path / "float.onnx")
+    more = [helper.make_node("QuantizeLinear", ["y", "s", "z"], ["last"]), helper.make_node("DequantizeLinear", ["last", "s", "z"], ["z2"])]
+    model.graph.node.extend(more)
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("z2", TensorProto.FLOAT, [1, 4]))
+    save(model, tmp_path / "longer.onnx")
+    with_integer_ends(tmp_path / "longer.onnx", tmp_path / "inside.onnx", inside=True)
+    graph = load(tmp_path / "inside.onnx").graph
+    assert ([value.name for value in graph.input], [value.name for value in graph.output]) == (["q"], ["p", "last"])
+
+
 def test_what_is_missing_is_skipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("EFFC_DATA", str(tmp_path))
     monkeypatch.setattr(embedded, "NETWORKS", [one for one in embedded_networks.NETWORKS if one.name == "keywords int8"])

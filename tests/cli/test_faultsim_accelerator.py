@@ -6,10 +6,8 @@ import csv
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from effc.cost.accelerator.description import find_accelerator
 from tests.cli.conftest import CALIBRATION, DIGITS, TEST, Effc
 
 COMMON = ("--no-check-import", "--eval", TEST, "--images", "32")
@@ -56,7 +54,7 @@ def test_a_description_of_ones_own(effc: Effc, tmp_path: Path) -> None:
         (("--accelerator", "systolic-32x31", "--data", CALIBRATION), "did you mean systolic-32x32"),
         (("--accelerator", "systolic-32x32"), "give --data"),
         (("--data", CALIBRATION), "give --accelerator"),
-        (ARRAY, "a faulty multiplier stays faulty"),
+        ((*ARRAY, "--where", "pe"), "a faulty multiplier stays faulty"),
         ((*ARRAY, "--where", "weight", "--effect", "stuck-at-1"), "is nowhere in an array"),
         ((*ARRAY, "--effect", "stuck-at-1", "--rate", "1e-6"), "an array has single faults"),
         (("--where", "pe-sum"), "give an accelerator"),
@@ -69,7 +67,8 @@ def test_refusals_are_usage_errors(effc: Effc, tmp_path: Path, arguments: tuple[
     assert not (tmp_path / "out").exists()
 
 
-def test_the_shipped_arrays_are_those_that_cycles_are_counted_on() -> None:
-    array = find_accelerator("systolic-32x32")
-    assert (array.rows, array.columns) == (32, 32)
-    assert np.prod([array.rows, array.columns]) == array.multipliers
+def test_an_accelerator_alone_is_a_campaign_of_single_upsets(effc: Effc, tmp_path: Path) -> None:
+    result = effc("faultsim", DIGITS, *COMMON[:3], "--images", "2", *ARRAY, "--faults", "5", "-o", tmp_path)
+    assert result.exit_code == 0, result.output
+    spec = json.loads((tmp_path / "report.json").read_bytes())["campaign"]["spec"]
+    assert (spec["where"], spec["effect"]) == (["accumulator"], "flip")

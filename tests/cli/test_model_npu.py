@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from effc.cost.accelerator import shipped
+from effc.report.accelerator import amount
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS, CALIBRATION = ROOT / "examples" / "digits.onnx", ROOT / "examples" / "digits_calibration.npz"
@@ -52,8 +53,39 @@ def test_the_tables(effc: Any, tmp_path: Path) -> None:
     result = effc("model-npu", DIGITS, "--accelerator", description, "--no-check-import", "--passes", "fold-batch-norm")
     assert result.exit_code == 0, result.output
     assert "digits.onnx on tiny: 4 x 32" in result.stdout and "density 1" in result.stdout and "lockstep" in result.stdout
-    totals = {line.split()[0]: line.split()[1:] for line in result.stdout.split("all layers")[1].splitlines() if line.strip()}
-    assert totals["dense"][:-1] == totals["zero-skipping"][:-1] == totals["delta"][:-1], "a dense array gains nothing"
+    lines = [line.split() for line in result.stdout.split("all layers")[1].splitlines()[1:] if line.strip()]
+    totals = {(mode, program): numbers for mode, program, *numbers in (line for line in lines if line[1:2] in (["source"], ["rewritten"]))}
+    assert set(totals) == {(mode, program) for mode in ("dense", "zero-skipping", "delta") for program in ("source", "rewritten")}
+    for program in ("source", "rewritten"):
+        dense, zeros, delta = (totals[mode, program][:-1] for mode in ("dense", "zero-skipping", "delta"))
+        assert dense == zeros == delta, "a dense array gains nothing"
+
+
+def test_what_the_passes_buy(effc: Any, tmp_path: Path) -> None:
+    """The source's numbers stand beside those of what a pass made of it, and are those of a run without."""
+    page = tmp_path / "page.html"
+    options = ("--accelerator", "event-driven", "--data", CALIBRATION, "--samples", 20, "--no-check-import", "--json")
+    passes = ("--passes", "delta{mode=truncate,threshold=1.0,dense=never}", "--report", page)
+    plain, both = (json.loads(effc("model-npu", DIGITS, *options, *more).stdout) for more in ((), passes))
+    assert plain["before"] is None and both["before"]["total"] == plain["total"] and both["before"]["passes"] == []
+    assert both["total"]["delta"]["macs"] < plain["total"]["delta"]["macs"]
+    cycles = [f"{one['total']['delta']['cycles']:,.0f}" for one in (plain, both)]
+    assert f"before the passes: {cycles[0]} cycles" in page.read_text() and f"{cycles[1]} cycles" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(0, "0"), (0.0004321, "0.000432"), (4, "4.00"), (12.345, "12.3"), (99.96, "100"), (1234.6, "1,235")]
+)
+def test_small_amounts_do_not_vanish(value: float, said: str) -> None:
+    assert amount(value) == said
+
+
+def test_a_dense_array_has_one_mode(effc: Any, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    result = effc("model-npu", DIGITS, "--accelerator", "systolic-32x32", "--no-check-import", "--report", page)
+    assert result.exit_code == 0, result.output
+    text = page.read_text()
+    assert "times as long" not in text and 'class="tone0"><title>' not in text and text.count('class="track"><title>') == 8
 
 
 def test_the_list(effc: Any) -> None:

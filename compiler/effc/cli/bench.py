@@ -68,7 +68,7 @@ def command(
     from effc.errors import ConfigError
     from effc.runtime import open_artifact
     from effc.runtime.bench import artifact_contender, compare_engines, contender_arguments
-    from effc.runtime.session import refuse_sources
+    from effc.runtime.session import refuse_foreign, refuse_sources
     from effc.runtime.threads import available_threads
 
     if against and model is None:
@@ -77,6 +77,7 @@ def command(
         raise ConfigError("--model is what other engines run: name one with --against")
     opened = open_artifact(artifact)
     refuse_sources(opened)
+    refuse_foreign(opened)
     manifest = opened.manifest
     if manifest.streams and source is None:
         raise ConfigError(

@@ -93,12 +93,13 @@ def _optional(name: str, distribution: str, extra: str, purpose: str) -> Finding
 
 def _machine() -> list[Finding]:
     from effc.errors import MissingDependencyError
-    from effc.lowering.toolchain import compiler_for, emulator_for
+    from effc.lowering.toolchain import compiler_for
     from effc.runtime.threads import available_threads
-    from effc.targets import all_targets
+    from effc.targets import all_targets, extensions_found
+    from effc.targets.emulators import emulator_for, emulator_install
 
     findings = [Finding("threads", str(available_threads()), True, True)]
-    for target in all_targets():
+    for target in (*all_targets(), *(target for one in extensions_found() for target in one.targets)):
         if target.family == "cuda":
             continue  # one row for all of them, below
         here = target.name == "cpu"
@@ -111,8 +112,10 @@ def _machine() -> list[Finding]:
         findings.append(Finding(f"linker for {target.name}", linker.replace(sys.executable, "python"), True, here))
         if target.emulator and not target.runs_here:
             emulator = emulator_for(target)
-            fix = f"apt install qemu-user-static gives {target.emulator}-static"
-            findings.append(Finding(f"emulator for {target.name}", emulator or "none", emulator is not None, False, fix))
+            found = emulator is not None
+            findings.append(
+                Finding(f"emulator for {target.name}", emulator or "none", found, False, "" if found else emulator_install(target))
+            )
     return [*findings, *_gpu(), *_other_targets()]
 
 

@@ -96,20 +96,24 @@ def _list(known: list[Accelerator], as_json: bool) -> None:
 def _show(found: AcceleratorReport) -> None:
     from effc.report.accelerator import MODES
 
+    rewritten = found.before is not None
     heading(f"{found.title} on {found.accelerator['name']}: {found.accelerator['rows']} x {found.accelerator['columns']}")
-    skips = [mode for mode in found.modes if any(layer.costs[mode] != layer.costs["dense"] for layer in found.layers)]
     rows: list[tuple[str, ...]] = []
     for layer in found.layers:
         size = f"{layer.groups} x " * (layer.groups > 1) + f"{layer.rows} x {layer.depth} x {layer.columns}"
         shares = {"dense": 1.0, "zeros": layer.nonzero, "delta": layer.changed}
-        for mode in ("dense", *skips):
+        for mode in found.own_modes:
             names = (layer.name, size) if mode == "dense" else ("", "")
             rows.append((*names, MODES[mode], _share(shares[mode]), *_numbers(layer.costs[mode])))
     columns = ["layer", "M x K x N", "mode", "inputs", *_COLUMNS]
     table(columns, rows, numbers=columns[3:], widest={"layer": _NAMES})
-    totals = [(MODES[mode], *_numbers(found.total(mode)), f"{found.ideal(mode):,.0f}") for mode in found.modes]
-    columns = ["all layers", *_COLUMNS, "MACs at least"]
-    table(columns, totals, numbers=columns[1:])
+    totals = [
+        (MODES[mode], *([program] if rewritten else []), *_numbers(one.total(mode)), f"{one.ideal(mode):,.0f}")
+        for mode in found.modes
+        for program, one in found.programs.items()
+    ]
+    numbers = [*_COLUMNS, "MACs at least"]
+    table(["all layers", *(["program"] if rewritten else []), *numbers], totals, numbers=numbers)
     note("inputs: the share that is taken; util.: of all that the array could multiply meanwhile; a call takes one sample")
     for sentence in found.notes:
         note(sentence)
@@ -119,8 +123,10 @@ _COLUMNS = ("cycles", "util.", "MACs", "SRAM [kB]", "DRAM [kB]", "energy [µJ]")
 
 
 def _numbers(cost: ModeCost) -> tuple[str, ...]:
-    kilobytes = (f"{count / 1000:,.1f}" for count in (cost.sram_bytes, cost.dram_bytes))
-    return f"{cost.cycles:,.0f}", f"{cost.utilisation:.1%}", f"{cost.macs:,.0f}", *kilobytes, f"{cost.energy.total / 1e6:,.2f}"
+    from effc.report.accelerator import amount
+
+    kilobytes = (amount(count / 1000) for count in (cost.sram_bytes, cost.dram_bytes))
+    return f"{cost.cycles:,.0f}", f"{cost.utilisation:.1%}", f"{cost.macs:,.0f}", *kilobytes, amount(cost.energy.total / 1e6)
 
 
 def _share(share: float | None) -> str:

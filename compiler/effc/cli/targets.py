@@ -87,4 +87,8 @@ def _runs(target: Target) -> str:
         return "its C sources do"
     if target.family == "cuda":
         return "with such a GPU"
-    return f"with {target.emulator}" if target.emulator else "no"
+    from effc.targets.emulators import emulator_for
+
+    if not target.emulator:
+        return "no"
+    return f"with {target.emulator}" + ("" if emulator_for(target) else " (not installed)")

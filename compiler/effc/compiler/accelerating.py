@@ -1,12 +1,13 @@
 """What a network needs on an accelerator that a file describes: its products, the zeros and changes of their inputs on data, the model.
 
 Nothing is compiled: a program is read and rewritten by passes as `effc compile` does it, looked at on data (`accelerator_counts`), and
-modelled (`effc.cost.accelerator.model`).
+modelled (`effc.cost.accelerator.model`). Where passes ran, so is the program that they were given: what they buy is the difference.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,20 +52,22 @@ def model_accelerator(
     """
     progress = progress or silent
     check_files(settings)
-    passes = parse_passes(settings.passes)
+    passes, original = parse_passes(settings.passes), None
     if isinstance(source, str | Path) and (Path(source) / MANIFEST).is_file():
         program = _of_artifact(settings, Path(source))
         data = _data_of_artifact(settings, Path(source), program)
     else:
-        pipeline, original = Pipeline(passes), read_model(settings, source, progress)
-        given = read_inputs(settings, original, passes)
+        pipeline, program = Pipeline(passes), read_model(settings, source, progress)
+        original = program if passes else None
+        given = read_inputs(settings, program, passes)
         # no target: what pays on a processor is not what pays here, so passes leave nothing out for it
         context = Context(given.fit, given.selection, None, settings.seed, progress, metric=settings.metric, initial=given.initial)
         context.checkpoints = settings.checkpoints
-        program, data = pipeline(original, context), given.data
+        program, data = pipeline(program, context), given.data
     if data is not None and samples is not None:
         data = data.take(samples)
-    return model_program(program, accelerator, data, progress=progress)
+    found = model_program(program, accelerator, data, progress=progress)
+    return found if original is None else replace(found, before=model_program(original, accelerator, data, progress=progress))
 
 
 def model_program(

@@ -6,6 +6,7 @@ The table is `BACKENDS`; its other half, how the code is made, is `effc.lowering
 from __future__ import annotations
 
 import importlib.metadata
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +17,11 @@ from effc.compiler.blaming import blaming
 from effc.compiler.c_build import FOLDER
 from effc.compiler.c_self_tests import SourcesTrial
 from effc.compiler.c_vectors import golden_calls
-from effc.compiler.crosscheck import SelfTestRun
+from effc.compiler.crosscheck import CannotEmulateError, SelfTestRun
 from effc.compiler.cuda_trial import emulated, gpu_here
 from effc.compiler.golden import Checks
 from effc.compiler.trial import Trial, try_out, try_out_sources
+from effc.errors import EffcWarning
 from effc.ir import Program
 from effc.lowering import Lowered
 from effc.lowering.c99.sources import c_sources
@@ -52,12 +54,14 @@ class Tried:
     Attributes:
         trial, emulated, sources: see `CompileResult`.
         files: what trying made that belongs into the artifact: a self-test.
+        unable: why that did not run, where the emulator failed and not the code.
     """
 
     trial: Trial | None = None
     emulated: SelfTestRun | None = None
     sources: SourcesTrial | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
+    unable: str = ""
 
 
 class Backend(Protocol):
@@ -103,15 +107,20 @@ class _Processor:
                 advance(1)
             return Tried(trial)
         with progress("building and running the self-test", 1) as advance:
-            emulated = None
+            emulated, unable = None, ""
             executable = crosscheck.build(made.program, made.lowered, made.checks, made.target)
             if executable is not None:
-                with blaming(made.target, made.lowered.plan):
-                    emulated = crosscheck.run_emulated(executable, made.target)
+                try:
+                    with blaming(made.target, made.lowered.plan):
+                        emulated = crosscheck.run_emulated(executable, made.target)
+                except CannotEmulateError as error:
+                    if error.installed:
+                        unable = error.why
+                        warnings.warn(error.message, EffcWarning, stacklevel=2)
             if emulated is None:
                 crosscheck.rehearse(made.program, made.checks, made.lowered.batch)
             advance(1)
-        return Tried(emulated=emulated, files={} if executable is None else {crosscheck.SELF_TEST: executable})
+        return Tried(emulated=emulated, files={} if executable is None else {crosscheck.SELF_TEST: executable}, unable=unable)
 
 
 class _Sources:

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from effc.compiler.artifact_targets import target_of
 from effc.compiler.c_build import CannotTryError, run_here, run_on_board
 from effc.compiler.c_session import source_files
 from effc.compiler.crosscheck import SelfTestRun
-from effc.errors import VerificationError
+from effc.errors import MissingDependencyError, VerificationError
 from effc.runtime import Artifact
 from effc.runtime.verify import Verification
-from effc.targets import Target, all_targets, find_target
+from effc.targets import Target, find_target
 
 __all__ = ["SelfTest", "SourcesTrial", "artifact_self_tests", "self_tests"]
 
@@ -84,12 +85,15 @@ def self_tests(sources: Mapping[str, bytes], target: Target, unable: CannotTryEr
 
 def artifact_self_tests(artifact: Artifact) -> tuple[SelfTest, ...]:
     """`self_tests` of an artifact that holds C sources, whatever effc compiled it."""
-    name = str(artifact.manifest.data["target"].get("name"))
-    target = next((one for one in all_targets() if one.name == name), None)
+    why, how = "this effc knows no such target", "the effc that compiled it does"
+    try:
+        target = target_of(artifact)
+    except MissingDependencyError as error:
+        target, (why, _, how) = None, error.message.rpartition("; ")
     found = self_tests(source_files(artifact), target or find_target("c99"))
     if target is not None:
         return found
-    return (*found, SelfTest(name, None, "this effc knows no such target", "the effc that compiled it does"))
+    return (*found, SelfTest(str(artifact.manifest.data["target"].get("name")), None, why, how))
 
 
 def _attempt(where: str, run: Callable[[], SelfTestRun]) -> SelfTest:

@@ -10,7 +10,6 @@ import os
 import re
 import subprocess
 import tempfile
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,22 +17,37 @@ from pathlib import Path
 import numpy as np
 
 from effc.compiler.golden import Checks
-from effc.errors import EffcWarning, Problem, VerificationError
+from effc.errors import MissingDependencyError, Problem, VerificationError
 from effc.ir import Interface, Program, Value
 from effc.ir.arrays import to_numpy, to_torch
 from effc.ir.streaming import in_frames
 from effc.lowering import Lowered, lower, run_lowered
-from effc.lowering.toolchain import emulator_for, link_static
+from effc.lowering.toolchain import link_static
 from effc.runtime.artifact import SELF_TEST
 from effc.runtime.selftest import BLOB, HEADER, self_test, sources
 from effc.runtime.tensors import Array, dtype_named
 from effc.runtime.verify import compare
 from effc.targets import Target, find_target
+from effc.targets.emulators import emulator_for, emulator_install
 
-__all__ = ["SELF_TEST", "SelfTestRun", "build", "rehearse", "run_emulated"]
+__all__ = ["SELF_TEST", "CannotEmulateError", "SelfTestRun", "build", "rehearse", "run_emulated"]
 
 _FRAMES = 3  # of a clip: one that is computed whole, and two that are not
 _TIMEOUT = 600  # seconds; an emulator is some hundred times slower than the machine
+
+
+class CannotEmulateError(MissingDependencyError):
+    """A self-test did not run under an emulator, which says nothing of the code.
+
+    Attributes:
+        why: in a few words.
+        how: what to do, where something on this machine helps; empty where nothing does.
+        installed: whether there is an emulator, which then failed.
+    """
+
+    def __init__(self, why: str, how: str, *, installed: bool) -> None:
+        super().__init__(f"{why}; {how}" if how else why)
+        self.why, self.how, self.installed = why, how, installed
 
 
 @dataclass(frozen=True)
@@ -59,15 +73,17 @@ def build(program: Program, lowered: Lowered, checks: Checks, target: Target) ->
     return link_static(lowered.objects, own, {HEADER: described.header, BLOB: described.blob}, target)
 
 
-def run_emulated(executable: bytes, target: Target) -> SelfTestRun | None:
-    """Run it; None where the target's emulator is not installed, or, with a warning, ends by a mistake of its own.
+def run_emulated(executable: bytes, target: Target) -> SelfTestRun:
+    """Run it.
 
     Raises:
+        CannotEmulateError: the target has no emulator, it is not installed, it ends by a mistake of its own, or takes too long.
         VerificationError: it ran and failed.
     """
     emulator = emulator_for(target)
     if emulator is None:
-        return None
+        how = emulator_install(target) if target.emulator else ""
+        raise CannotEmulateError(f"nothing that is installed emulates {target.name}", how, installed=False)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / SELF_TEST
         path.write_bytes(executable)
@@ -77,12 +93,12 @@ def run_emulated(executable: bytes, target: Target) -> SelfTestRun | None:
                 [emulator, *target.emulator_flags, str(path)], capture_output=True, text=True, check=False, timeout=_TIMEOUT
             )
         except subprocess.TimeoutExpired as error:
-            raise VerificationError(f"the self-test under {emulator} did not end within {_TIMEOUT} s") from error
+            why = f"the self-test for {target.name} did not end within {_TIMEOUT} s under {emulator}"
+            raise CannotEmulateError(why, "", installed=True) from error
     text = " ".join((done.stdout + done.stderr).split())
     if done.returncode < 0 and (mistake := re.search(r"qemu-\S+: (\S+: \S+: Assertion .* failed)", text)):
-        why = f"the self-test for {target.name} did not run: {emulator} ended by an assertion of its own ({mistake[1]}); try a newer QEMU"
-        warnings.warn(why, EffcWarning, stacklevel=2)
-        return None
+        why = f"the self-test for {target.name} did not run: {emulator} ended by an assertion of its own ({mistake[1]})"
+        raise CannotEmulateError(why, "try a newer QEMU", installed=True)
     if done.returncode != 0:
         raise VerificationError(f"the self-test for {target.name} failed under {emulator} with code {done.returncode}: {text}")
     return SelfTestRun(emulator, text)

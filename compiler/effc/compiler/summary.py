@@ -53,8 +53,20 @@ def make_report(
     target: Target,
     sources: SourcesTrial | None = None,
     estimated: EstimateReport | None = None,
+    unable: str = "",
 ) -> Report:
-    """The report of one compile; `estimated` is what C sources need."""
+    """The report of one compile.
+
+    Args:
+        original, final: the program before and after the passes.
+        log: the passes.
+        quality: before and after.
+        lowered: the code.
+        trial, emulated, sources: how it did (`CompileResult`).
+        target: what it is for.
+        estimated: what C sources need.
+        unable: why an emulator that is installed did not run it.
+    """
     before, after = graphs_of(original, final)
     predicted = predictions(final, lowered, target)
     return Report(
@@ -69,7 +81,7 @@ def make_report(
         ranges=_ranges(final),
         curves=tuple(quality_curve(run.applied.spec, curve) for run in log for curve in run.curves),
         magnitudes=magnitudes(final),
-        notes=tuple(_notes(original, lowered, trial, emulated, target, sources)),
+        notes=tuple(_notes(original, lowered, trial, emulated, target, sources, unable)),
         whole_layers=tuple(_layer(step) for step in lowered.plan.fresh) if lowered.plan is not None else (),
     )
 
@@ -165,7 +177,13 @@ def _microcontroller_facts(estimated: EstimateReport) -> list[tuple[str, str]]:
 
 
 def _notes(
-    original: Program, lowered: Lowered, trial: Trial | None, emulated: SelfTestRun | None, target: Target, sources: SourcesTrial | None
+    original: Program,
+    lowered: Lowered,
+    trial: Trial | None,
+    emulated: SelfTestRun | None,
+    target: Target,
+    sources: SourcesTrial | None,
+    unable: str,
 ) -> list[str]:
     notes = [*lowered.notes, *lowered.remarks]
     if sources is not None:
@@ -174,7 +192,8 @@ def _notes(
         own = lowered.plan is not None and target.family != CUDA
         how = "Copy `selftest` there and run it" if own else "golden.npz holds vectors to test it with: `effc verify` there"
         tried = "the same program, lowered for this machine, gave the right results"
-        notes.append(f"The code is for {target.name} and was not run; {tried}. {how}.")
+        why = f" ({unable})" if unable else ""
+        notes.append(f"The code is for {target.name} and was not run{why}; {tried}. {how}.")
     if not original.interface.batch.symbolic:
         notes.append(f"The batch is fixed: {original.interface.batch.reason}.")
     return notes

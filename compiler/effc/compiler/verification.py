@@ -24,6 +24,7 @@ from effc.compiler.verdict import Finding, Verdict, is_exact
 from effc.compiler.wavering import spread, wavering
 from effc.data import Dataset, load_dataset
 from effc.data.preprocess import Preprocess
+from effc.errors import DataError, Problem
 from effc.frontends import Limits, load_program
 from effc.frontends.onnx.reference import CannotRunError, Reference, open_reference
 from effc.ir import Program
@@ -59,6 +60,7 @@ def verify_artifact(
     opened = open_artifact(path)
     foreign = foreign_target(opened)
     if foreign is not None:
+        _refuse_absent({"--source": source, "--data": data})
         return verdict_of_foreign(opened, foreign, [what for what, given in (("its source", source), ("data", data)) if given is not None])
     is_c = opened.manifest.executor == "c"
     session = c_session(path) if is_c else load(path, threads=threads)
@@ -104,6 +106,13 @@ def verify_artifact(
     compiled = session.manifest.data["source"]["sha256"]
     own = original is None or not compiled or original.provenance.sha256 == compiled
     return Verdict(tuple(findings), diverging, lossy, tuple(notes), own, tests)
+
+
+def _refuse_absent(given: Mapping[str, Path | str | None]) -> None:
+    """Raises DataError with the files that are not there."""
+    absent = [Problem(flag, str(path), "does not exist") for flag, path in given.items() if path is not None and not Path(path).exists()]
+    if absent:
+        raise DataError("there are no such files", absent)
 
 
 def _of_self_test(test: SelfTest, artifact: Artifact, count: int) -> Finding:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from effc.errors import EffcWarning, MissingDependencyError, Problem, UnsupportedModelError
 from effc.targets import Target
+from effc.targets.emulators import emulator_for
 
 __all__ = ["compiler_for", "compiler_name", "emulator_for", "link_shared", "link_static"]
 
@@ -53,7 +54,7 @@ def link_static(objects: Sequence[bytes], sources: Sequence[Path], files: Mappin
             Path(folder, name).write_bytes(content.encode() if isinstance(content, str) else content)
         for source in sources:
             shutil.copy(source, folder)
-        flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-s", "-Wl,--build-id=none", "-I."]
+        flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-static", "-s", "-Wl,--build-id=none", "-I."]
         names += [source.name for source in sources if source.suffix == ".c"]
         system = ["-lm", "-lpthread"] if target.hosted else ["-ffreestanding", "-DEFFC_SERIAL"]
         _run([*compiler_for(target, static=True), *flags, *names, "-o", "selftest", *system], folder, target)
@@ -98,11 +99,35 @@ def _bare_compiler(target: Target) -> list[str]:
     """The target's clang, under its plain name or, as distributions call it, with its version, and the linker of that version."""
     names = [target.compiler, *(f"{target.compiler}-{version}" for version in _CLANGS)]
     found = [name for name in names if shutil.which(name)]
-    for name in found:
-        if _has_lld(name):
+    lacking = {name: _lacking(name, target.flags) for name in found}
+    for name, lack in lacking.items():
+        if not lack:
             return [name, *target.flags, "-fuse-ld=lld", "-nostdlib", "-Wl,--error-limit=0"]
-    why = f"{found[0]} is on the PATH, but has no linker (ld.lld)" if found else f"neither {target.compiler} nor {names[-1]} is on the PATH"
-    raise MissingDependencyError(f"no linker for target {target.name}: {why}; install clang and lld of one version (Debian: clang lld)")
+    why = "; ".join(f"{name} is on the PATH, but {lack}" for name, lack in lacking.items())
+    why = why or f"neither {target.compiler} nor {names[-1]} is on the PATH"
+    oldest = f"{_CLANGS[-1]} or later"
+    raise MissingDependencyError(
+        f"no linker for target {target.name}: {why}; install clang and lld of one version, {oldest} (Debian: clang lld)"
+    )
+
+
+@functools.cache
+def _lacking(clang: str, flags: tuple[str, ...]) -> str:
+    """Why a clang does not serve, tried on an empty file; empty where it does."""
+    if not _has_lld(clang):
+        return "has no linker (ld.lld)"
+    try:
+        command = [clang, *flags, "-x", "c", "-c", os.devnull, "-o", os.devnull]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        said = subprocess.run([clang, "-dumpversion"], capture_output=True, text=True, check=False).stdout.strip()
+    except OSError as error:
+        return f"does not start ({error.strerror})"
+    major = re.match(r"\d+", said)
+    if major is None or int(major[0]) < _CLANGS[-1]:
+        return f"is of version {said or 'unknown'}, which is too old"
+    if done.returncode != 0:
+        return f"does not compile with {' '.join(flags)}: {' '.join(done.stderr.split())[:200]}"
+    return ""
 
 
 @functools.cache
@@ -115,12 +140,6 @@ def _has_lld(clang: str) -> bool:
 def compiler_name(command: Sequence[str]) -> str:
     """What a command that begins as `compiler_for` says is called in messages: zig is run by Python."""
     return "zig cc" if "ziglang" in command else Path(command[0]).name
-
-
-def emulator_for(target: Target) -> str | None:
-    """The program that runs the target's static executables here, the static qemu first, as distributions name both; None without one."""
-    names = (f"{target.emulator}-static", target.emulator) if target.emulator else ()
-    return next((name for name in names if shutil.which(name)), None)
 
 
 def _run(command: Sequence[str], folder: str, target: Target) -> None:

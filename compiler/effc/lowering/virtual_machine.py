@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from effc.lowering.relax_converters.attention import written_out
 from effc.lowering.to_relax import RelaxModule
-from effc.lowering.toolchain import compiler_for
+from effc.lowering.toolchain import link_shared
 from effc.targets import Target
 
 __all__ = ["FUNCTION", "virtual_machine_code"]
@@ -24,9 +24,11 @@ def virtual_machine_code(module: RelaxModule, target: Target, tvm_target: Any) -
     executable = relax.build(written_out(_inputs_first(module)), tvm_target)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.so")
-        command = compiler_for(target, static=False)
-        options: Mapping[str, Any] = {"options": [*command[1:], "-Wl,--build-id=none"]}
-        executable.export_library(str(path), cc=command[0], workspace_dir=folder, **options)
+
+        def linked(output: str, objects: Sequence[str], **_: Any) -> None:
+            Path(output).write_bytes(link_shared([Path(file).read_bytes() for file in objects], target))
+
+        executable.export_library(str(path), fcompile=linked, workspace_dir=folder)
         return path.read_bytes()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-__all__ = ["MODES", "AcceleratorLayer", "AcceleratorReport", "EnergyParts", "ModeCost", "total_cost"]
+__all__ = ["MODES", "AcceleratorLayer", "AcceleratorReport", "EnergyParts", "ModeCost", "amount", "total_cost"]
 
 MODES = {"dense": "dense", "zeros": "zero-skipping", "delta": "delta"}
 """Ways to run a network, and their names: all inputs, those that are not zero, those that changed since the frame before."""
@@ -90,6 +90,7 @@ class AcceleratorReport:
         samples: calls that were looked at; 0 without data.
         layers: in execution order.
         notes: what a user should know of how these numbers came about.
+        before: the same of the program that the passes were given; None where none ran.
     """
 
     title: str
@@ -99,10 +100,22 @@ class AcceleratorReport:
     samples: int
     layers: tuple[AcceleratorLayer, ...]
     notes: tuple[str, ...] = ()
+    before: AcceleratorReport | None = None
 
     @property
     def modes(self) -> tuple[str, ...]:
         return tuple(self.layers[0].costs) if self.layers else ("dense",)
+
+    @property
+    def own_modes(self) -> tuple[str, ...]:
+        """`dense`, and those that this array has: any layer costs something else in them."""
+        differ = [mode for mode in self.modes if any(layer.costs[mode] != layer.costs["dense"] for layer in self.layers)]
+        return ("dense", *differ)
+
+    @property
+    def programs(self) -> dict[str, AcceleratorReport]:
+        """What the passes were given and what they made, by name; this one alone where none ran."""
+        return {"": self} if self.before is None else {"source": self.before, "rewritten": self}
 
     @property
     def clock_hz(self) -> float:
@@ -123,7 +136,13 @@ class AcceleratorReport:
     def as_json(self) -> dict[str, Any]:
         layers = [_with_total_energy(asdict(layer)) for layer in self.layers]
         totals = {mode: {**asdict(self.total(mode)), "energy_pj": self.total(mode).energy.total} for mode in self.modes}
-        return {**asdict(self), "layers": layers, "macs": self.macs, "total": totals}
+        before = None if self.before is None else self.before.as_json()
+        return {**asdict(self), "layers": layers, "macs": self.macs, "total": totals, "before": before}
+
+
+def amount(value: float) -> str:
+    """A number that may be small or large: three digits that count, or all before the point."""
+    return f"{value:,.0f}" if value == 0 or abs(value) >= 99.95 else f"{value:#.3g}"
 
 
 def _with_total_energy(layer: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import resources
 
 from effc.errors import counted
-from effc.report.accelerator import MODES, AcceleratorReport
+from effc.report.accelerator import MODES, AcceleratorReport, amount
 from effc.report.accelerator_svg import COLOURS, draw_accelerator
 
 __all__ = ["render_accelerator"]
@@ -18,17 +18,17 @@ def render_accelerator(report: AcceleratorReport) -> bytes:
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
-        "kilobytes": lambda count: f"{count / 1000:,.1f}",
+        "kilobytes": lambda count: amount(count / 1000),
         "count": lambda count: f"{count:,.0f}",
         "counted": counted,
         "percent": lambda share: f"{share:.1%}",
-        "microjoules": lambda picojoules: f"{picojoules / 1e6:,.2f}",
+        "microjoules": lambda picojoules: amount(picojoules / 1e6),
     }
     template = environment.from_string(resources.files("effc.report").joinpath("accelerator.html.jinja").read_text(encoding="utf-8"))
     page = template.render(
         report=report,
         style=Markup(resources.files("effc.report").joinpath("page.css").read_text(encoding="utf-8")),
-        drawing=Markup(draw_accelerator(report.layers, report.modes)),
+        drawing=Markup(draw_accelerator(report.layers, report.own_modes)),
         names=MODES,
         colours=COLOURS,
         totals={mode: report.total(mode) for mode in report.modes},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Sequence
 
-from effc.report.accelerator import MODES, AcceleratorLayer, ModeCost
+from effc.report.accelerator import MODES, AcceleratorLayer, ModeCost, amount
 from effc.report.svg import document, shortened, text
 
 __all__ = ["COLOURS", "draw_accelerator"]
@@ -32,17 +32,13 @@ def draw_accelerator(layers: Sequence[AcceleratorLayer], modes: Sequence[str]) -
     for (title, value), (left, right) in zip(panels, _PANELS, strict=True):
         most = max((value(cost) for layer in layers for cost in layer.costs.values()), default=0.0) or 1.0
         parts.append(text(left, _TOP - 24, title, "axis"))
-        parts.append(text(right, _TOP - 8, _number(most), "axis", "end"))
+        parts.append(text(right, _TOP - 8, amount(most), "axis", "end"))
         parts.append(text(left, _TOP - 8, "0", "axis"))
         parts += [f'<line x1="{x:.0f}" y1="{_TOP - 4:.0f}" x2="{x:.0f}" y2="{base:.0f}" class="grid"/>' for x in (left, right)]
         for index, layer in enumerate(layers):
             for place, mode in enumerate(modes):
                 y, number = _TOP + row * index + _BAR * place, value(layer.costs[mode])
-                hover = html.escape(f"{layer.name}, {MODES[mode]}: {_number(number)} {title.removeprefix('energy, ')}")
+                hover = html.escape(f"{layer.name}, {MODES[mode]}: {amount(number)} {title.removeprefix('energy, ')}")
                 size = f'width="{max((right - left) * number / most, 0.5):.1f}" height="{_BAR - 1:.0f}"'
                 parts.append(f'<rect x="{left:.0f}" y="{y:.1f}" {size} class="{COLOURS[mode]}"><title>{hover}</title></rect>')
     return document(parts, _WIDTH, base + 8, "cycles and energy of each layer, by mode", "wide")
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

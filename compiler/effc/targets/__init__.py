@@ -10,7 +10,19 @@ from effc.targets import cpu, cuda, dsp, microcontrollers
 from effc.targets.base import C99, CUDA, Origin, Package, Target
 from effc.targets.extensions import GROUP, Extension, Found, installed
 
-__all__ = ["C99", "CUDA", "Extension", "Found", "Origin", "Package", "Target", "all_targets", "extensions_found", "find_target"]
+__all__ = [
+    "C99",
+    "CUDA",
+    "Extension",
+    "Found",
+    "Origin",
+    "Package",
+    "Target",
+    "all_targets",
+    "extensions_found",
+    "find_target",
+    "known_target",
+]
 
 
 def all_targets() -> tuple[Target, ...]:
@@ -23,8 +35,26 @@ def extensions_found() -> tuple[Found, ...]:
     return installed(all_targets())
 
 
+def known_target(name: str) -> Target | None:
+    """The target with this name, of effc's own or another package's; None where neither has it.
+
+    Packages that add targets are loaded only where it is none of effc's own.
+
+    Raises:
+        MissingDependencyError: the package that adds it is broken.
+    """
+    own = next((target for target in all_targets() if target.name == name), None)
+    if own is not None:
+        return own
+    found = extensions_found()
+    for one in found:
+        if one.fault and name in one.claims:
+            raise MissingDependencyError(f"target {name} of package {one.package} cannot be used: {one.fault}: mend or update it")
+    return next((target for one in found for target in one.targets if target.name == name), None)
+
+
 def find_target(name: str, package: str = "") -> Target:
-    """The target with this name. Packages that add targets are loaded only where it is none of effc's own.
+    """`known_target`, which must be there.
 
     Args:
         name: as after `--target`.
@@ -34,25 +64,20 @@ def find_target(name: str, package: str = "") -> Target:
         ConfigError: there is none; the message names the nearest one, or the package that is not installed.
         MissingDependencyError: the package that adds it is broken.
     """
-    table = {target.name: target for target in all_targets()}
-    if name in table:
-        return table[name]
-    found = extensions_found()
-    for one in found:
-        if one.fault and name in one.claims:
-            raise MissingDependencyError(f"target {name} of package {one.package} cannot be used: {one.fault}: mend or update it")
-    table |= {target.name: target for one in found for target in one.targets}
-    if name in table:
-        origin = table[name].origin
+    target = known_target(name)
+    if target is not None:
+        origin = target.origin
         if package and origin is not None and package != str(origin.package):
             text = f"target {name}: the configuration was made with {package}, installed is {origin.package}"
             warnings.warn(text, EffcWarning, stacklevel=2)
-        return table[name]
+        return target
     if package:
         install = package.replace(" ", "==", 1)
         raise ConfigError(
             f"there is no target {name!r} here: it came from the package {package}, which is not installed; pip install {install}"
         )
+    found = extensions_found()
+    table = [target.name for target in (*all_targets(), *(target for one in found for target in one.targets))]
     near = difflib.get_close_matches(name, table, 1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     broken = [Problem(str(one.package), one.name, one.fault, "if the target is its, mend or update it") for one in found if one.fault]

@@ -53,7 +53,8 @@ class CampaignSpec(BaseModel):
         level: confidence of the intervals. `require`: budgets to judge.
         preprocess: how images become inputs.
         accelerator: an array that runs the network: a shipped description's name, or a file's path. Kinds of sites are then its own
-            (`effc.faultsim.accelerator.places`), `pe` without any. `data`: samples that a float network is quantised on for it.
+            (`effc.faultsim.accelerator.places`); none given: `pe` where a bit is stuck, else `accumulator`.
+            `data`: samples that a float network is quantised on for it.
     """
 
     model_config = ConfigDict(
@@ -96,7 +97,10 @@ class CampaignSpec(BaseModel):
     @classmethod
     def _of_an_array(cls, values: Any) -> Any:
         chosen = isinstance(values, dict) and values.get("accelerator") is not None and "where" not in values
-        return {**values, "where": ("pe",)} if chosen else values
+        if not chosen:
+            return values
+        stuck = str(values.get("effect", "")).startswith("stuck")  # multipliers are faulty for good, sums once
+        return {**values, "where": ("pe",) if stuck else ("accumulator",)}
 
     @field_validator("where", "layers", "ops", "rates", "stratify", "require", mode="before")
     @classmethod

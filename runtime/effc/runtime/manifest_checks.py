@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from effc.runtime.cuda.limits import refused
 from effc.runtime.plan import ALIGNMENT, Plan
 from effc.runtime.tensors import dtype_named
 
@@ -12,8 +13,6 @@ if TYPE_CHECKING:
     from effc.runtime.manifest import Manifest
 
 __all__ = ["check_plan", "check_states"]
-
-MOST_THREADS = 1024  # of a block, on every GPU of NVIDIA's
 
 
 def check_states(manifest: Manifest) -> None:
@@ -61,8 +60,9 @@ def _check_launches(plan: Plan) -> None:
             numbers = (*launch.grid, *launch.block, launch.shared, *launch.arguments)
             if not all(type(number) is int and number >= 0 for number in numbers) or len(launch.grid) != 3 or len(launch.block) != 3:
                 raise ValueError(f"the launch {launch.kernel} has sizes that are no whole numbers, or not three of them")
-            if not all((*launch.grid, *launch.block)) or math.prod(launch.block) > MOST_THREADS:
-                raise ValueError(f"the launch {launch.kernel} has no blocks, or blocks of {math.prod(launch.block)} threads")
+            why = refused(launch.grid, launch.block)
+            if why:
+                raise ValueError(f"the launch {launch.kernel} {why}")
             if any(position >= count for position in launch.arguments):
                 raise ValueError(f"the launch {launch.kernel} takes a buffer that its step has not")
     if not any(step.launches for step in plan.steps):

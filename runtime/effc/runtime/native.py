@@ -33,7 +33,16 @@ _CONTEXT = (
     "TVMFFIEnvModLookupFromImports",
 )
 _INT = 1  # kTVMFFIInt
-_PROCESSORS = {3: "i686", 40: "armv7l", 62: "x86_64", 183: "aarch64", 243: "riscv64"}  # ELF's e_machine, as `uname -m` names them
+# ELF's class (1: of 32 bits) and e_machine, as `uname -m` names them
+_PROCESSORS = {
+    (1, 3): "i686",
+    (1, 40): "armv7l",
+    (1, 164): "hexagon",
+    (1, 243): "riscv32",
+    (2, 62): "x86_64",
+    (2, 183): "aarch64",
+    (2, 243): "riscv64",
+}
 _SET_MAX_CONCURRENCY = "_ZN3tvm7runtime9threading17SetMaxConcurrencyEi"  # tvm::runtime::threading::SetMaxConcurrency(int)
 _INSTALL = "effc needs apache-tvm 0.27: pip install 'apache-tvm>=0.27,<0.28'"
 
@@ -61,7 +70,7 @@ def built_for(path: Path) -> str:
         header = file.read(20)
     if len(header) < 20 or header[:4] != b"\x7fELF":
         return ""
-    return _PROCESSORS.get(int.from_bytes(header[18:20], "big" if header[5] == 2 else "little"), "")
+    return _PROCESSORS.get((header[4], int.from_bytes(header[18:20], "big" if header[5] == 2 else "little")), "")
 
 
 def load_code(path: Path) -> ctypes.CDLL:
@@ -71,7 +80,8 @@ def load_code(path: Path) -> ctypes.CDLL:
         with fresh_name(path) as fresh:
             library = ctypes.CDLL(str(fresh), mode=os.RTLD_NOW | os.RTLD_LOCAL)
     except OSError as error:
-        raise InputRejectedError(f"{path} cannot be loaded on this machine ({error}): it is damaged, or for another system") from error
+        said = str(error).replace(f"{fresh}: ", "")
+        raise InputRejectedError(f"{path} cannot be loaded on this machine ({said}): it is damaged, or for another system") from error
     for name in _CONTEXT:
         try:
             pointer = ctypes.c_void_p.in_dll(library, f"__{name}")

@@ -26,7 +26,7 @@ from effc.runtime.staging import Staging
 from effc.runtime.tensors import Array, dtype_named
 from effc.runtime.threads import available_threads, use_threads
 
-__all__ = ["Session", "load", "refuse_sources"]
+__all__ = ["Session", "load", "refuse_foreign", "refuse_sources"]
 
 _COPY_LIMIT = 128 * 1024  # bytes of all inputs and outputs; about what is copied while numpy says where the arrays lie
 
@@ -288,8 +288,8 @@ def _executor(artifact: Artifact) -> Executor:
     if CODE not in manifest.files:
         target = manifest.data["target"].get("name")
         raise AlteredArtifactError(f"{artifact.path} holds no {CODE}: it was compiled for target {target!r}, which cannot run here")
+    refuse_foreign(artifact)
     code = artifact.path / CODE
-    _refuse_foreign_code(artifact, code)
     tensors = artifact.parameters()
     inputs, outputs = [spec.name for spec in manifest.code_inputs], [spec.name for spec in manifest.code_outputs]
     executor: Executor
@@ -312,10 +312,16 @@ def refuse_sources(artifact: Artifact) -> None:
     )
 
 
-def _refuse_foreign_code(artifact: Artifact, code: Path) -> None:
-    """The loader would call a library for another processor a missing file."""
-    built, here = built_for(code), platform.machine()
+def refuse_foreign(artifact: Artifact) -> None:
+    """Raises DataError where the artifact's code is for another processor: the loader would call it a missing file."""
+    if CODE not in artifact.manifest.files:
+        return
+    built, here = built_for(artifact.path / CODE), platform.machine()
     if not built or built == here:
         return
-    check = f", or run {artifact.path / SELF_TEST} there, which needs nothing else" if SELF_TEST in artifact.manifest.files else ""
-    raise DataError(f"{artifact.path} was compiled for {built}, and this machine is {here}: copy it to such a machine{check}")
+    target = artifact.manifest.data["target"].get("name")
+    code = f"{artifact.path} holds code for {target} ({built}), and this machine is {here}"
+    if SELF_TEST not in artifact.manifest.files:
+        raise DataError(f"{code}: run it, and `effc verify`, on such a machine")
+    test = f"its self-test is {artifact.path / SELF_TEST}, which needs nothing else there"
+    raise DataError(f"{code}: {test}; `effc verify {shlex.quote(str(artifact.path))}` runs it under an emulator here")

@@ -16,13 +16,17 @@ from torch.nn import functional
 
 from effc.cli.doctor import _machine
 from effc.compiler import compile_model
-from effc.compiler.crosscheck import SELF_TEST, run_emulated
-from effc.errors import EffcWarning, MissingDependencyError, VerificationError
+from effc.compiler.crosscheck import SELF_TEST, CannotEmulateError, run_emulated
+from effc.compiler.verification import verify_artifact
+from effc.errors import DataError, EffcWarning, MissingDependencyError, VerificationError
 from effc.lowering import toolchain
 from effc.lowering.chip import processor
-from effc.lowering.toolchain import compiler_for, emulator_for, link_shared
+from effc.lowering.toolchain import compiler_for, link_shared
+from effc.runtime import load
 from effc.targets import Target, find_target
+from effc.targets.emulators import emulator_for, emulator_install
 from effc.targets.rates import Level, Rates, dump_rates
+from tests.unit.targets.extension_packages import packages_on_the_path
 
 OTHERS = ["aarch64", "riscv64"]
 EVERY = [*OTHERS, "aarch64-dotprod", "riscv64-v128", "riscv64-v256", "hexagon-v67"]
@@ -37,8 +41,8 @@ def needs_tools(name: str) -> None:
         compiler_for(target, static=True)
     except MissingDependencyError as error:
         pytest.skip(str(error))
-    if not shutil.which(target.emulator) and not shutil.which(f"{target.emulator}-static"):
-        pytest.skip(f"{target.emulator} is not installed: apt install qemu-user-static")
+    if emulator_for(target) is None:
+        pytest.skip(emulator_install(target))
 
 
 @pytest.mark.slow
@@ -162,7 +166,11 @@ def test_doctor_finds_the_emulator_that_a_compile_runs(installed: set[str], foun
         return subprocess.CompletedProcess(command, 0, "PASS", "")
 
     monkeypatch.setattr("effc.compiler.crosscheck.subprocess.run", run)
-    run_emulated(b"", target)
+    if expected is None:
+        with pytest.raises(CannotEmulateError, match="install qemu-"):
+            run_emulated(b"", target)
+    else:
+        run_emulated(b"", target)
     assert ran == ([] if expected is None else [expected])
 
 
@@ -199,3 +207,49 @@ def test_a_first_build_that_takes_long_says_why(tool: str, tmp_path: Path, monke
         assert link_shared([b""], find_target("aarch64")) == link_shared([b""], find_target("aarch64")) == b"code"
     expected = ["the first build for aarch64 takes about a minute: zig builds its C library"] if tool == "ziglang" else []
     assert [str(entry.message) for entry in said if issubclass(entry.category, EffcWarning)] == expected
+
+
+class Ordered(nn.Module):
+    """Sorting does not plan: it runs on TVM's virtual machine."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.sort()[0]
+
+
+def test_code_for_the_virtual_machine_is_linked_by_zig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ziglang", reason="the ziglang wheel is not installed")
+    other, number = next((one, elf) for one, elf in (("aarch64", 183), ("riscv64", 243)) if not find_target(one).runs_here)
+    which = shutil.which
+    monkeypatch.setattr("effc.lowering.toolchain.shutil.which", lambda name: None if name.endswith("-gcc") else which(name))
+    assert "ziglang" in compiler_for(find_target(other), static=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EffcWarning)  # zig may build its C library first
+        result = compile_model(Ordered().eval(), tmp_path / "out", target=other, example_inputs=(torch.randn(1, 5),))
+    library = (tmp_path / "out" / "model.so").read_bytes()
+    assert (library[:5], library[16], int.from_bytes(library[18:20], "little")) == (b"\x7fELF\x02", 3, number)
+    assert result.manifest.plan is None and not (tmp_path / "out" / SELF_TEST).exists()
+    assert any("`effc verify` there" in note for note in result.report.notes)
+    with pytest.raises(DataError, match=f"holds code for {other} .*: run it, and `effc verify`, on such a machine"):
+        verify_artifact(tmp_path / "out")
+    with pytest.raises(DataError, match="on such a machine"):
+        load(tmp_path / "out")
+
+
+FOREIGN = """
+from dataclasses import replace
+from effc.targets import Extension, find_target
+EXTENSION = Extension("acme", (replace(find_target("riscv64"), name="acme-rv"),))
+"""
+
+
+def test_code_for_a_target_of_another_package_is_verified_under_its_emulator(tmp_path: Path) -> None:
+    needs_tools("riscv64")
+    with packages_on_the_path(tmp_path / "packages") as install:
+        install("acme", FOREIGN, package="acme-effc")
+        compile_model(nn.Linear(3, 2).eval(), tmp_path / "out", target="acme-rv", example_inputs=(torch.randn(1, 3),))
+        verdict = verify_artifact(tmp_path / "out")
+        assert verdict.passed and verdict.extent.startswith("the self-test passed on qemu-riscv64")
+        rows = {finding.what for finding in _machine()}
+        assert {"linker for acme-rv", "emulator for acme-rv"} <= rows
+    with pytest.raises(MissingDependencyError, match=r"of the package acme-effc 1\.0, not installed here; pip install acme-effc==1\.0"):
+        verify_artifact(tmp_path / "out")

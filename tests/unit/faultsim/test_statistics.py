@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -282,6 +283,19 @@ def test_stages_refuse_what_cannot_be():
         next_stage(Plan(0.1, pilot=50, max_injections=60), [1000, 1000], [np.zeros(0), np.zeros(0)])
     with pytest.raises(DataError, match="look 1 is due"):
         next_stage(Plan(0.1), [1000], [np.zeros(0)], 1)
+
+
+@pytest.mark.parametrize("successes", [0, 1, 7, 200, 385])
+def test_a_large_population_is_as_one_without_end_and_at_once(successes: int) -> None:
+    """The exact interval of ten million, where it is still found, lies inside, and by nearly nothing."""
+    exact = without_replacement(successes, 385, 10_000_000)
+    start = time.process_time()
+    large = without_replacement(successes, 385, 10**11)
+    assert time.process_time() - start < 1  # exact tails would take minutes
+    assert exact.method == "exact hypergeometric"
+    assert large == clopper_pearson(successes, 385)
+    assert large.low <= exact.low <= large.low + 2e-6 and large.high - 2e-6 <= exact.high <= large.high
+    assert without_replacement(successes * 100, 38_500, 10**7 + 1).method == "exact hypergeometric"  # more than a thousandth was tried
 
 
 @pytest.mark.parametrize(("population", "n"), [(20, 10), (50, 7), (100, 99), (200, 180)])

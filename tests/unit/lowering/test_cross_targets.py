@@ -12,15 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from effc.compiler import compile_model
-from effc.compiler.crosscheck import build, run_emulated
+from effc.compiler.crosscheck import CannotEmulateError, build, run_emulated
 from effc.compiler.golden import Checks
 from effc.compiler.verification import verify_artifact
-from effc.errors import AlteredArtifactError, EffcWarning, MissingDependencyError, UnsupportedModelError, VerificationError
+from effc.errors import AlteredArtifactError, DataError, EffcWarning, MissingDependencyError, UnsupportedModelError, VerificationError
 from effc.ir import Program
 from effc.lowering import Options, lower
-from effc.lowering.toolchain import compiler_for, emulator_for, link_shared
+from effc.lowering.toolchain import compiler_for, link_shared
+from effc.runtime import load
 from effc.runtime.selftest import sources
 from effc.targets import Target, find_target
+from effc.targets.emulators import emulator_for, emulator_install
 from tests.unit.lowering.test_integer_kernels import CASES, Many, integers, program_of, scalar
 
 OPS = torch.ops.effc
@@ -49,7 +51,7 @@ def emulated(name: str) -> Target:
     """The target; skips where this machine can neither link for it nor emulate it."""
     target = linkable(name)
     if emulator_for(target) is None:
-        pytest.skip(f"{target.emulator} is not installed: apt install qemu-user")
+        pytest.skip(emulator_install(target))
     return target
 
 
@@ -86,13 +88,14 @@ def self_tested(program: Program, inputs: dict[str, Tensor], target: Target) -> 
     checks.start(program)
     executable = build(program, lowered, checks, target)
     assert executable is not None
-    run = run_emulated(executable, target)
-    assert run is not None
-    return run.text
+    return run_emulated(executable, target).text
 
 
-@pytest.mark.parametrize("name", [HEXAGON, "riscv64-v256"])
-def test_quantised_layers_are_exact(name: str) -> None:
+@pytest.mark.parametrize("name", TARGETS)
+def test_quantised_layers_are_exact(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its C sources compile without a warning, too."""
+    strict = [*compiler_for(emulated(name), static=True), "-Werror"]
+    monkeypatch.setattr("effc.lowering.toolchain.compiler_for", lambda target, *, static: strict)
     said = self_tested(small(), {"x": integers(torch.int8, 1, 5, 5, 6)}, emulated(name))
     assert "11 elements, error 0 PASS" in said
 
@@ -144,6 +147,7 @@ static void twofold(double x) { if (isnan(x)) seen("nan", 3); else seen(&x, 8); 
 static const uint32_t edges[] = {0, 0x80000000u, 1, 0x80000001u, 0x7fffff, 0x800000, 0x3f800000, 0xbf800000u, 0x7f7fffff, 0x7f800000,
   0xff800000u, 0x7fc00000, 0x34000000, 0x4b000000, 0x4b000001, 0x4affffff, 0x3f000000, 0xbf000000u, 0x3fc00000, 0x40200000};
 enum { EDGES = sizeof edges / sizeof *edges };
+static int puts_failure(void) { return printf("out of memory\n"), 4; }
 int main(void) {
   for (uint32_t i = 0; i < 30000; ++i) {
     uint32_t a = i < EDGES * EDGES ? edges[i / EDGES] : drawn(), b = i < EDGES * EDGES ? edges[i % EDGES] : drawn();
@@ -170,6 +174,12 @@ int main(void) {
   memset(block, 7, 128), memcpy(other, block + 1, 63), memmove(block + 1, block, 100), block[5] = 9;
   memmove(block, block + 3, 100);
   for (int i = 0; i < 128; ++i) fputc('0' + block[i], stderr), printf("%d", block[i]);
+  for (int i = 0; i < 3000; ++i) { /* more than there is, were nothing given back */
+    void *one = aligned_alloc(64, 1 << 20), *two = aligned_alloc(128, 1 << 20);
+    if (!one || !two || (uintptr_t)two % 128) return puts_failure();
+    if (i % 2) free(one), free(two);
+    else free(two), free(one);
+  }
   printf(" %d %d\n", memcmp(other, block, 63) < 0, (int)((uintptr_t)other % 64));
   return 3;
 }
@@ -204,10 +214,18 @@ def test_an_artifact_for_hexagon_is_verified_by_its_self_test(tmp_path: Path, mo
     assert result.emulated is not None and "PASS" in result.emulated.text
     library = (tmp_path / "out" / "model.so").read_bytes()
     assert (library[:4], library[16], int.from_bytes(library[18:20], "little")) == (b"\x7fELF", 3, 164)  # a shared library of Hexagon
-    verdict = verify_artifact(tmp_path / "out", data=tmp_path / "none.npz")
+    with pytest.raises(DataError, match="none.npz: does not exist"):
+        verify_artifact(tmp_path / "out", data=tmp_path / "none.npz")
+    (tmp_path / "some.npz").touch()
+    verdict = verify_artifact(tmp_path / "out", data=tmp_path / "some.npz")
     assert verdict.passed and [finding.passed for finding in verdict.findings] == [True, True]
     assert verdict.extent.startswith("the self-test passed on qemu-hexagon -cpu v67 (")
-    assert verdict.notes == ("not compared with data: code for hexagon-v67 does not run on this machine",)
+    assert verdict.notes == (
+        "model.so itself was not loaded: the self-test is linked from the same object files",
+        "not compared with data: code for hexagon-v67 does not run on this machine",
+    )
+    with pytest.raises(DataError, match=r"holds code for hexagon-v67 \(hexagon\).*`effc verify \S+out` runs it under an emulator"):
+        load(tmp_path / "out")
 
     def fails(executable: bytes, target: Target) -> None:
         raise VerificationError("it failed")
@@ -227,18 +245,29 @@ def test_an_artifact_for_hexagon_is_verified_by_its_self_test(tmp_path: Path, mo
     assert emulator_for(target) is not None
 
 
-def test_an_emulator_that_breaks_is_no_failed_self_test(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_emulator_that_breaks_is_no_failed_self_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = "qemu-riscv64: ../../target/riscv/translate.c:213: decode_save_opc: Assertion `ctx->insn_start != NULL' failed."
     code = -11
     monkeypatch.setattr("effc.compiler.crosscheck.emulator_for", lambda target: "qemu-riscv64")
 
     def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         assert command[:2] == ["qemu-riscv64", "-cpu"]
+        if not said:
+            raise subprocess.TimeoutExpired(command, 600)
         return subprocess.CompletedProcess(command, code, "", said)
 
     monkeypatch.setattr("effc.compiler.crosscheck.subprocess.run", run)
-    with pytest.warns(EffcWarning, match="ended by an assertion of its own"):
-        assert run_emulated(b"", find_target("riscv64-v256")) is None
+    target = linkable("riscv64-v256")
+    model = nn.Linear(3, 2).eval()
+    for said, reason in ((said, "ended by an assertion of its own"), ("", "did not end within 600 s")):
+        with pytest.raises(CannotEmulateError, match=reason):
+            run_emulated(b"", target)
+        with pytest.warns(EffcWarning, match=reason):
+            result = compile_model(model, tmp_path / "out", target=target.name, example_inputs=(torch.randn(1, 3),), force=True)
+        assert result.emulated is None and any(reason in note and "Copy `selftest` there" in note for note in result.report.notes)
+        with pytest.raises(MissingDependencyError, match=reason) as caught:
+            verify_artifact(tmp_path / "out")
+        assert "install" not in caught.value.message and "selftest on such a machine" in caught.value.message
     said = "Segmentation fault"
     with pytest.raises(VerificationError, match="code -11"):
         run_emulated(b"", find_target("riscv64-v256"))

@@ -29,6 +29,7 @@ from effc.runtime import Session, Stream, load, open_artifact, verify_golden
 from effc.runtime.artifact import Artifact
 from effc.runtime.cuda.driver import fits
 from effc.runtime.cuda.executor import CUBIN, SOURCE
+from effc.runtime.cuda.libcuda import LibCuda
 from effc.runtime.cuda.loading import cuda_executor
 from effc.runtime.manifest import decode, encode
 from effc.runtime.plan import Plan
@@ -37,7 +38,7 @@ pytestmark = pytest.mark.skipif(host_compiler() is None, reason="no C++ compiler
 
 HERE = Path(__file__).parent
 DIGITS = HERE.parents[2] / "examples" / "digits.onnx"
-LAUNCHED, INSTANTIATED, REPLAYED, UPLOADED, BLOCKS, GRAPHS = range(6)
+LAUNCHED, INSTANTIATED, REPLAYED, UPLOADED, BLOCKS, GRAPHS, RECORDED = range(7)
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,8 @@ def machine(driver: str) -> Iterator[ctypes.CDLL]:
     yield fake
     fake.fake_machine(1, 9, 0)
     fake.fake_failing(0)
+    fake.fake_declared(0)
+    fake.fake_room(ctypes.c_size_t(80 << 20))
 
 
 class Chain(nn.Module):
@@ -168,6 +171,78 @@ def test_memory_is_given_back(digits: Artifact, driver: str, machine: ctypes.CDL
     assert (machine.fake_count(BLOCKS), machine.fake_count(GRAPHS)) == (before, graphs)
 
 
+def test_streams_that_are_gone_leave_their_memory_to_others(chain: Artifact, driver: str, machine: ctypes.CDLL) -> None:
+    one = session(chain, driver)
+    stream = Stream(one)
+    blocks = machine.fake_count(BLOCKS)
+    for value in range(10):
+        del stream
+        stream = Stream(one, {"last": np.full((1, 300), value, np.float32)})
+        assert machine.fake_count(BLOCKS) == blocks
+        assert float(stream.states()["last"].min()) == value
+    other = Stream(one)
+    assert machine.fake_count(BLOCKS) == blocks + 2
+    assert float(stream.states()["last"].min()) == 9 and not other.states()["last"].any()
+
+
+def test_launches_may_come_from_another_thread(digits: Artifact, driver: str) -> None:
+    plan = digits.manifest.plan
+    assert plan is not None
+    launch = plan.steps[0].launches[0]
+    gpu = LibCuda("sm_90", driver)
+    gpu.load(digits.read(CUBIN), [launch])
+    places = [gpu.allocate(1 << 20) for _ in launch.arguments]
+    failed: list[BaseException] = []
+
+    def start() -> None:
+        try:
+            gpu.launch(launch.kernel, launch.grid, launch.block, launch.shared, places)
+        except InternalError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+    assert not failed
+
+
+def test_a_graph_that_cannot_be_made_ready_is_not_kept(digits: Artifact, driver: str, machine: ctypes.CDLL) -> None:
+    before = machine.fake_count(RECORDED), machine.fake_count(GRAPHS)
+    machine.fake_failing(2)
+    with pytest.raises(InternalError, match="cuGraphInstantiateWithFlags"):
+        session(digits, driver)
+    assert (machine.fake_count(RECORDED), machine.fake_count(GRAPHS)) == before
+
+
+def test_too_little_memory_is_said_in_bytes(digits: Artifact, driver: str, machine: ctypes.CDLL) -> None:
+    machine.fake_room(ctypes.c_size_t(100))
+    with pytest.raises(DataError, match=r"Fake GPU has no room for [\d,]+ bytes: of 83,886,080 bytes 100 are free; .*smaller batch"):
+        session(digits, driver)
+
+
+def test_shared_memory_is_what_is_declared_and_what_is_asked_for(digits: Artifact, driver: str, machine: ctypes.CDLL) -> None:
+    plan = digits.manifest.plan
+    assert plan is not None
+    (launch,) = plan.steps[0].launches
+    for declared, shared in ((40 << 10, 16 << 10), (0, 100 << 10)):
+        machine.fake_declared(declared)
+        gpu = LibCuda("sm_90", driver)
+        gpu.load(digits.read(CUBIN), [replace(launch, shared=shared)])
+        gpu.launch(launch.kernel, launch.grid, launch.block, shared, [gpu.allocate(1 << 20) for _ in launch.arguments])
+    machine.fake_declared(200 << 10)
+    with pytest.raises(InternalError, match=f"needs {228 << 10} bytes of shared memory, and Fake GPU has {227 << 10}"):
+        LibCuda("sm_90", driver).load(digits.read(CUBIN), [replace(launch, shared=28 << 10)])
+
+
+def test_a_launch_with_too_few_pointers_is_refused(digits: Artifact, driver: str) -> None:
+    plan = digits.manifest.plan
+    assert plan is not None
+    (launch,) = plan.steps[0].launches
+    count = len(launch.arguments)
+    with pytest.raises(InternalError, match=f"takes {count} pointers, and a launch of the plan gives it {count - 1}"):
+        LibCuda("sm_90", driver).load(digits.read(CUBIN), [launch, replace(launch, arguments=launch.arguments[:-1])])
+
+
 def test_calls_from_another_thread_have_the_context(digits: Artifact, driver: str) -> None:
     one = session(digits, driver)
     passed = []
@@ -201,6 +276,54 @@ def test_states_stay_on_the_device(chain: Artifact, driver: str, machine: ctypes
     np.testing.assert_array_equal(stream.states()["last"], frames[-1])
     stream.reset()
     np.testing.assert_array_equal(stream.states()["mean"], np.zeros((1, 300), np.float32))
+
+
+@pytest.fixture(scope="module")
+def moving(compiled: Callable[..., Artifact]) -> Artifact:
+    clip = np.random.default_rng(0).random((4, 1, 8, 8), np.float32)
+    passes = "eliminate-dead,fold-constants,fold-batch-norm,delta{dense=never}"
+    return compiled(DIGITS, "moving", passes=passes, data=clip)
+
+
+def test_what_moved_alone_is_computed_on_the_device(moving: Artifact, driver: str, machine: ctypes.CDLL) -> None:
+    plan = moving.manifest.plan
+    assert plan is not None and plan.fresh
+    one = session(moving, driver)
+    stream, other, whole = Stream(one), Stream(one), Stream(one)
+    frames = np.random.default_rng(1).random((1, 1, 1, 8, 8), np.float32).repeat(4, 0)
+    frames[2:, ..., 2, 3] += 1
+    frames[3] = 1 - frames[3]
+    blocks = machine.fake_count(BLOCKS)
+    for t, frame in enumerate(frames):
+        launched = machine.fake_count(LAUNCHED)
+        result = stream.run({"image": frame})["logits"]
+        steps = (plan.steps[0], *(plan.fresh if t in (0, 3) else plan.steps[1:]))
+        assert machine.fake_count(LAUNCHED) == launched + sum(len(step.launches) for step in steps)
+        other.run({"image": frames[-1]})  # has a past of its own
+        whole.reset()
+        assert result.tobytes() == whole.run({"image": frame})["logits"].tobytes()
+        activity = stream.activity()
+        assert activity.whole is (t in (0, 3))
+        if t == 1:
+            assert activity.computed[1:5].tolist() == [0] * 4
+        if t == 2:
+            assert activity.computed[:2].tolist() == [1, 9]
+            assert stream.resident_states()["stream.clock"].tolist() == [3]
+    assert machine.fake_count(BLOCKS) == blocks
+    del stream, other, whole
+    Stream(one).run({"image": frames[0]})  # in a block that another stream has left
+    assert machine.fake_count(BLOCKS) == blocks
+
+
+def test_a_frame_that_failed_makes_the_next_one_whole(moving: Artifact, driver: str, machine: ctypes.CDLL) -> None:
+    stream, frame = Stream(session(moving, driver)), {"image": np.ones((1, 1, 8, 8), np.float32)}
+    expected = stream.run(frame)["logits"]
+    machine.fake_failing(1)
+    with pytest.raises(InternalError, match=r"cuGraphLaunch"):
+        stream.run({"image": np.zeros((1, 1, 8, 8), np.float32)})
+    machine.fake_failing(0)
+    assert stream.run(frame)["logits"].tobytes() == expected.tobytes()
+    assert stream.activity().whole
 
 
 def test_a_failed_frame_leaves_the_states(chain: Artifact, driver: str, machine: ctypes.CDLL) -> None:
@@ -274,6 +397,10 @@ def test_launches_survive_the_manifest(digits: Artifact) -> None:
         ("arguments", [0, 99], "a buffer that its step has not"),
         ("arguments", [-1], "no whole numbers"),
         ("block", [1024, 2, 1], "blocks of 2048 threads"),
+        ("block", [1, 1, 65], "65 threads of a block in z"),
+        ("grid", [1, 65536, 1], "65536 blocks in y; 65535 are the most"),
+        ("grid", [1, 1, 65536], "65536 blocks in z"),
+        ("grid", [2**31, 1, 1], "2147483648 blocks in x"),
         ("grid", [0, 1, 1], "has no blocks"),
         ("grid", [1, 1], "not three of them"),
         ("shared", 1.5, "no whole numbers"),
@@ -295,16 +422,19 @@ def test_an_artifact_without_its_cubin_is_refused(digits: Artifact, driver: str)
         cuda_executor(replace(digits, manifest=replace(digits.manifest, files=files)), driver)
 
 
-def test_a_delta_network_computes_frames_whole_and_says_so(compiled: Callable[..., Artifact], driver: str, machine: ctypes.CDLL) -> None:
-    """There are no kernels over lists of pixels for GPUs: what did not move is kept, but not left out."""
+def test_a_stream_that_lists_cannot_serve_computes_frames_whole(
+    compiled: Callable[..., Artifact], driver: str, machine: ctypes.CDLL
+) -> None:
+    """What did not move is kept, but not left out, in states that the code takes and gives."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1)).eval()
     clip = np.random.default_rng(0).standard_normal((4, 1, 8, 8)).astype(np.float32)
     clip[2] = clip[1]  # a frame in which nothing moves
-    artifact = compiled(net, "delta", example_inputs=(torch.zeros(1, 1, 8, 8),), passes="delta{mode=exact,dense=never}", data=clip)
+    with mock.patch("effc.lowering.lower.stripped", return_value=None):
+        artifact = compiled(net, "delta", example_inputs=(torch.zeros(1, 1, 8, 8),), passes="delta{mode=exact,dense=never}", data=clip)
     assert artifact.manifest.streams
     (note,) = [note for note in artifact.manifest.data["notes"] if "computes every frame whole" in note]
-    assert "target cuda:sm_90 has no kernels over lists of what moved" in note
+    assert "its states are not those of the pass delta" in note
     one = session(artifact, driver)
     assert verify_golden(one).passed
     stream = Stream(one)

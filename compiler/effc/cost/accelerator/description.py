@@ -177,8 +177,8 @@ def find_accelerator(name: str | Path) -> Accelerator:
     path = Path(name)
     if path.suffix != ".toml" and not path.is_file():
         near = difflib.get_close_matches(str(name), known, 1)
-        hint = f"did you mean {near[0]}" if near else f"shipped are {', '.join(known)}"
-        raise ConfigError(f"there is no accelerator {str(name)!r}: {hint}. A description of your own is the path of a .toml file")
+        hint = f"did you mean {near[0]}?" if near else f"shipped are {', '.join(known)}."
+        raise ConfigError(f"there is no accelerator {str(name)!r}: {hint} A description of your own is the path of a .toml file")
     try:
         with path.open("rb") as file:
             content = file.read(_MOST_BYTES + 1)

@@ -5,9 +5,7 @@ times fan-out, less at edges and under strides. An output neuron belongs to one 
 weights of up to C (columns) output channels of one place of the result in a cycle. So it is counted from the results' side:
 
     taps[g, p]   = how many events of group g the window of place p holds
-    unit         = a place, a group, and up to C of its output channels; it takes taps[g, p] cycles
-    core of unit = its number modulo R, where units are numbered place by place for a group's first C channels, then for its next ones
-                   (with a number left out between where R divides the places: else a core had the same places of all channels)
+    unit         = a place, a group, and up to C of its output channels; it takes taps[g, p] cycles; its core is that of `cores`
     cycles       = those of the core with the most
 
 Dealing out units by turns needs no knowledge of the data. Neighbouring places, which are active together, come to different cores, and no
@@ -28,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from effc.cost.accelerator.cores import Cores
 from effc.cost.accelerator.description import Accelerator
 from effc.cost.accelerator.product import Product, Window
 
@@ -83,15 +82,16 @@ def count_events(product: Product, active: Tensor, accelerator: Accelerator, wid
         channels = (lengths * product.channels).reshape(-1, *[1] * (vectors.ndim - 2))
         macs = updates = _sum(vectors * channels)
         touched = _sum((vectors > 0) * channels)
-        units, chunks = vectors * torch.ceil(channels / accelerator.columns), 1
+        units = vectors * torch.ceil(channels / accelerator.columns)
     else:
         vectors = _gathered(product.window, events.sum(2, dtype=_EXACT))
         taps = vectors if width == 1 else _gathered(product.window, (events * lengths.reshape(-1, *[1] * (grid.ndim - 3))).sum(2))
         macs, updates = _sum(taps) * product.channels, _sum(vectors) * product.channels
         touched = _sum(vectors > 0) * product.channels
-        chunks = -(-product.channels // accelerator.columns)
         units = taps
-    busiest, total = _dealt(_numbered(units, calls, chunks, accelerator.rows), accelerator.rows)
+    places = units[:, 0].numel() // calls
+    cores = Cores(accelerator.rows, accelerator.columns, product.channels, places, width if across else 1)
+    busiest, total = _dealt(units, calls, cores)
     sums = (_sum(events), macs, updates, busiest, total, touched)
     return Events(_sum(active) / max(1, active.numel()), *(one / calls for one in sums))
 
@@ -152,17 +152,15 @@ def _is_one_to_one(window: Window) -> bool:
     return window.inputs == window.outputs and {*window.kernel, *window.stride} == {1} and not any(map(any, window.padding))
 
 
-def _numbered(units: Tensor, calls: int, chunks: int, cores: int) -> Tensor:
-    """(calls, units) of the work at (images, groups, *space), each of which `chunks` units of neighbouring channels do."""
+def _dealt(units: Tensor, calls: int, cores: Cores) -> tuple[float, float]:
+    """Cycles of the core that has most in each call, and of all cores, summed over calls.
+
+    units: work at (images, groups, *space), or blocks of groups that share units; `cores.chunks` units of neighbouring channels do it.
+    """
     groups = units.shape[1]
-    by_group = units.reshape(calls, -1, groups, units[0, 0].numel()).transpose(1, 2).reshape(calls, groups, 1, -1)
-    if by_group.shape[-1] % cores == 0:
-        by_group = F.pad(by_group, (0, 1))
-    return by_group.expand(-1, -1, chunks, -1).reshape(calls, -1)
-
-
-def _dealt(work: Tensor, cores: int) -> tuple[float, float]:
-    """Cycles of the core that has most in each call, and of all cores, summed over calls: units (calls, units) go to cores by turns."""
-    rest = work.new_zeros((len(work), -work.shape[1] % cores))
-    shares = torch.cat([work, rest], 1).reshape(len(work), -1, cores).sum(1, dtype=torch.float64)
+    work = units.reshape(calls, -1, groups, units[0, 0].numel()).transpose(1, 2).reshape(calls, groups, 1, cores.places)
+    group, chunk, place = (torch.arange(size) for size in (groups, cores.chunks, cores.places))
+    owners = cores.core(group[:, None, None] * cores.together, chunk[:, None] * cores.columns, place).reshape(-1)
+    shares = torch.zeros((calls, cores.rows), dtype=torch.float64)
+    shares.index_add_(1, owners, work.expand(-1, -1, cores.chunks, -1).reshape(calls, -1).to(torch.float64))
     return _sum(shares.amax(1)), _sum(shares)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from effc.cost.accelerator.naming import layer_of
 from effc.cost.accelerator.product import Product, Shape, Window
 from effc.errors import Problem, UnsupportedModelError
 from effc.ir import Program, keyword_arguments, source_of
@@ -37,7 +38,7 @@ def products_of(program: Program) -> list[Product]:
     """
     found: list[Product] = []
     problems: list[Problem] = []
-    sites = _Sites(_stored(program), _shapes(program))
+    sites = _Sites(program, _stored(program), _shapes(program))
     for node in program.nodes:
         read = _READERS.get(node.target)
         if read is not None:
@@ -79,6 +80,7 @@ def _stored(program: Program) -> frozenset[str]:
 class _Sites:
     """Of a program: names of stored values, and shapes of all values in a call."""
 
+    program: Program
     stored: frozenset[str]
     shapes: Mapping[str, Shape]
 
@@ -108,9 +110,10 @@ def _listed(value: Any, count: int) -> Shape:
     return tuple(int(one) for one in (values * count if len(values) == 1 else values))
 
 
-def _named(node: fx.Node, one: fx.Node, sites: _Sites, **more: Any) -> dict[str, Any]:
+def _named(node: fx.Node, one: fx.Node, weights: fx.Node, sites: _Sites, **more: Any) -> dict[str, Any]:
     op = str(node.target).split(".")[1]
-    return {"name": source_of(node), "op": op, "node": node.name, "input": one.name, "shape": sites.shape(one), **more}
+    name = layer_of(sites.program, node, weights)
+    return {"name": name, "op": op, "node": node.name, "input": one.name, "shape": sites.shape(one), **more}
 
 
 def _convolution(node: fx.Node, sites: _Sites) -> list[Product]:
@@ -134,7 +137,7 @@ def _convolution(node: fx.Node, sites: _Sites) -> list[Product]:
     sizes |= {"groups": groups, "results": math.prod(results), "channels": columns}
     return [
         Product(
-            **_named(node, first, sites, **sizes),
+            **_named(node, first, weight, sites, **sizes),
             window=window,
             stored=weight.name in sites.stored,
             zero=_name(arguments.get("x_zero_point")),
@@ -163,7 +166,7 @@ def _linear(node: fx.Node, sites: _Sites) -> list[Product]:
     inputs, weights = sites.shape(first), sites.shape(weight)
     rows, columns = math.prod(inputs[:-1]), math.prod(weights[:-1])
     sizes = {"groups": 1, "rows": rows, "depth": inputs[-1], "columns": columns, "results": rows * columns, "channels": columns}
-    return [Product(**_named(node, first, sites, **sizes), stored=weight.name in sites.stored)]
+    return [Product(**_named(node, first, weight, sites, **sizes), stored=weight.name in sites.stored)]
 
 
 def _matrices(first: str, second: str) -> Callable[[fx.Node, _Sites], list[Product]]:
@@ -186,8 +189,9 @@ def _matrices(first: str, second: str) -> Callable[[fx.Node, _Sites], list[Produ
         zero = _name(arguments.get("b_zero_point" if backwards else "a_zero_point"))
         rows, columns = (n, m) if backwards else (m, n)
         sizes = {"groups": batch, "rows": rows, "depth": k, "columns": columns, "results": batch * m * n, "channels": columns}
-        names = _named(node, right if backwards else left, sites, **sizes)
-        return [Product(**names, stored=(left if backwards else right).name in sites.stored, zero=zero, by_column=backwards)]
+        inputs, weights = (right, left) if backwards else (left, right)
+        names = _named(node, inputs, weights, sites, **sizes)
+        return [Product(**names, stored=weights.name in sites.stored, zero=zero, by_column=backwards)]
 
     return read
 
@@ -207,7 +211,7 @@ def _attention(node: fx.Node, sites: _Sites) -> list[Product]:
             "results": batch * q[-2] * columns,
             "channels": columns,
         }
-        return Product(**_named(node, query, sites, **sizes) | more, stored=weights.name in sites.stored)
+        return Product(**_named(node, query, weights, sites, **sizes) | more, stored=weights.name in sites.stored)
 
     probabilities = {"input": None, "shape": (*q[:-1], k[-2]), "op": "scaled_dot_product_attention (values)"}
     return [product(q[-1], k[-2], arguments["key"]), product(k[-2], v[-1], value, **probabilities)]

@@ -15,13 +15,13 @@ each fold over the places of the result. Sums that wait for the next fold over K
 output channels; input-stationary: all output channels of one fold of places), or where they do not fit in DRAM.
 
 Event-driven arrays: every multiply-accumulate reads a weight; every update of a sum reads and writes it. Where the sums of a layer do not
-fit, or weights that do not stay, it is computed in slices, each of which takes all inputs. Between layers inputs have one form: all of them
-where the array takes all, else a list of the events, an index and a value each. Results are tested for zeros, or compared with those of the
-frame before, where they are made, and written as that list; one that does not fit goes to DRAM and comes back for each slice. A list that
-two layers read counts for each. The network's inputs arrive as they are, and are tested or compared in each slice; the network's results
-leave as they are, or in the mode `delta` as a list where that is shorter. There a neuron has a state, its sum and its last output. All of
-them together stay in the memory for outputs, or none does: then those that an event reached come from DRAM and go back. That is what
-temporal sparsity costs.
+fit, or weights that do not stay, it is computed in slices, each of which takes all inputs. Between layers inputs have one form: all values
+where the array takes all, else a list of the events, an index and a value each, or all values where that is shorter. Results are tested for
+zeros, or compared with those of the frame before, where they are made, and written in that form; what does not fit goes to DRAM and comes
+back for each slice. A list that two layers read counts for each. The network's inputs arrive as they are, and are tested or compared in
+each slice; the network's results leave as they are, or in the mode `delta` as a list where that is shorter. There a neuron has a state, its
+sum and its last output. All of them together stay in the memory for outputs, or none does: then those that an event reached come from DRAM
+and go back. That is what temporal sparsity costs.
 
 Since neighbouring places of a result belong to different cores (`event_driven`), every core needs every weight of a layer, and every event
 reaches all cores. The model lets them: a memory for weights that gives each core `columns` weights a cycle, or a copy for each core, and
@@ -36,6 +36,7 @@ from dataclasses import dataclass
 
 from effc.cost.accelerator.description import Accelerator
 from effc.cost.accelerator.event_driven import Events
+from effc.cost.accelerator.layout import weights_stay
 from effc.cost.accelerator.product import Product
 from effc.cost.accelerator.systolic import Array
 
@@ -67,8 +68,8 @@ def state_bytes(products: Sequence[Product], accelerator: Accelerator) -> int:
 
 
 def residence(products: Sequence[Product], accelerator: Accelerator) -> Residence:
-    weights = sum(one.weights for one in products if one.stored) * accelerator.bytes.weight
-    return Residence(weights <= accelerator.sram.weights, state_bytes(products, accelerator) <= accelerator.sram.outputs)
+    weights = sum(one.weights for one in products if one.stored)
+    return Residence(weights_stay(weights, accelerator), state_bytes(products, accelerator) <= accelerator.sram.outputs)
 
 
 def stationary_traffic(product: Product, array: Array, accelerator: Accelerator, stays: Residence) -> Traffic:
@@ -123,9 +124,9 @@ def event_traffic(
     leaving = written = 0.0
     if product.first:
         arriving += inputs * (1 if inputs <= half else times)
-        taken = inputs * times * (2 if delta else 1)  # beside the frame before
+        taken = float(inputs * times * (2 if delta else 1))  # beside the frame before
     elif listed:
-        lists = values + events.entries * size.index
+        lists = min(values + events.entries * size.index, float(inputs))
         taken, written = lists * times, lists
         if lists > half:
             arriving, leaving = arriving + lists * times, leaving + lists

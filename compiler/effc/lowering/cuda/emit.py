@@ -22,16 +22,18 @@ from effc.lowering.cuda.passes import device_passes, flat_passes, structured_pas
 from effc.lowering.emit import Kernel
 from effc.lowering.kernels.code import FLAT
 from effc.lowering.kernels.cuda.code import ROLLED
+from effc.runtime.cuda.limits import refused
 from effc.runtime.plan import Launch
 from effc.runtime.tensors import dtype_named
 
-__all__ = ["CudaKernel", "cuda_kernels", "cuda_source"]
+__all__ = ["TAGS", "CudaKernel", "cuda_kernels", "cuda_source"]
 
-_TAGS = ("blockIdx.x", "blockIdx.y", "blockIdx.z", "threadIdx.x", "threadIdx.y", "threadIdx.z")
+TAGS = ("blockIdx.x", "blockIdx.y", "blockIdx.z", "threadIdx.x", "threadIdx.y", "threadIdx.z")
 
 _BOUNDS = re.compile(r"__launch_bounds__\((\d+)\)")
 _ROLLED = re.compile(rf"^( *)for(?= \(int {ROLLED})", re.MULTILINE)
 _RESIDENT = 512  # threads that a multiprocessor must have room for at least: 65536 registers, 128 for each
+_MOST_BLOCKS = 16  # that any multiprocessor holds
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def cuda_source(launches: Mapping[str, Any], chip: Any) -> str:
 def _with_registers(found: re.Match[str]) -> str:
     """Without a second bound, ptxas spills registers of small blocks so that more of them fit, although a thread may have 128."""
     threads = int(found[1])
-    return f"__launch_bounds__({threads}, {max(1, _RESIDENT // threads)})"
+    return f"__launch_bounds__({threads}, {min(_MOST_BLOCKS, max(1, _RESIDENT // threads))})"
 
 
 def _kernel(function: Any, name: str, synchronised: bool) -> CudaKernel:
@@ -116,7 +118,10 @@ def _kernel(function: Any, name: str, synchronised: bool) -> CudaKernel:
         raw = raw.with_attr({"global_symbol": symbol, "tirx.noalias": True, "tirx.is_global_func": True})
         lowered = flat_passes(synchronised)(tvm.IRModule({symbol: raw}))[symbol]
         grid, block, shared = _extents(lowered.body)
-        parameters = [tag for tag, size in zip(_TAGS, (*grid, *block), strict=True) if size > 1 or tag in ("blockIdx.x", "threadIdx.x")]
+        why = refused(grid, block)
+        if why:
+            raise InternalError(f"the launch {symbol} {why}; please report it with the model")
+        parameters = [tag for tag, size in zip(TAGS, (*grid, *block), strict=True) if size > 1 or tag in ("blockIdx.x", "threadIdx.x")]
         lowered = lowered.with_attr({"calling_conv": 2, "tirx.kernel_launch_params": parameters})
         made.append((Launch(symbol, grid, block, shared, tuple(used)), lowered))
     sizes = tuple((tuple(int(size) for size in buffer.shape), str(buffer.dtype)) for buffer in temporaries)
@@ -189,7 +194,7 @@ def _extents(body: Any) -> tuple[tuple[int, int, int], tuple[int, int, int], int
     import tvm_ffi
     from tvm import tirx
 
-    extents = dict.fromkeys(_TAGS, 1)
+    extents = dict.fromkeys(TAGS, 1)
     shared = 0
 
     def extent(statement: Any) -> None:
@@ -205,5 +210,5 @@ def _extents(body: Any) -> tuple[tuple[int, int, int], tuple[int, int, int], int
             shared += size
 
     tvm_ffi.structural_walk(body, [(tirx.AttrStmt, extent), (tirx.AllocBuffer, allocation)], order="post")
-    sizes = [extents[tag] for tag in _TAGS]
+    sizes = [extents[tag] for tag in TAGS]
     return (sizes[0], sizes[1], sizes[2]), (sizes[3], sizes[4], sizes[5]), shared

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,13 @@ from effc.runtime.tensors import Array
 __all__ = ["EmulatedDriver", "Emulation", "host_compiler", "host_library", "host_source"]
 
 _KERNEL = re.compile(r"__global__ void (?:__launch_bounds__\([^)]*\)\s+)?(\w+)\(")
+_SHARED = re.compile(rf"{_KERNEL.pattern}|\b__shared__\b")
 _OWN_INCLUDES = re.compile(r"^\s*#include <(?!cstdint>|type_traits>).*$", re.MULTILINE)
 _DYNAMIC = re.compile(r"extern __shared__ (?:alignas\(\d+\) )?(\w+) (\w+)\[\];")
 _ALIGNMENT = 256  # bytes, as the driver's allocations have
-# No strict aliasing, since TVM's code reads the bits of one type as another; no contraction, so that runs agree.
-_FLAGS = ("-std=c++17", "-O1", "-w", "-fPIC", "-shared", "-fno-strict-aliasing", "-ffp-contract=off")
+# No strict aliasing, since TVM's code reads the bits of one type as another. No contraction, as on the GPU: what is to be rounded once is
+# written as fmaf, which processors have an instruction for.
+_FLAGS = ("-std=c++17", "-O1", "-w", "-fPIC", "-shared", "-fno-strict-aliasing", "-ffp-contract=off", "-march=native")
 
 
 def host_compiler() -> list[str] | None:
@@ -47,7 +49,16 @@ def host_source(source: str) -> str:
     """C++ for this machine from the CUDA C of a model."""
     names = list(dict.fromkeys(_KERNEL.findall(source)))
     body = _DYNAMIC.sub(r"\1 *\2 = effc_dynamic_shared<\1>();", _OWN_INCLUDES.sub("", source))
-    return f'#include "cuda_on_host.h"\n{body}\nEFFC_DOOR({" ".join(f"EFFC_KERNEL({name})" for name in names)})\n'
+    kernel = ""
+
+    def own(found: re.Match[str]) -> str:
+        nonlocal kernel
+        kernel = found[1] or kernel
+        return found[0] if found[1] else f"EFFC_SHARED({kernel})"
+
+    body = _SHARED.sub(own, body)
+    rooms = "\n".join(f"EFFC_ROOM({name})" for name in names)
+    return f'#include "cuda_on_host.h"\n{body}\n{rooms}\nEFFC_DOOR({" ".join(f"EFFC_KERNEL({name})" for name in names)})\n'
 
 
 def host_library(source: str) -> bytes:
@@ -108,7 +119,7 @@ class EmulatedDriver:
         self._blocks: list[Array] = []
         self._recording: list[tuple[Launch, list[int]]] | None = None
 
-    def load(self, code: bytes) -> None:
+    def load(self, code: bytes, launches: Iterable[Launch] = ()) -> None:
         """Nothing: what runs is not the machine code."""
 
     def allocate(self, size: int) -> int:

@@ -64,7 +64,7 @@ def compile_cubin(source: str, architecture: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "model.cu").write_text(source, encoding="utf-8")
         # Relative names: the folder's random one must not reach the bytes.
-        command = [nvcc, "-cubin", f"-arch={architecture}", "-std=c++17", "-diag-suppress", _QUIET, "-o", "model.cubin", "model.cu"]
+        command = [nvcc, "-cubin", f"-arch={architecture}", "-std=c++17", "-fmad=false", "-diag-suppress", _QUIET, "-o", "model.cubin", "model.cu"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode == 0:
             return Path(folder, "model.cubin").read_bytes()

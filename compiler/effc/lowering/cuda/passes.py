@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from effc.errors import InternalError
 from effc.lowering.c99.expressions import intrinsic_of
 from effc.lowering.expansion import expansion, local_variables
+from effc.lowering.kernels.cuda.code import WARP
 from effc.lowering.relax_edit import operator_name
 
 # What effc's TIR asks LLVM for, by the types of result and operand, and how CUDA calls it.
@@ -18,6 +20,8 @@ _INTRINSICS = {
     ("llvm.lrint", "int32", "float32"): "__float2int_rn",
     ("llvm.lrint", "int32", "float64"): "__double2int_rn",
 }
+
+_CONTRACTED = {"float32": "fmaf", "float64": "fma"}
 
 __all__ = ["device_passes", "flat_passes", "structured_passes"]
 
@@ -88,7 +92,7 @@ def flat_passes(synchronised: bool) -> Any:
             s_tir.transform.ThreadSync("warp"),
             s_tir.transform.InferFragment(),
         ]
-    passes.append(s_tir.transform.MergeSharedMemoryAllocations())
+    passes += [s_tir.transform.MergeSharedMemoryAllocations(), _contracted()]
     return tvm.transform.Sequential(passes)
 
 
@@ -100,6 +104,7 @@ def device_passes() -> Any:
     return tvm.transform.Sequential(
         [
             s_tir.transform.LowerThreadAllreduce(),
+            _whole_warps(),
             tirx.transform.BF16StorageLegalize(),
             tirx.transform.LowerWarpMemory(),
             tirx.transform.StmtSimplify(),
@@ -143,3 +148,75 @@ def _own_intrinsics() -> Any:
         return function.with_body(tvm_ffi.structural_map(function.body, (Call, named)))
 
     return tirx.transform.prim_func_pass(change, opt_level=0, name="OwnIntrinsics")
+
+
+def _contracted() -> Any:
+    """`sum = sum + a * b` becomes `sum = fma(a, b, sum)`, rounded once.
+
+    nvcc is told to contract nothing itself (`nvcc.compile_cubin`): which products it would round, nobody could say, and code that computes
+    one value twice could get two. So the sums of products that nearly all time goes into are contracted here, on a GPU and wherever
+    else this code is run, and all else is rounded as it is written.
+    """
+    import tvm_ffi
+    from tvm import tirx
+    from tvm.ir import TensorLoad
+
+    def summed(statement: Any) -> Any:
+        value = statement.value
+        function = _CONTRACTED.get(_scalar(value)) if isinstance(value, tirx.Add) else None
+        if function is None:
+            return statement
+        for old, product in ((value.a, value.b), (value.b, value.a)):
+            own = isinstance(old, TensorLoad) and old.source.same_as(statement.buffer)
+            if own and isinstance(product, tirx.Mul) and _same(old.indices, statement.indices):
+                fused = tirx.call_pure_extern(str(value.ty.dtype), function, product.a, product.b, old)
+                return tirx.BufferStore(statement.buffer, fused, list(statement.indices))
+        return statement
+
+    def change(function: Any, module: Any, context: Any) -> Any:
+        return function.with_body(tvm_ffi.structural_map(function.body, (tirx.BufferStore, summed)))
+
+    return tirx.transform.prim_func_pass(change, opt_level=0, name="Contracted")
+
+
+def _scalar(value: Any) -> str:
+    """The type of one lane of a value."""
+    return str(value.ty.dtype).partition("x")[0]
+
+
+def _same(some: Any, others: Any) -> bool:
+    import tvm_ffi
+
+    return len(some) == len(others) and all(tvm_ffi.structural_equal(one, other) for one, other in zip(some, others, strict=True))
+
+
+def _whole_warps() -> Any:
+    """Shuffles name all lanes of their warp: which ones `__activemask()` finds together, CUDA leaves open.
+
+    All come to what is in no branch. In a branch, and in blocks of broken warps, the call stays.
+    """
+    import tvm_ffi
+    from tvm import tirx
+    from tvm.ir import Call
+
+    def branch(statement: Any, mutator: Any) -> Any:
+        return statement
+
+    def mask(call: Any, mutator: Any) -> Any:
+        if operator_name(call) == "tirx.tvm_warp_activemask":
+            return tirx.const(0xFFFFFFFF, "uint32")
+        return mutator.default_mutate(call)
+
+    def change(function: Any, module: Any, context: Any) -> Any:
+        threads = {}
+
+        def extent(statement: Any) -> None:
+            if statement.attr_key == "thread_extent" and str(statement.node.thread_tag).startswith("threadIdx"):
+                threads[str(statement.node.thread_tag)] = int(statement.value)
+
+        tvm_ffi.structural_walk(function.body, [(tirx.AttrStmt, extent)], order="post")
+        if math.prod(threads.values()) % WARP:
+            return function
+        return function.with_body(tvm_ffi.structural_mutate(function.body, [(tirx.IfThenElse, branch), (Call, mask)]))
+
+    return tirx.transform.prim_func_pass(change, opt_level=0, name="WholeWarps")

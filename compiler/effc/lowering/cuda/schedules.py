@@ -16,7 +16,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from effc.lowering.chip import tvm_target
+from effc.lowering.cuda.emit import TAGS
 from effc.lowering.kernels.implementation import Implementation
+from effc.runtime.cuda.limits import refused
 from effc.targets import Target
 
 __all__ = ["ALONE", "scheduled"]
@@ -35,7 +37,8 @@ def scheduled(function: Any, target: Target) -> Implementation:
     for family, rule in _rules():
         if short and family in ("gemv", "reduction"):
             continue
-        # TVM 0.27 ends the process (a segmentation fault) where dlight puts one of effc's products on tensor cores.
+        # TVM 0.27.0.post1 ends the process (a segmentation fault in Tensorize, outside of effc as well) where dlight puts a product on tensor
+        # cores. effc's half-precision products, float32 by half with the input widened, would not get there; int8 is untried.
         marked = function.with_attr({"global_symbol": "main", "target": chip, "dlight.do_not_tensorize": 1})
         try:
             with chip:
@@ -78,12 +81,13 @@ def _longest_sum(function: Any) -> int:
 
 
 def _fits(function: Any) -> bool:
-    """Whether everything stands in loops of threads, none of which stands in a plain loop: that would be a loop of launches."""
+    """Whether everything stands in loops of threads, none of which stands in a plain loop (that would be a loop of launches), and there
+    are no more of them than a launch may have."""
     from tvm import s_tir, tirx
 
     def fits(statement: Any) -> bool:
         if isinstance(statement, tirx.For):
-            return bool(statement.kind == tirx.ForKind.THREAD_BINDING)
+            return bool(statement.kind == tirx.ForKind.THREAD_BINDING) and not _too_many(statement)
         if isinstance(statement, s_tir.SBlockRealize):
             return fits(statement.block.body)
         if isinstance(statement, tirx.SeqStmt):
@@ -91,3 +95,19 @@ def _fits(function: Any) -> bool:
         return False
 
     return fits(function.body)
+
+
+def _too_many(launch: Any) -> str:
+    """Why no GPU starts a nest of loops of threads; empty where all do."""
+    import tvm_ffi
+    from tvm import tirx
+
+    sizes = dict.fromkeys(TAGS, 1)
+
+    def size(loop: Any) -> None:
+        if loop.kind == tirx.ForKind.THREAD_BINDING and str(loop.thread_binding.thread_tag) in sizes:
+            sizes[str(loop.thread_binding.thread_tag)] = int(loop.extent)
+
+    tvm_ffi.structural_walk(launch, [(tirx.For, size)], order="post")
+    extents = list(sizes.values())
+    return refused(extents[:3], extents[3:])

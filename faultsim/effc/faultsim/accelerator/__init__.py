@@ -8,9 +8,9 @@ How long it takes is the business of `effc.cost.accelerator`; the description (r
 """
 
 from effc.faultsim.accelerator.functional import MODES, run_on_array
+from effc.faultsim.accelerator.gemms import gemms_of
 from effc.faultsim.accelerator.mapping import Mapping
 from effc.faultsim.accelerator.quantised import for_array, has_integer_products
 from effc.faultsim.accelerator.subject import ArraySubject
-from effc.faultsim.accelerator.work import products_of
 
-__all__ = ["MODES", "ArraySubject", "Mapping", "for_array", "has_integer_products", "products_of", "run_on_array"]
+__all__ = ["MODES", "ArraySubject", "Mapping", "for_array", "gemms_of", "has_integer_products", "run_on_array"]

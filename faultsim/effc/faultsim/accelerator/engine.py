@@ -7,6 +7,7 @@ is compared with effc's integer operators bit for bit.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,8 +17,8 @@ from effc.cost.accelerator.description import Accelerator
 from effc.errors import ConfigError, InternalError
 from effc.faultsim.accelerator.faults import ArrayFault, patterns
 from effc.faultsim.accelerator.mapping import Mapping
-from effc.faultsim.accelerator.places import fault_at, is_everywhere, mapping_of
-from effc.faultsim.accelerator.work import Product
+from effc.faultsim.accelerator.places import fault_at, is_everywhere, layouts, mapping_of
+from effc.faultsim.accelerator.work import Gemm
 from effc.faultsim.engine import ProgramEngine
 from effc.faultsim.faults import Injection
 from effc.faultsim.golden import Golden, OperatorError, Runner
@@ -36,7 +37,7 @@ class ArrayUnit:
         fault: what is faulty now. `changed`: whether that changed a sum since it was set to False.
     """
 
-    def __init__(self, product: Product, mapping: Mapping, operator: Any) -> None:
+    def __init__(self, product: Gemm, mapping: Mapping, operator: Any) -> None:
         self.product, self._mapping, self._operator = product, mapping, operator
         self.fault: ArrayFault | None = None
         self.changed, self._compared = False, False
@@ -66,7 +67,7 @@ class ArrayEngine(ProgramEngine):
     def __init__(
         self,
         program: Program,
-        products: Sequence[Product],
+        products: Sequence[Gemm],
         description: Accelerator,
         sites: Sequence[Site],
         images: BatchGroups,
@@ -76,7 +77,8 @@ class ArrayEngine(ProgramEngine):
         memory: int = 1 << 30,
     ) -> None:
         super().__init__(program, (), images, tolerance=tolerance, memory=memory)
-        self._sites, self._array_effect, self._description = tuple(sites), effect, description
+        self._sites, self._array_effect = tuple(sites), effect
+        self._layouts = layouts(program, products, description)
         operators = {node.name: node.target for node in program.nodes}
         self._units = {one.name: ArrayUnit(one, mapping_of(description), operators[one.name]) for one in products}
         self._runner = Runner(self.program, computing=self._units)
@@ -91,17 +93,26 @@ class ArrayEngine(ProgramEngine):
                 "list a number of its own"
             )
         site = self._sites[int(injection.sites[0])]
-        fault = fault_at(site, int(injection.elements[0]), int(injection.bits[0]), self._array_effect, self._description)
-        hit = list(self._units.values()) if is_everywhere(site) else [self._units[site.key]]
-        for unit in hit:
-            unit.fault, unit.changed = fault, False
+        fault = fault_at(site, int(injection.elements[0]), int(injection.bits[0]), self._array_effect)
+        hit = self._faulty(site, fault)
+        for unit, its in hit:
+            unit.fault, unit.changed = its, False
         try:
-            outputs = self._runner.rerun(golden, (), {}, [unit.product.name for unit in hit]).outputs
+            outputs = self._runner.rerun(golden, (), {}, [unit.product.name for unit, _ in hit]).outputs
             outcome = reference.unharmed if outputs is None else reference.judge(outputs)
         except OperatorError:
             outcome = reference.failed
         finally:
-            for unit in hit:
+            for unit, _ in hit:
                 unit.fault = None
-        changed = facts[0] or any(unit.changed for unit in hit)
+        changed = facts[0] or any(unit.changed for unit, _ in hit)
         return outcome, (int(bool(changed)), int(not changed), 0, 0)
+
+    def _faulty(self, site: Site, fault: ArrayFault) -> list[tuple[ArrayUnit, ArrayFault]]:
+        """The products that a fault is in, and what it is there."""
+        if not is_everywhere(site):
+            return [(self._units[site.key], fault)]
+        if site.kind not in self._layouts:
+            return [(unit, fault) for unit in self._units.values()]
+        elements = (self._layouts[site.kind].elements(index, fault.place[0]) for index in range(len(self._units)))
+        return [(unit, replace(fault, place=one)) for unit, one in zip(self._units.values(), elements, strict=True) if one]

@@ -6,7 +6,8 @@ faulty, so differences add. With R rows, C columns, the places of `mapping`, `f(
 - **product** (r, c), 16 bits, stuck: every product that the multiplier forms. acc += sum over its k of f(A B) - A B; in the dataflows that
   reduce in columns only k = r, r + R, ... are its own, and in each fold in which row r is idle its product of zeros adds f(0).
   Weight-stationary: all positions of the channels c, c + C, ...; input-stationary: all channels of the positions c, c + C, ...;
-  output-stationary and event-driven: positions r, r + R, ... of the channels c, c + C, ...
+  output-stationary: positions r, r + R, ... of the channels c, c + C, ...; event-driven: the outputs of core r, every C-th channel of them
+  (`effc.cost.accelerator.cores`).
 - **sum** (r, c), 32 bits, stuck: the partial sum as it leaves the multiplier. Reducing in columns: with S_j the sum of the products of rows
   0 .. r in fold j, acc += sum over j of f(S_j) - S_j. Else the register is read back for every product: acc_k = f(acc_{k-1} + A B).
   The same outputs as above. (An event-driven core writes a sum only for an event: a neuron without one stays 0.)
@@ -17,13 +18,12 @@ faulty, so differences add. With R rows, C columns, the places of `mapping`, `f(
 - **activation word** (8 bits, before the zero point is taken off): x becomes f(x): acc += (f(x) - x) B[k, n]. All channels of the group, at
   the positions whose window holds the element.
 
-A stuck memory cell is at an address: tensors lie row-major from address 0 and wrap around where they are larger than the memory (which then
-holds one part after another), so element e of every product's tensor is in word e mod size.
+A stuck memory cell is at an address: which elements of a product's tensor it holds, one after the other, says the memory's layout
+(`effc.cost.accelerator.layout`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -32,8 +32,8 @@ import torch
 from torch import Tensor
 
 from effc.errors import InternalError
-from effc.faultsim.accelerator.mapping import Mapping
-from effc.faultsim.accelerator.work import Extents, MatrixProduct, Operands, Product
+from effc.faultsim.accelerator.mapping import Mapping, Outputs, Served
+from effc.faultsim.accelerator.work import Extents, Gemm, MatrixGemm, Operands
 
 __all__ = ["ArrayFault", "Kind", "Pattern", "faulty_word", "patterns"]
 
@@ -49,16 +49,14 @@ class ArrayFault:
     Attributes:
         kind: which register or memory. `bit`: 0 is the least significant one.
         effect: `flip` once, or `stuck-at-0`, `stuck-at-1` for good.
-        place: pe-*: (row, column). accumulator: stuck (column,), flipped (fold, channel over all groups, position). sram-*: stuck
-            (address,), flipped (element,).
-        words: of the memory, for a stuck cell.
+        place: pe-*: (row, column). accumulator: stuck (column,), flipped (fold, channel over all groups, position). sram-*: the elements
+            of the product's tensor that are in the word.
     """
 
     kind: Kind
     bit: int
     effect: Literal["flip", "stuck-at-0", "stuck-at-1"]
     place: tuple[int, ...]
-    words: int = 0
 
     @property
     def is_stuck(self) -> bool:
@@ -67,7 +65,7 @@ class ArrayFault:
 
 @dataclass(frozen=True)
 class Pattern:
-    """Differences of a product's sums: (samples, groups, channels, positions) int32, at these groups, channels of a group, positions."""
+    """Differences of a product's sums, (samples, *shape) int32, at groups, channels of a group and positions that broadcast to shape."""
 
     groups: Tensor
     channels: Tensor
@@ -76,7 +74,7 @@ class Pattern:
 
     def add_to(self, sums: Tensor) -> None:
         """In place, modulo 2^32. sums: (S, G, N, M) int32."""
-        sums[:, self.groups[:, None, None], self.channels[None, :, None], self.positions[None, None, :]] += self.values
+        sums[:, self.groups, self.channels, self.positions] += self.values
 
 
 def faulty_word(words: Tensor, fault: ArrayFault) -> Tensor:
@@ -89,19 +87,20 @@ def faulty_word(words: Tensor, fault: ArrayFault) -> Tensor:
     return (held & ~mask if fault.effect == "stuck-at-0" else held | mask).to(torch.int32)
 
 
-def patterns(fault: ArrayFault, product: Product, mapping: Mapping, given: Operands) -> Iterator[Pattern]:
-    """What the fault adds to a product's sums: none, one, or (a memory that wraps around) several patterns.
+def patterns(fault: ArrayFault, product: Gemm, mapping: Mapping, given: Operands) -> Iterator[Pattern]:
+    """What the fault adds to a product's sums: none, one, or (a word that holds several elements in turn) several patterns.
 
     Args:
         fault: see the module docstring. `product`, `given`: the product and its operands. `mapping`: the array.
     """
     matrix = product.matrix(given.weights)
-    extents = Extents(matrix.shape[0], product.extents(given.x, given.weights).positions, matrix.shape[1], matrix.shape[2])
+    extents = product.extents(given.x, given.weights)
     if fault.kind.startswith("sram"):
-        of_weights = fault.kind == "sram-weight"
-        size = given.weights.numel() if of_weights else math.prod(given.words.shape[1:])
-        for element in range(fault.place[0], size, fault.words) if fault.is_stuck else fault.place:
-            yield _weight(fault, product, given, extents, element) if of_weights else _activation(fault, product, given, matrix, element)
+        for element in fault.place:
+            if fault.kind == "sram-weight":
+                yield _weight(fault, product, given, extents, element)
+            else:
+                yield _activation(fault, product, given, matrix, element)
         return
     if fault.kind == "accumulator":
         yield (
@@ -110,48 +109,53 @@ def patterns(fault: ArrayFault, product: Product, mapping: Mapping, given: Opera
             else _flipped(fault, product, mapping, given, matrix, extents)
         )
         return
-    served = mapping.served(extents, *fault.place)
-    if not served:
+    outputs = mapping.outputs(extents, *fault.place)
+    if not len(outputs):
         return
-    if fault.kind == "pe-product":
-        values = _products(fault, product, mapping, given, matrix, extents)
-    elif mapping.reduces_in_columns:
-        partial = _partial(product, mapping, given, matrix, extents, row=fault.place[0], served=(served.positions, served.channels))
-        values = (faulty_word(partial, fault) - partial).sum(2, dtype=torch.int32)
-    else:
-        values = _registers(fault, product, mapping, given, matrix, served.positions, served.channels)
-    yield Pattern(torch.arange(extents.groups), served.channels, served.positions, values)
+    if fault.kind == "pe-sum" and mapping.reduces_in_columns:
+        served = mapping.served(extents, fault.place[1])
+        partial = _partial(product, mapping, given, matrix, extents, row=fault.place[0], served=served)
+        yield _rectangle(extents, served, (faulty_word(partial, fault) - partial).sum(2, dtype=torch.int32))
+        return
+    adds = _products if fault.kind == "pe-product" else _registers
+    yield Pattern(outputs.groups, outputs.channels, outputs.positions, adds(fault, product, mapping, given, matrix, extents, outputs))
 
 
-def _products(fault: ArrayFault, product: Product, mapping: Mapping, given: Operands, matrix: Tensor, extents: Extents) -> Tensor:
-    served = mapping.served(extents, *fault.place)
+def _rectangle(extents: Extents, served: Served, values: Tensor) -> Pattern:
+    """values: (samples, groups, channels, positions)."""
+    return Pattern(torch.arange(extents.groups)[:, None, None], served.channels[:, None], served.positions, values)
+
+
+def _products(
+    fault: ArrayFault, product: Gemm, mapping: Mapping, given: Operands, matrix: Tensor, extents: Extents, outputs: Outputs
+) -> Tensor:
+    """Sum over k of f(A B) - A B: (samples, outputs)."""
     ks, idle = mapping.multiplied(extents, fault.place[0])
-    a = product.gather(given.x, served.positions, ks)  # (S, G, M, K)
-    b = matrix[:, ks][:, :, served.channels]  # (G, K, N)
-    formed = a[:, :, None] * b.transpose(1, 2)[None, :, :, None, :]  # (S, G, N, M, K)
+    formed = product.gather_pairs(given.x, outputs.groups, outputs.positions, ks)  # (S, outputs, K)
+    formed = formed * matrix[:, ks][outputs.groups, :, outputs.channels]
     wrong = faulty_word(formed, fault) - formed
     if mapping.skip is not None:
-        wrong = wrong * product.gather(mapping.live(given.x, _channels(product)), served.positions, ks)[:, :, None]
+        wrong = wrong * product.gather_pairs(_live(product, mapping, given, extents), outputs.groups, outputs.positions, ks)
         idle = 0  # an idle multiplier's input is zero
     return wrong.sum(-1, dtype=torch.int32) + idle * faulty_word(torch.zeros((), dtype=torch.int32), fault)
 
 
-def _channels(product: Product) -> int:
-    return -1 if isinstance(product, MatrixProduct) else 1
+def _live(product: Gemm, mapping: Mapping, given: Operands, extents: Extents) -> Tensor:
+    return mapping.live(given.x, extents, -1 if isinstance(product, MatrixGemm) else 1)
 
 
 def _partial(
-    product: Product,
+    product: Gemm,
     mapping: Mapping,
     given: Operands,
     matrix: Tensor,
     extents: Extents,
     *,
     row: int,
-    served: tuple[Tensor, Tensor],
+    served: Served,
 ) -> Tensor:
     """The partial sum below `row` of every fold: (S, G, folds, N, M) int32. One product with masked weights gives all folds."""
-    positions, channels = served
+    positions, channels = served.positions, served.channels
     folds = mapping.folds(extents)
     masked = torch.zeros(extents.groups, extents.depth, folds, len(channels), dtype=matrix.dtype)
     for fold in range(folds):
@@ -166,15 +170,15 @@ def _partial(
 
 
 def _registers(
-    fault: ArrayFault, product: Product, mapping: Mapping, given: Operands, matrix: Tensor, positions: Tensor, channels: Tensor
+    fault: ArrayFault, product: Gemm, mapping: Mapping, given: Operands, matrix: Tensor, extents: Extents, outputs: Outputs
 ) -> Tensor:
-    """acc_k = f(acc_{k-1} + A B), minus the true sum."""
+    """acc_k = f(acc_{k-1} + A B), minus the true sum: (samples, outputs)."""
     ks = torch.arange(matrix.shape[1])
-    a = product.gather(given.x, positions, ks)[:, :, None]  # (S, G, 1, M, K)
-    b = matrix[:, :, channels].transpose(1, 2)[None, :, :, None, :]  # (1, G, N, 1, K)
+    a = product.gather_pairs(given.x, outputs.groups, outputs.positions, ks)  # (S, outputs, K)
+    b = matrix[outputs.groups, :, outputs.channels]  # (outputs, K)
     events = None  # where none is, an event-driven core does not touch the sum
     if mapping.dataflow == "event-driven" and mapping.skip is not None:
-        events = product.gather(mapping.live(given.x, _channels(product)), positions, ks)[:, :, None] != 0
+        events = product.gather_pairs(_live(product, mapping, given, extents), outputs.groups, outputs.positions, ks) != 0
     register = true = torch.zeros((), dtype=torch.int32)
     for k in range(len(ks)):
         formed = a[..., k] * b[..., k]
@@ -183,32 +187,30 @@ def _registers(
     return register - true
 
 
-def _column(fault: ArrayFault, product: Product, mapping: Mapping, given: Operands, matrix: Tensor, extents: Extents) -> Pattern:
+def _column(fault: ArrayFault, product: Gemm, mapping: Mapping, given: Operands, matrix: Tensor, extents: Extents) -> Pattern:
     if not mapping.reduces_in_columns:
         raise InternalError(f"a {mapping.dataflow} array has no accumulators of columns")
-    served = mapping.served(extents, 0, fault.place[0])
+    served = mapping.served(extents, fault.place[0])
     if not served:
-        nothing = torch.zeros(0, dtype=torch.int64)
-        return Pattern(nothing, nothing, nothing, torch.zeros(len(given.x), 0, 0, 0, dtype=torch.int32))
-    sums = _partial(product, mapping, given, matrix, extents, row=mapping.rows - 1, served=(served.positions, served.channels))
+        return _rectangle(extents, served, torch.zeros((), dtype=torch.int32))
+    sums = _partial(product, mapping, given, matrix, extents, row=mapping.rows - 1, served=served)
     held = true = torch.zeros((), dtype=torch.int32)
     for fold in range(sums.shape[2]):
         held, true = faulty_word(held + sums[:, :, fold], fault), true + sums[:, :, fold]
-    return Pattern(torch.arange(extents.groups), served.channels, served.positions, held - true)
+    return _rectangle(extents, served, held - true)
 
 
-def _flipped(fault: ArrayFault, product: Product, mapping: Mapping, given: Operands, matrix: Tensor, extents: Extents) -> Pattern:
+def _flipped(fault: ArrayFault, product: Gemm, mapping: Mapping, given: Operands, matrix: Tensor, extents: Extents) -> Pattern:
     fold, channel, position = fault.place
     group, inner = divmod(channel, extents.channels)
     end = mapping.reduced(extents, fold, mapping.rows - 1).stop
     a = product.gather(given.x, torch.tensor([position]), torch.arange(end))[:, group, 0]
     held = (a.to(torch.int64) * matrix[group, :end, inner].to(torch.int64)).sum(1).to(torch.int32)
-    values = (faulty_word(held, fault) - held).reshape(-1, 1, 1, 1)
-    return Pattern(torch.tensor([group]), torch.tensor([inner]), torch.tensor([position]), values)
+    return Pattern(torch.tensor([group]), torch.tensor([inner]), torch.tensor([position]), (faulty_word(held, fault) - held)[:, None])
 
 
-def _weight(fault: ArrayFault, product: Product, given: Operands, extents: Extents, element: int) -> Pattern:
-    if isinstance(product, MatrixProduct):  # (K, N)
+def _weight(fault: ArrayFault, product: Gemm, given: Operands, extents: Extents, element: int) -> Pattern:
+    if isinstance(product, MatrixGemm):  # (K, N)
         k, group, inner = element // extents.channels, 0, element % extents.channels
     else:
         channel, k = divmod(element, extents.depth)
@@ -217,10 +219,10 @@ def _weight(fault: ArrayFault, product: Product, given: Operands, extents: Exten
     difference = faulty_word(word, fault) - word
     positions = torch.arange(extents.positions)
     a = product.gather(given.x, positions, torch.tensor([k]))[:, group, :, 0]
-    return Pattern(torch.tensor([group]), torch.tensor([inner]), positions, (a * difference)[:, None, None, :])
+    return Pattern(torch.tensor(group), torch.tensor(inner), positions, a * difference)
 
 
-def _activation(fault: ArrayFault, product: Product, given: Operands, matrix: Tensor, element: int) -> Pattern:
+def _activation(fault: ArrayFault, product: Gemm, given: Operands, matrix: Tensor, element: int) -> Pattern:
     words = given.words.reshape(len(given.words), -1)[:, element]
     unsigned = words.dtype == torch.uint8
     found = faulty_word(words.view(torch.int8) if unsigned else words, fault)
@@ -228,4 +230,5 @@ def _activation(fault: ArrayFault, product: Product, given: Operands, matrix: Te
     reads = list(product.fan_out(given.x, torch.tensor([element])))
     groups, positions, ks = (torch.cat([read[column] for read in reads]) for column in (1, 2, 3))
     values = difference[:, None, None] * matrix[groups, ks].transpose(0, 1)[None]  # (S, N, M)
-    return Pattern(groups[:1], torch.arange(matrix.shape[2]), positions, values[:, None])
+    group = groups[0] if len(groups) else torch.tensor(0)  # an element is in one group, and may be in no window
+    return Pattern(group, torch.arange(matrix.shape[2])[:, None], positions, values)

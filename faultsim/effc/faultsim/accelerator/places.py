@@ -7,7 +7,9 @@
 | sram-weight, sram-activation | a word of the memory (address) | a number of the weights, or of a sample of the input |
 
 `pe` and `sram` stand for both of theirs. A flip of an accumulator or an activation comes at the same place for every sample it is tried on
-(`duration = "transient"`: one sample). Of a memory only words that some product uses are in the population.
+(`duration = "transient"`: one sample). Of a memory only words that some product uses are in the population. Where tensors lie in it, and
+so which layers share a word, says `effc.cost.accelerator.layout`: weights that all fit stay, and a stuck word hits one layer; what comes
+and goes shares words with what came before.
 """
 
 from __future__ import annotations
@@ -21,17 +23,18 @@ from typing import Any
 import torch
 
 from effc.cost.accelerator.description import Accelerator
+from effc.cost.accelerator.layout import Layout, laid_out, weights_stay
 from effc.errors import ConfigError, Problem
 from effc.faultsim.accelerator.faults import ArrayFault
 from effc.faultsim.accelerator.mapping import Mapping
-from effc.faultsim.accelerator.work import Product
+from effc.faultsim.accelerator.work import Gemm
 from effc.faultsim.formats import stored_view
 from effc.faultsim.sites import ARRAY_KINDS, Site
 from effc.faultsim.spec import CampaignSpec
 from effc.ir import Program
 from effc.ir.edit import keyword_arguments
 
-__all__ = ["array_sites", "fault_at", "mapping_of"]
+__all__ = ["array_sites", "fault_at", "layouts", "mapping_of"]
 
 _WORDS = {"pe": ("pe-product", "pe-sum"), "sram": ("sram-weight", "sram-activation")}
 _VIEWS = {"pe-product": torch.int16, "pe-sum": torch.int32, "accumulator": torch.int32}
@@ -40,10 +43,17 @@ _LAYER = "array"  # of what every product goes through
 
 def mapping_of(description: Accelerator) -> Mapping:
     """The array of a description."""
-    return Mapping(description.rows, description.columns, description.dataflow, description.width("zeros"))
+    return Mapping(
+        description.rows, description.columns, description.dataflow, description.width("zeros"), description.width("changes") or 1
+    )
 
 
-def array_sites(program: Program, products: Sequence[Product], description: Accelerator, spec: CampaignSpec) -> list[Site]:
+def layouts(program: Program, products: Sequence[Gemm], description: Accelerator) -> dict[str, Layout]:
+    """The contents of the memories, by kind of site; a tensor for each product."""
+    return _layouts([_Tensors(program, product) for product in products], description)
+
+
+def array_sites(program: Program, products: Sequence[Gemm], description: Accelerator, spec: CampaignSpec) -> list[Site]:
     """The sites that a spec chooses. Raises ConfigError with all that does not fit the array."""
     unknown = [word for word in spec.where if word not in (*ARRAY_KINDS, *_WORDS)]
     hint = f"an accelerator has: {', '.join((*_WORDS, *ARRAY_KINDS))}"
@@ -51,7 +61,7 @@ def array_sites(program: Program, products: Sequence[Product], description: Acce
     kinds = [kind for kind in ARRAY_KINDS if any(kind in _WORDS.get(word, (word,)) for word in spec.where)]
     if program.interface.states:
         problems.append(Problem("the program", "streams", "its states would carry a fault from sample to sample"))
-    problems += _misfits(kinds, mapping_of(description), spec)
+    problems += _misfits(kinds, mapping_of(description), spec) + _widths(description)
     tensors = [_Tensors(program, product) for product in products]
     for pattern in spec.layers if spec.effect == "flip" else ():
         if not any(one.fits(pattern) for one in tensors):
@@ -60,17 +70,16 @@ def array_sites(program: Program, products: Sequence[Product], description: Acce
     if problems:
         raise ConfigError("the faults do not fit the accelerator", problems)
     if spec.effect != "flip":
-        return [_of_the_array(kind, tensors, description) for kind in kinds]
+        return [_of_the_array(kind, _layouts(tensors, description), description) for kind in kinds]
     taken = [one for one in tensors if not spec.layers or any(one.fits(pattern) for pattern in spec.layers)]
     names = Counter(one.layer for one in tensors)
     return [one.site(kind, mapping_of(description), alone=names[one.layer] == 1) for kind in kinds for one in taken]
 
 
-def fault_at(site: Site, element: int, bit: int, effect: Any, description: Accelerator) -> ArrayFault:
-    """What a drawn place means."""
+def fault_at(site: Site, element: int, bit: int, effect: Any) -> ArrayFault:
+    """What a drawn place means; of a stuck word its address, of which a layout tells the elements."""
     place = site.index(element) if site.kind in ("pe-product", "pe-sum", "accumulator") else (element,)
-    words = _memory(site.kind, description) if site.kind.startswith("sram") else 0
-    return ArrayFault(site.kind, bit, effect, place, words)  # type: ignore[arg-type]  # sites of an array have its kinds
+    return ArrayFault(site.kind, bit, effect, place)  # type: ignore[arg-type]  # sites of an array have its kinds
 
 
 def is_everywhere(site: Site) -> bool:
@@ -104,10 +113,21 @@ def _misfits(kinds: Sequence[str], mapping: Mapping, spec: CampaignSpec) -> list
     return problems
 
 
+def _widths(description: Accelerator) -> list[Problem]:
+    """Registers and words of other sizes than those that faults are put into."""
+    problems = []
+    for name, width in (("activation", 1), ("weight", 1), ("accumulator", 4)):
+        found = getattr(description.bytes, name)
+        if found != width:
+            why = f"faults are put into words of {8 * width} bits"
+            problems.append(Problem(f"{description.name}: bytes.{name}", str(found), why, f"describe the array with {name} = {width}"))
+    return problems
+
+
 class _Tensors:
     """Of one product: names, sizes, types."""
 
-    def __init__(self, program: Program, product: Product) -> None:
+    def __init__(self, program: Program, product: Gemm) -> None:
         node = next(node for node in program.nodes if node.name == product.name)
         given = keyword_arguments(node)
         x, weights = (given["x"], given["w"]) if "x" in given else (given["a"], given["b"])
@@ -131,16 +151,20 @@ class _Tensors:
         return Site(name, self.product.name, self.layer, kind, self.product.op, shape, stored_view(dtype))
 
 
-def _of_the_array(kind: str, tensors: Sequence[_Tensors], description: Accelerator) -> Site:
+def _of_the_array(kind: str, memories: dict[str, Layout], description: Accelerator) -> Site:
     shape: tuple[int, ...] = (description.rows, description.columns)
     if kind == "accumulator":
         shape = (description.columns,)
-    elif kind.startswith("sram"):
-        sizes = [math.prod(one.sample) if kind == "sram-activation" else one.weights.numel() for one in tensors]
-        shape = (min(_memory(kind, description), max(sizes)),)
+    elif kind in memories:
+        shape = (memories[kind].words,)
     return Site(f"{_LAYER}.{kind}", kind, _LAYER, kind, _LAYER, shape, stored_view(_VIEWS.get(kind, torch.int8)))
 
 
-def _memory(kind: str, description: Accelerator) -> int:
-    """Words of it; they have 8 bits."""
-    return description.sram.weights if kind == "sram-weight" else description.sram.activations
+def _layouts(tensors: Sequence[_Tensors], description: Accelerator) -> dict[str, Layout]:
+    weights = [one.weights.numel() for one in tensors]
+    inputs = [math.prod(one.sample) for one in tensors]
+    stay = weights_stay(sum(weights), description)
+    return {
+        "sram-weight": laid_out(weights, description.sram.weights, stay=stay),
+        "sram-activation": laid_out(inputs, description.sram.activations, stay=False),
+    }

@@ -20,9 +20,10 @@ from typing import Any
 import torch
 from torch import fx
 
+from effc.cost.accelerator.naming import WORDS
 from effc.data import Dataset
 from effc.errors import ConfigError, DataError, Problem
-from effc.faultsim.accelerator.work import PRODUCTS, WORDS
+from effc.faultsim.accelerator.gemms import PRODUCTS
 from effc.faultsim.sites import operator_name
 from effc.ir import Edit, Program, source_of
 from effc.ir.arrays import to_torch

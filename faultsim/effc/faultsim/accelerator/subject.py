@@ -12,8 +12,9 @@ from typing import Any
 from effc.cost.accelerator.description import Accelerator
 from effc.data import Dataset
 from effc.faultsim.accelerator.engine import ArrayEngine
+from effc.faultsim.accelerator.gemms import gemms_of
 from effc.faultsim.accelerator.places import array_sites
-from effc.faultsim.accelerator.work import Product, products_of
+from effc.faultsim.accelerator.work import Gemm
 from effc.faultsim.images import BatchGroups
 from effc.faultsim.sites import Site
 from effc.faultsim.spec import CampaignSpec
@@ -51,9 +52,9 @@ class ArraySubject:
         return ProgramSubject(self.program, self.name)
 
     @functools.cached_property
-    def products(self) -> tuple[Product, ...]:
+    def products(self) -> tuple[Gemm, ...]:
         """What the array does of the program. Raises ConfigError where it cannot do all products."""
-        return tuple(products_of(self.program))
+        return tuple(gemms_of(self.program))
 
     def identity(self) -> dict[str, Any]:
         return {**self._plain.identity(), "kind": self.kind, "accelerator": self.description.as_json()}

@@ -22,31 +22,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from effc.errors import ConfigError, Problem
 from effc.faultsim.sites import operator_name
-from effc.ir import Program, source_of
+from effc.ir import source_of
 from effc.ir.edit import keyword_arguments
 from effc.ir.ops.quantised import accumulated, along, requantise
 
-__all__ = ["PRODUCTS", "WORDS", "Extents", "Operands", "Product", "products_of"]
+__all__ = ["Convolution", "Extents", "Gemm", "MatrixGemm", "Operands"]
 
-PRODUCTS = ("qlinear_conv", "conv_integer", "qlinear_matmul", "matmul_integer")
-WORDS = "_int8"  # behind the name of a weight: of its words
-_FLOATS = (
-    *("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution"),
-    *("linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "scaled_dot_product_attention", "lstm", "gru"),
-)
 _EXACT = 2**24  # float32 holds all integers up to here
 _CONVOLVE: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 class Extents(NamedTuple):
-    """Of one sample: groups, positions (M), reduction (K) and channels of a group (N)."""
+    """Of one sample: groups, positions (M), reduction (K), channels of a group (N), and its input channels (K without taps)."""
 
     groups: int
     positions: int
     depth: int
     channels: int
+    inner: int
 
 
 class Operands(NamedTuple):
@@ -58,8 +52,8 @@ class Operands(NamedTuple):
     zero_point: int
 
 
-class Product(ABC):
-    """One product of a program, as the array does it."""
+class Gemm(ABC):
+    """One product of a program in exact integers, as the array does it; its sizes and cost are `effc.cost.accelerator.product`'s matter."""
 
     def __init__(self, node: fx.Node) -> None:
         self.name, self.source, self.op = node.name, source_of(node), operator_name(node)
@@ -76,6 +70,10 @@ class Product(ABC):
     @abstractmethod
     def gather(self, x: Tensor, positions: Tensor, ks: Tensor) -> Tensor:
         """A at some positions and reduction indices: (S, G, positions, ks) int32."""
+
+    @abstractmethod
+    def gather_pairs(self, x: Tensor, groups: Tensor, positions: Tensor, ks: Tensor) -> Tensor:
+        """The same at pairs of a group and a position: (S, pairs, ks) int32."""
 
     @abstractmethod
     def matrix(self, weights: Tensor) -> Tensor:
@@ -120,7 +118,7 @@ class Product(ABC):
         return arguments[0], arguments[1], arguments[2]
 
 
-class Convolution(Product):
+class Convolution(Gemm):
     """`qlinear_conv` and `conv_integer`, over one to three axes."""
 
     def __init__(self, node: fx.Node) -> None:
@@ -131,7 +129,8 @@ class Convolution(Product):
 
     def extents(self, x: Tensor, weights: Tensor) -> Extents:
         out = self._out(x.shape[2:], weights.shape[2:])
-        return Extents(self.groups, math.prod(out), math.prod(map(int, weights.shape[1:])), int(weights.shape[0]) // self.groups)
+        outer, inner = int(weights.shape[0]) // self.groups, int(weights.shape[1])
+        return Extents(self.groups, math.prod(out), inner * math.prod(map(int, weights.shape[2:])), outer, inner)
 
     def operands(self, arguments: Sequence[Any]) -> Operands:
         found = super().operands(arguments)
@@ -139,10 +138,19 @@ class Convolution(Product):
         return found
 
     def gather(self, x: Tensor, positions: Tensor, ks: Tensor) -> Tensor:
+        index: tuple[Any, ...] = (slice(None), slice(None), *self._index(x, positions, ks))
+        return self._patches(x)[index]
+
+    def gather_pairs(self, x: Tensor, groups: Tensor, positions: Tensor, ks: Tensor) -> Tensor:
+        index: tuple[Any, ...] = (slice(None), groups[:, None], *self._index(x, positions, ks))
+        return self._patches(x)[index]
+
+    def _patches(self, x: Tensor) -> Tensor:
+        """A view: (S, G, channel of a group, *tap, *place)."""
         padded, out = self._padded(x), self._out(x.shape[2:], self.kernel)
         inner = x.shape[1] // self.groups
         steps = padded.stride()
-        patches = padded.as_strided(
+        return padded.as_strided(
             (len(x), self.groups, inner, *self.kernel, *out),
             (
                 steps[0],
@@ -152,10 +160,12 @@ class Convolution(Product):
                 *(step * each for step, each in zip(steps[2:], self.stride, strict=True)),
             ),
         )
-        taps = torch.unravel_index(ks, (inner, *self.kernel))
-        places = torch.unravel_index(positions, out)
-        index: tuple[Any, ...] = (slice(None), slice(None), *(one[None, :] for one in taps), *(one[:, None] for one in places))
-        return patches[index]
+
+    def _index(self, x: Tensor, positions: Tensor, ks: Tensor) -> tuple[Tensor, ...]:
+        """Of patches, behind the groups: places down, taps across."""
+        taps = torch.unravel_index(ks, (x.shape[1] // self.groups, *self.kernel))
+        places = torch.unravel_index(positions, self._out(x.shape[2:], self.kernel))
+        return (*(one[None, :] for one in taps), *(one[:, None] for one in places))
 
     def matrix(self, weights: Tensor) -> Tensor:
         return weights.reshape(self.groups, weights.shape[0] // self.groups, -1).transpose(1, 2)
@@ -203,14 +213,17 @@ class Convolution(Product):
         return torch.constant_pad_nd(x, pads, 0).contiguous()
 
 
-class MatrixProduct(Product):
+class MatrixGemm(Gemm):
     """`qlinear_matmul` and `matmul_integer` with one matrix of weights: the last axis is reduced, those between are positions."""
 
     def extents(self, x: Tensor, weights: Tensor) -> Extents:
-        return Extents(1, math.prod(map(int, x.shape[1:-1])), int(weights.shape[0]), int(weights.shape[1]))
+        return Extents(1, math.prod(map(int, x.shape[1:-1])), int(weights.shape[0]), int(weights.shape[1]), int(weights.shape[0]))
 
     def gather(self, x: Tensor, positions: Tensor, ks: Tensor) -> Tensor:
         return x.reshape(len(x), 1, -1, x.shape[-1])[:, :, positions][..., ks]
+
+    def gather_pairs(self, x: Tensor, groups: Tensor, positions: Tensor, ks: Tensor) -> Tensor:
+        return self.gather(x, positions, ks)[:, 0]
 
     def matrix(self, weights: Tensor) -> Tensor:
         return weights[None]
@@ -228,62 +241,6 @@ class MatrixProduct(Product):
 
     def _channel_axis(self, acc: Tensor) -> int:
         return acc.ndim - 1
-
-
-def products_of(program: Program) -> list[Product]:
-    """Every product of an integer program, in the graph's order.
-
-    Raises:
-        ConfigError: there is none, or one that the array cannot do: of floats, of two values, or with weights whose zero point is not 0.
-            All at once.
-    """
-    found: list[Product] = []
-    problems: list[Problem] = []
-    for node in program.nodes:
-        op = operator_name(node)
-        if op in _FLOATS:
-            problems.append(Problem(source_of(node), op, "is no product of int8 numbers", "quantise the program for the array"))
-        if op not in PRODUCTS:
-            continue
-        why = _unfit(program, node)
-        if why:
-            problems.append(Problem(source_of(node), op, why))
-        else:
-            product = Convolution(node) if "conv" in op else MatrixProduct(node)
-            product.source = _layer(program, node, product.source)
-            found.append(product)
-    if problems:
-        raise ConfigError("the array cannot do all products of the program", problems)
-    if not found:
-        raise ConfigError("the program has no product of int8 numbers: there is nothing that an array of multipliers would do")
-    return found
-
-
-def _layer(program: Program, node: fx.Node, source: str) -> str:
-    """The module whose weight it is (`layer1.0.conv1`), where the weight's name says so, else the operator's own name."""
-    given = keyword_arguments(node)
-    stored = given["w"] if "w" in given else given["b"]
-    while stored.op == "call_function" and stored.all_input_nodes:  # a transposition
-        stored = stored.all_input_nodes[0]
-    module, _, tensor = program.tensor_names.get(stored.name, "").rpartition(".")
-    return module if module and tensor in ("weight", f"weight{WORDS}") else source
-
-
-def _unfit(program: Program, node: fx.Node) -> str:
-    given = keyword_arguments(node)
-    x, weights = (given["x"], given["w"]) if "conv" in node.target._schema.name else (given["a"], given["b"])  # type: ignore[union-attr]
-    zero_point = given["w_zero_point"] if "w_zero_point" in given else given["b_zero_point"]
-    x_zero_point = given["x_zero_point"] if "x_zero_point" in given else given["a_zero_point"]
-    stored = program.tensors.get(zero_point.name)
-    if weights.meta["val"].dtype != torch.int8 or x.meta["val"].dtype not in (torch.int8, torch.uint8):
-        return f"multiplies {x.meta['val'].dtype} by {weights.meta['val'].dtype}; the array takes 8-bit activations and int8 weights"
-    if stored is None or bool((stored != 0).any()):
-        return "its weights have a zero point other than 0: the array has symmetric weights"
-    if x_zero_point.meta["val"].numel() != 1:
-        return "its input has a zero point for each row"
-    if "matmul" in operator_name(node) and (weights.meta["val"].dim() != 2 or x.meta["val"].dim() < 2):
-        return "is no product with one matrix of weights"
-    return ""
 
 
 def _exact(matrix: Tensor) -> torch.dtype:

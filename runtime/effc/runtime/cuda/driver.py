@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
+from effc.runtime.plan import Launch
 from effc.runtime.tensors import Array
 
 __all__ = ["Driver", "fits"]
@@ -13,14 +14,20 @@ __all__ = ["Driver", "fits"]
 class Driver(Protocol):
     """One device. Everything happens in order: a copy waits for the launches before it."""
 
-    def load(self, code: bytes) -> None:
-        """Make the functions of a cubin known."""
+    def load(self, code: bytes, launches: Iterable[Launch] = ()) -> None:
+        """Make the functions of a cubin known, and ready all that will be launched: nothing of that may happen while launches are recorded.
+
+        Raises InternalError where a launch is not what its function takes.
+        """
 
     def allocate(self, size: int) -> int:
-        """The address of device memory, of at least one byte, at a multiple of 256; its content is anything. Freed with the driver."""
+        """The address of device memory, of at least one byte, at a multiple of 256; its content is anything. Freed with the driver.
+
+        Raises DataError where there is not so much left.
+        """
 
     def upload(self, to: int, array: Array) -> None:
-        """Copy a contiguous array to device memory."""
+        """Copy a contiguous array to device memory. The array must stay, unchanged, until `synchronise` or a download has returned."""
 
     def download(self, array: Array, source: int) -> None:
         """Copy device memory into a contiguous array, and wait until that is done."""

@@ -94,7 +94,8 @@ class CudaExecutor:
         """
         self._driver = driver
         self._unused: list[DeviceStates] = []
-        driver.load(code)
+        self._memory: dict[int, list[int]] = {}
+        driver.load(code, [launch for step in (*plan.steps, *plan.fresh) for launch in step.launches])
         self._places = self._laid_out(plan)
         self._states = {buffer.name for buffer in plan.in_room("state")}
         arrays = {}
@@ -134,6 +135,16 @@ class CudaExecutor:
     def give_states(self, states: DeviceStates) -> None:
         """The block is no longer used: the next sequence may have it."""
         self._unused.append(states)
+
+    def take_memory(self, size: int) -> int:
+        """Memory of the device for one sequence, with any content."""
+        unused = self._memory.setdefault(size, [])
+        return unused.pop() if unused else self._driver.allocate(size)
+
+    def give_memory(self, taken: Sequence[tuple[int, int]]) -> None:
+        """(address, size) of memory that is no longer used: the next sequence may have it."""
+        for address, size in taken:
+            self._memory[size].append(address)
 
     def place(self, name: str) -> int:
         """Where an input or output lies on the device."""
@@ -176,10 +187,6 @@ class CudaExecutor:
     def prepare(self, inputs: Sequence[Array], outputs: Sequence[Array], states: Array | None = None) -> Callable[[], object]:
         """See `Executor`."""
         return functools.partial(self.call, inputs, outputs, states)
-
-    def step(self, index: int, states: DeviceStates | None = None) -> None:
-        """Start one step of the plan alone, for measuring."""
-        self._launch_all(self._plan.steps[index : index + 1], 0 if states is None else states.address)
 
     def _laid_out(self, plan: Plan) -> dict[str, int]:
         """The address of every buffer; of a state, its distance from the beginning of a block."""

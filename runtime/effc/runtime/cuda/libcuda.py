@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from effc.errors import DataError, InternalError, MissingDependencyError
 from effc.runtime.cuda.driver import fits
+from effc.runtime.plan import Launch
 from effc.runtime.tensors import Array
 
 __all__ = ["LIBRARY", "LibCuda", "devices"]
 
 LIBRARY = "libcuda.so.1"
-_MAJOR, _MINOR, _OPT_IN_SHARED, _DYNAMIC_SHARED = 75, 76, 97, 8  # CUdevice_attribute, CUfunction_attribute
-_THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+_MAJOR, _MINOR, _OPT_IN_SHARED = 75, 76, 97  # CUdevice_attribute
+_STATIC_SHARED, _DYNAMIC_SHARED = 1, 8  # CUfunction_attribute: SHARED_SIZE_BYTES, MAX_DYNAMIC_SHARED_SIZE_BYTES
+_OUT_OF_MEMORY = 2  # CUresult
+_RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED: what other threads and libraries of the process ask of the driver meanwhile is their affair
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: the stream does not wait for the default one
 _WITHOUT_OPT_IN = 48 << 10  # bytes of shared memory that any launch may ask for
 
@@ -33,6 +36,8 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuModuleLoadData": (ctypes.c_void_p, ctypes.c_void_p),
     "cuModuleUnload": (ctypes.c_void_p,),
     "cuModuleGetFunction": (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p),
+    "cuFuncGetAttribute": (ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p),
+    "cuMemGetInfo_v2": (ctypes.c_void_p, ctypes.c_void_p),
     "cuFuncSetAttribute": (ctypes.c_void_p, ctypes.c_int, ctypes.c_int),
     "cuMemAlloc_v2": (ctypes.c_void_p, ctypes.c_size_t),
     "cuMemFree_v2": (ctypes.c_uint64,),
@@ -49,6 +54,8 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuGraphLaunch": (ctypes.c_void_p, ctypes.c_void_p),
     "cuGetErrorString": (ctypes.c_int, ctypes.c_void_p),
 }
+# Of CUDA 12.4 and newer: where a function's parameters lie. Older drivers cannot tell how many there are.
+_PARAMETERS = "cuFuncGetParamInfo"
 
 
 def _load(library: str) -> ctypes.CDLL:
@@ -137,21 +144,38 @@ class LibCuda:
         self._blocks: list[int] = []
         self._graphs: list[ctypes.c_void_p] = []
 
-    def load(self, code: bytes) -> None:
+    def load(self, code: bytes, launches: Iterable[Launch] = ()) -> None:
         """See `Driver`."""
         self._here()
         self._do("cuModuleLoadData", ctypes.byref(self._module), ctypes.c_char_p(code))
+        wanted: dict[str, list[Launch]] = {}
+        for launch in launches:
+            wanted.setdefault(launch.kernel, []).append(launch)
+        for kernel, ones in wanted.items():
+            self._functions[kernel] = self._function(kernel, max(one.shared for one in ones))
+            count = self._parameters_of(self._functions[kernel])
+            wrong = next((len(one.arguments) for one in ones if count is not None and len(one.arguments) != count), None)
+            if wrong is not None:
+                raise InternalError(f"{kernel} takes {count} pointers, and a launch of the plan gives it {wrong}")
 
     def allocate(self, size: int) -> int:
         """See `Driver`."""
         self._here()
         block = ctypes.c_uint64()
-        self._do("cuMemAlloc_v2", ctypes.byref(block), max(1, size))
+        code = self._cuda.cuMemAlloc_v2(ctypes.byref(block), max(1, size))
+        if code == _OUT_OF_MEMORY:
+            free, total = ctypes.c_size_t(), ctypes.c_size_t()
+            self._do("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
+            raise DataError(
+                f"{self.name} has no room for {size:,} bytes: of {total.value:,} bytes {free.value:,} are free; end what else uses the GPU, "
+                "drop streams and sessions that are no longer needed, or compile for a smaller batch"
+            )
+        self._checked("cuMemAlloc_v2", code)
         self._blocks.append(block.value)
         return block.value
 
     def upload(self, to: int, array: Array) -> None:
-        """See `Driver`. The array may be changed afterwards: the driver has copied memory that is not pinned when the call returns."""
+        """See `Driver`. Most drivers have copied memory that is not pinned when the call returns, but none has to."""
         self._here()
         self._do("cuMemcpyHtoDAsync_v2", to, array.ctypes.data, array.nbytes, self._stream)
 
@@ -173,24 +197,28 @@ class LibCuda:
 
     def launch(self, kernel: str, grid: Sequence[int], block: Sequence[int], shared: int, arguments: Sequence[int]) -> None:
         """See `Driver`."""
+        self._here()
         values = [ctypes.c_uint64(argument) for argument in arguments]
         pointers = (ctypes.c_void_p * max(1, len(values)))(*(ctypes.addressof(value) for value in values))
-        self._do("cuLaunchKernel", self._function(kernel, shared), *grid, *block, shared, self._stream, pointers, None)
+        self._do("cuLaunchKernel", self._functions[kernel], *grid, *block, shared, self._stream, pointers, None)
 
     def record(self, work: Callable[[], None]) -> Any:
         """See `Driver`: a CUDA graph."""
         self._here()
         graph, ready = ctypes.c_void_p(), ctypes.c_void_p()
-        self._do("cuStreamBeginCapture_v2", self._stream, _THREAD_LOCAL)
+        self._do("cuStreamBeginCapture_v2", self._stream, _RELAXED)
         try:
-            work()
+            try:
+                work()
+            finally:
+                code = self._cuda.cuStreamEndCapture(self._stream, ctypes.byref(graph))
+            if code != 0:
+                raise InternalError(f"the GPU's driver could not record the launches: {_said(self._cuda, code)}")
+            self._do("cuGraphInstantiateWithFlags", ctypes.byref(ready), graph, 0)
+            self._graphs.append(ready)
         finally:
-            code = self._cuda.cuStreamEndCapture(self._stream, ctypes.byref(graph))
-        if code != 0:
-            raise InternalError(f"the GPU's driver could not record the launches: {_said(self._cuda, code)}")
-        self._do("cuGraphInstantiateWithFlags", ctypes.byref(ready), graph, 0)
-        self._do("cuGraphDestroy", graph)
-        self._graphs.append(ready)
+            if graph:
+                self._cuda.cuGraphDestroy(graph)
         return ready
 
     def replay(self, recorded: Any) -> None:
@@ -218,22 +246,34 @@ class LibCuda:
             cuda.cuModuleUnload(self._module)
 
     def _function(self, kernel: str, shared: int) -> ctypes.c_void_p:
-        found = self._functions.get(kernel)
-        if found is None:
-            found = ctypes.c_void_p()
-            self._do("cuModuleGetFunction", ctypes.byref(found), self._module, kernel.encode())
-            if shared > _WITHOUT_OPT_IN:
-                if shared > self._most_shared:
-                    raise InternalError(f"{kernel} needs {shared} bytes of shared memory, and {self.name} has {self._most_shared}")
-                self._do("cuFuncSetAttribute", found, _DYNAMIC_SHARED, shared)
-            self._functions[kernel] = found
+        """A function, with leave to be started with so much dynamic shared memory beside what it declares."""
+        found, declared = ctypes.c_void_p(), ctypes.c_int()
+        self._do("cuModuleGetFunction", ctypes.byref(found), self._module, kernel.encode())
+        self._do("cuFuncGetAttribute", ctypes.byref(declared), _STATIC_SHARED, found)
+        whole = declared.value + shared
+        if whole > self._most_shared:
+            raise InternalError(f"{kernel} needs {whole} bytes of shared memory, and {self.name} has {self._most_shared}")
+        if whole > _WITHOUT_OPT_IN:
+            self._do("cuFuncSetAttribute", found, _DYNAMIC_SHARED, shared)
         return found
+
+    def _parameters_of(self, function: ctypes.c_void_p) -> int | None:
+        """How many parameters a function has; None where the driver cannot tell."""
+        if not hasattr(self._cuda, _PARAMETERS):
+            return None
+        offset, size, count = ctypes.c_size_t(), ctypes.c_size_t(), 0
+        ask = getattr(self._cuda, _PARAMETERS)
+        while ask(function, ctypes.c_size_t(count), ctypes.byref(offset), ctypes.byref(size)) == 0:
+            count += 1
+        return count
 
     def _here(self) -> None:
         """The context belongs to a thread; calls may come from any."""
         self._do("cuCtxSetCurrent", self._context)
 
     def _do(self, name: str, *arguments: Any) -> None:
-        code = getattr(self._cuda, name)(*arguments)
+        self._checked(name, getattr(self._cuda, name)(*arguments))
+
+    def _checked(self, name: str, code: int) -> None:
         if code != 0:
             raise InternalError(f"the GPU's driver refuses {name}: {_said(self._cuda, code)}")

@@ -57,7 +57,10 @@ class CudaSequence(CallSequence):
     @states.setter
     def states(self, arrays: dict[str, Array]) -> None:
         self._host = arrays
-        self._kept = {name: self._executor.driver.allocate(array.nbytes) for name, array in arrays.items()}
+        with self._lock:
+            self._kept = {name: self._executor.take_memory(array.nbytes) for name, array in arrays.items()}
+        taken = [(address, arrays[name].nbytes) for name, address in self._kept.items()]
+        weakref.finalize(self, self._executor.give_memory, taken).atexit = False
 
     def reset(self, initial: Mapping[str, Array] = _NOTHING) -> None:
         """See `CallSequence`."""
@@ -66,6 +69,7 @@ class CudaSequence(CallSequence):
             for name, array in self._host.items():
                 array[...] = initial.get(name, 0)
                 self._executor.driver.upload(self._kept[name], array)
+            self._executor.driver.synchronise()  # the arrays may change now
 
     def run(self, frame: Mapping[str, Array]) -> dict[str, Array]:
         """See `CallSequence`."""

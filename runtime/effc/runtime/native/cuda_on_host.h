@@ -31,7 +31,8 @@
 #define __forceinline__ inline
 #define __noinline__
 #define __restrict__
-#define __shared__ static
+/* `EFFC_SHARED(kernel)` is put in the place of `__shared__` of a kernel: its variables lie together. */
+#define EFFC_SHARED(name) static __attribute__((section("effc_shared_" #name)))
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
 #define CUDART_INF_F INFINITY
@@ -245,6 +246,7 @@ static void **effc_arguments;
 static std::string effc_fault;
 static unsigned char effc_slots[32][32][16]; /* by warp and lane: what a shuffle hands over */
 static std::vector<unsigned char> effc_dynamic;
+static char *effc_shared_from, *effc_shared_to; /* what the kernel declares as shared memory */
 
 #define threadIdx (effc_now->index)
 #define blockIdx effc_block_index
@@ -281,6 +283,7 @@ static inline void __syncthreads() {
 }
 
 static inline unsigned effc_warp(int operation, unsigned mask) {
+    if (!(mask >> effc_now->number % 32 & 1)) effc_fault = "a lane comes to a warp's operation whose mask does not name it";
     effc_now->operation = operation;
     effc_now->mask = mask;
     ++effc_waiting;
@@ -289,7 +292,8 @@ static inline unsigned effc_warp(int operation, unsigned mask) {
 }
 
 static inline void __syncwarp(unsigned mask = 0xffffffffu) { effc_warp(0, mask); }
-static inline unsigned __activemask() { return effc_warp(1, 0); }
+/* Which lanes it finds together, CUDA leaves open: here, the one alone. */
+static inline unsigned __activemask() { return 1u << effc_now->number % 32; }
 
 template <typename T> static inline T effc_shuffled(unsigned mask, T value, int source) {
     static_assert(sizeof(T) <= 16, "a shuffle of more than 16 bytes");
@@ -393,6 +397,8 @@ static bool effc_release_warp(size_t warp) {
 }
 
 static bool effc_run_block() {
+    std::fill(effc_dynamic.begin(), effc_dynamic.end(), (unsigned char)0xff); /* what a block finds in shared memory is anything */
+    if (effc_shared_from) std::memset(effc_shared_from, 0xff, effc_shared_to - effc_shared_from);
     effc_next = 0;
     effc_alive = (unsigned)effc_threads.size();
     effc_waiting = 0;
@@ -422,8 +428,12 @@ static bool effc_run_block() {
 static int effc_launch(void (*body)(void **), const unsigned *grid, const unsigned *block, unsigned shared, void **arguments, int descending) {
     const unsigned count = block[0] * block[1] * block[2];
     effc_fault.clear();
-    if (!count || count > 1024) {
-        effc_fault = "a block must have 1 to 1024 threads";
+    if (!count || count > 1024 || block[2] > 64) {
+        effc_fault = "a block must have 1 to 1024 threads, at most 64 in z";
+        return 1;
+    }
+    if (!grid[0] || grid[0] > 0x7fffffffu || !grid[1] || grid[1] > 65535 || !grid[2] || grid[2] > 65535) {
+        effc_fault = "a grid must have 1 to 2147483647 blocks in x and 1 to 65535 in y and z";
         return 1;
     }
     effc_body = body;
@@ -432,7 +442,7 @@ static int effc_launch(void (*body)(void **), const unsigned *grid, const unsign
     effc_block_size = {block[0], block[1], block[2]};
     effc_threads.assign(count, effc_thread());
     effc_order.resize(count);
-    effc_dynamic.assign(shared + 128, 0xff);
+    effc_dynamic.resize(shared + 128);
     for (unsigned i = 0; i < count; ++i) {
         effc_threads[i].index = {i % block[0], i / block[0] % block[1], i / block[0] / block[1]};
         effc_threads[i].number = i;
@@ -442,7 +452,7 @@ static int effc_launch(void (*body)(void **), const unsigned *grid, const unsign
     for (uint64_t at = 0; at < blocks; ++at) {
         const uint64_t one = descending ? blocks - 1 - at : at;
         effc_block_index = {(unsigned)(one % grid[0]), (unsigned)(one / grid[0] % grid[1]), (unsigned)(one / grid[0] / grid[1])};
-        if (!effc_run_block()) return 1;
+        if (!effc_run_block() || !effc_fault.empty()) return 1;
     }
     return 0;
 }
@@ -457,9 +467,10 @@ template <typename... Arguments> static inline void effc_called(void (*kernel)(A
 template <typename... Arguments> static constexpr unsigned effc_count(void (*)(Arguments...)) { return sizeof...(Arguments); }
 
 /* After the CUDA C: the functions by name, `EFFC_KERNEL(name)` each, and the door. */
-#define EFFC_KERNEL(name) {#name, effc_count(name), [](void **given) { effc_called(name, given); }},
+#define EFFC_KERNEL(name) {#name, effc_count(name), [](void **given) { effc_called(name, given); }, __start_effc_shared_##name, __stop_effc_shared_##name},
+#define EFFC_ROOM(name) extern "C" char __start_effc_shared_##name[] __attribute__((weak)), __stop_effc_shared_##name[] __attribute__((weak));
 #define EFFC_DOOR(...)                                                                                                                 \
-    static const struct { const char *name; unsigned arguments; void (*body)(void **); } effc_kernels[] = {__VA_ARGS__ {nullptr, 0, nullptr}}; \
+    static const struct { const char *name; unsigned arguments; void (*body)(void **); char *from, *to; } effc_kernels[] = {__VA_ARGS__ {nullptr, 0, nullptr, nullptr, nullptr}}; \
     extern "C" int effc_find(const char *name) {                                                                                       \
         for (int i = 0; effc_kernels[i].name; ++i)                                                                                     \
             if (!std::strcmp(effc_kernels[i].name, name)) return i;                                                                    \
@@ -467,6 +478,7 @@ template <typename... Arguments> static constexpr unsigned effc_count(void (*)(A
     }                                                                                                                                  \
     extern "C" unsigned effc_arguments_of(int kernel) { return effc_kernels[kernel].arguments; }                                       \
     extern "C" int effc_emulate(int kernel, const unsigned *grid, const unsigned *block, unsigned shared, void **given, int descending) { \
+        effc_shared_from = effc_kernels[kernel].from, effc_shared_to = effc_kernels[kernel].to;                                        \
         return effc_launch(effc_kernels[kernel].body, grid, block, shared, given, descending);                                         \
     }                                                                                                                                  \
     extern "C" const char *effc_why() { return effc_fault.c_str(); }

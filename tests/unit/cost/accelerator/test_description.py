@@ -46,7 +46,27 @@ def test_a_stationary_array_cannot_skip() -> None:
     assert [problem.where for problem in caught.value.problems] == ["skipping.zeros", "skipping.changes"]
 
 
-@pytest.mark.parametrize(("name", "why"), [("systolic-32x23", "did you mean systolic-32x32"), ("none.toml", "No such file")])
+def test_contradictions_are_said_beside_what_is_wrong_elsewhere() -> None:
+    text = SYSTOLIC.replace("rows = 32", "rows = true").replace('changes = "none"', "changes = 4").replace("dram = 162.5", 'dram = "dear"')
+    with pytest.raises(ConfigError) as caught:
+        read_accelerator(text.replace('name = "systolic-32x32"', 'name = ""').encode(), "mine.toml")
+    said = {problem.where: str(problem) for problem in caught.value.problems}
+    assert set(said) == {"name", "rows", "energy.dram", "skipping.changes"}
+    assert "must be a whole number" in said["rows"] and "must be a number" in said["energy.dram"] and "lockstep" in said["skipping.changes"]
+    assert not any("Input should" in line for line in said.values())
+    with pytest.raises(ConfigError) as caught:
+        read_accelerator(SYSTOLIC.replace("[skipping]", "[[skipping]]").replace('zeros = "none"', "zeros = 0").encode(), "mine.toml")
+    assert [(one.where, "table" in str(one)) for one in caught.value.problems] == [("skipping", True)]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("systolic-32x23", r"did you mean systolic-32x32\? A description"),
+        ("xyz", r"shipped are event-driven, systolic-32x32\. A description"),
+        ("none.toml", "No such file"),
+    ],
+)
 def test_what_is_not_there(name: str, why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         find_accelerator(name)

@@ -11,7 +11,7 @@ from effc.cost.accelerator import Accelerator, find_accelerator
 from effc.cost.accelerator.description import Energy, Skipping, Sram
 from effc.cost.accelerator.energy import energy
 from effc.cost.accelerator.event_driven import Events, count_events, everything
-from effc.cost.accelerator.memory import Residence, Traffic, event_traffic, residence, state_bytes, stationary_traffic
+from effc.cost.accelerator.memory import Residence, Traffic, event_traffic, residence, slices, state_bytes, stationary_traffic
 from effc.cost.accelerator.model import Counts, model_layers
 from effc.cost.accelerator.product import Product
 from effc.cost.accelerator.systolic import systolic
@@ -58,18 +58,41 @@ def test_a_dense_layer_whose_operands_do_not_fit() -> None:
 
 def test_an_event_driven_layer() -> None:
     seen = Events(0.1, 40, 2000, 1800, 9, 100, 300)
+    work = 2000 + 4 * 1800 + 4 * 500  # weights, sums that are updated, sums that are taken away
     plain = event_traffic(LAYER, seen, events(), STAYS, listed=False, delta=False)
-    assert (plain.sram_read, plain.sram_written, plain.dram) == (
-        2000 + 4 * 1800 + 40 + 4 * 500 + 500,
-        4 * 1800 + 500 + 400,
-        900,
-    )
-    listed = event_traffic(LAYER, seen, events(), STAYS, listed=True, delta=False)
-    assert (listed.sram_read, listed.sram_written, listed.dram) == (
-        2000 + 4 * 1800 + 3 * 40 + 4 * 500 + 400 + 500,
-        4 * 1800 + 500 + 3 * 40 + 400,
-        900,
-    )
+    assert (plain.sram_read, plain.sram_written, plain.dram) == (work + 400 + 500, 4 * 1800 + 500 + 400, 900)
+    outer = event_traffic(LAYER, seen, events(), STAYS, listed=True, delta=False)
+    assert outer == plain, "a frame is tested as it is read, results leave as they are"
+    inner = event_traffic(INNER, seen, events(), STAYS, listed=True, delta=False)
+    assert inner == Traffic(work + 3 * 40, 4 * 1800 + 3 * 40, 0), "results are written as the next layer's list, and only so"
+    blocks = event_traffic(INNER, seen, events(), STAYS, listed=True, delta=False, width=4)
+    assert blocks.sram_read - inner.sram_read == 3 * 40, "three values more an entry"
+    many = event_traffic(INNER, replace(seen, entries=200), events(), STAYS, listed=True, delta=False)
+    assert (many.sram_read, many.sram_written) == (work + 400, 4 * 1800 + 400), "all values are shorter than a list of half of them"
+
+
+def test_lists_that_do_not_fit_leave_once_and_come_for_each_slice() -> None:
+    seen = Events(0.1, 40, 2000, 1800, 9, 100, 300)
+    lists = 3 * 40
+    for delta in (False, True):
+        fits = event_traffic(INNER, seen, events(activations=2 * lists), STAYS, listed=True, delta=delta)
+        spilt = event_traffic(INNER, seen, events(activations=2 * lists - 2), STAYS, listed=True, delta=delta)
+        assert (fits.dram, spilt.dram) == (0, 2 * lists)
+    sliced = event_traffic(INNER, seen, events(activations=2, outputs=2 * 1000), STAYS, listed=True, delta=False)
+    assert sliced.dram == (1 + 2) * lists, "half of the 500 sums at a time"
+
+
+def test_what_stays_needs_no_slices() -> None:
+    """2,000 bytes of weights and of sums, 400 for each part."""
+    small = events(weights=800, outputs=800)
+    some = [
+        slices(one, small, stays, delta=delta)
+        for one in (INNER, replace(INNER, stored=False))
+        for stays, delta in ((STAYS, True), (STAYS, False), (NOTHING, True), (Residence(True, False), True))
+    ]
+    assert some == [1, 5, 5, 5, 5, 5, 5, 5]
+    assert slices(INNER, events(weights=800), STAYS, delta=False) == 1 and slices(INNER, events(weights=800), NOTHING, delta=False) == 5
+    assert slices(INNER, events(outputs=500), Residence(False, True), delta=True) == 1
 
 
 def test_states_of_a_stream_stay_or_move() -> None:

@@ -7,12 +7,23 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.accelerator_cycles import Shape, scalesim_cycles
+from benchmarks.accelerator_cycles import scalesim_cycles
 from effc.cost.accelerator import Accelerator, find_accelerator
+from effc.cost.accelerator.product import Product, Window
 from effc.cost.accelerator.systolic import systolic
 from effc.errors import ConfigError
 
-SHAPES = [Shape("edges", 5, 7, 3, 1, 7), Shape("folds", 40, 70, 3, 1, 8), Shape("one place", 513, 100, 1, 1, 1)]
+
+def convolution(channels: int, filters: int, kernel: int, stride: int, output: int) -> Product:
+    """Square, unpadded."""
+    size, places = (output - 1) * stride + kernel, output**2
+    window = Window((size, size), (output, output), (kernel, kernel), (stride, stride), ((0, 0), (0, 0)), (1, 1))
+    depth = channels * kernel**2
+    shape = (1, channels, size, size)
+    return Product("c", "conv2d", "c", "x", shape, 1, places, depth, filters, places * filters, filters, window)
+
+
+SHAPES = [convolution(5, 7, 3, 1, 7), convolution(40, 70, 3, 1, 8), convolution(513, 100, 1, 1, 1)]
 # "Total Cycles", counted from 0, and SRAM reads of inputs and weights, as SCALE-Sim 3.0.0 printed them
 PRINTED = {
     ("weight-stationary", 32, 32): ([285, 5687, 6459], [2205, 69120, 2052], [315, 25200, 51300]),
@@ -30,7 +41,7 @@ def array(dataflow: str, rows: int, columns: int) -> Accelerator:
 
 @pytest.mark.parametrize("key", PRINTED, ids=str)
 def test_numbers_that_scalesim_printed(key: tuple[str, int, int]) -> None:
-    found = [systolic(shape.product, array(*key)) for shape in SHAPES]
+    found = [systolic(shape, array(*key)) for shape in SHAPES]
     assert ([one.cycles - 1 for one in found], [one.inputs for one in found], [one.weights for one in found]) == PRINTED[key]
 
 
@@ -38,9 +49,9 @@ def test_numbers_that_scalesim_printed(key: tuple[str, int, int]) -> None:
 def test_scalesim_itself(dataflow: str) -> None:
     if importlib.util.find_spec("scalesim") is None:
         pytest.skip("scalesim is not installed")
-    shapes = [*SHAPES, Shape("strided", 3, 20, 5, 2, 6)]
+    shapes = [*SHAPES, convolution(3, 20, 5, 2, 6)]
     small = array(dataflow, 8, 12)
-    assert [systolic(shape.product, small).cycles - 1 for shape in shapes] == scalesim_cycles(small, shapes)
+    assert [systolic(shape, small).cycles - 1 for shape in shapes] == scalesim_cycles(small, shapes)
 
 
 @pytest.mark.parametrize(("m", "k", "n"), [(1, 1, 1), (5, 3, 4), (4, 7, 5), (2, 6, 8)])
@@ -74,13 +85,13 @@ def test_a_weight_stationary_array_step_by_step(m: int, k: int, n: int) -> None:
                         result[place][first_column + column] += sums[-1][column]
                         writes += 1
     assert result == [[sum(left[i][x] * right[x][j] for x in range(k)) for j in range(n)] for i in range(m)]
-    product = replace(SHAPES[0].product, rows=m, depth=k, columns=n, results=m * n, channels=n)
+    product = replace(SHAPES[0], rows=m, depth=k, columns=n, results=m * n, channels=n)
     found = systolic(product, array("weight-stationary", rows, columns))
     assert (found.cycles, found.writes, found.writes - found.reads) == (clock, writes, m * n)
 
 
 def test_groups_go_one_after_the_other() -> None:
-    one = SHAPES[1].product
+    one = SHAPES[1]
     single, many = (systolic(replace(one, groups=groups), array("weight-stationary", 32, 32)) for groups in (1, 6))
     assert (many.cycles, many.inputs, many.weights, many.writes) == tuple(
         6 * value for value in (single.cycles, single.inputs, single.weights, single.writes)
@@ -89,4 +100,4 @@ def test_groups_go_one_after_the_other() -> None:
 
 def test_an_event_driven_array_has_no_folds() -> None:
     with pytest.raises(ConfigError, match="nothing is stationary"):
-        systolic(SHAPES[0].product, find_accelerator("event-driven"))
+        systolic(SHAPES[0], find_accelerator("event-driven"))

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from benchmarks.array_by_multiplier import Geometry, Ints
-from effc.faultsim.accelerator.work import Convolution, MatrixProduct, Operands, Product
+from effc.faultsim.accelerator.work import Convolution, Gemm, MatrixGemm, Operands
 
 
 def convolution(geometry: Geometry) -> Convolution:
@@ -19,13 +19,13 @@ def convolution(geometry: Geometry) -> Convolution:
     return Convolution(graph.call_function(torch.ops.effc.conv_integer.default, (*tensors, *lists, geometry.groups)))
 
 
-def matrix_product() -> MatrixProduct:
+def matrix_product() -> MatrixGemm:
     graph = fx.Graph()
     tensors = tuple(graph.placeholder(name) for name in ("a", "b", "a_zero_point", "b_zero_point"))
-    return MatrixProduct(graph.call_function(torch.ops.effc.matmul_integer.default, tensors))
+    return MatrixGemm(graph.call_function(torch.ops.effc.matmul_integer.default, tensors))
 
 
-def operands(product: Product, words: Ints, weights: Ints, zero_point: int = 0, dtype: torch.dtype = torch.int8) -> Operands:
+def operands(product: Gemm, words: Ints, weights: Ints, zero_point: int = 0, dtype: torch.dtype = torch.int8) -> Operands:
     arguments: list[Any] = [
         torch.tensor(words, dtype=dtype),
         torch.tensor(weights, dtype=torch.int8),

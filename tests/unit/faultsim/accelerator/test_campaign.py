@@ -102,7 +102,11 @@ def test_places_and_population_are_those_of_the_array(tmp_path: Path) -> None:
     assert [flips[0].layer, flips[-1].layer] == ["stem", "classifier"]
     words = spec_of({"where": "sram", "effect": "stuck-at-0", "accelerator": "x"})
     small = subject(sram=find_accelerator("systolic-32x32").sram.model_copy(update={"activations": 100}))
-    assert [site.shape for site in small.sites(words)] == [(32 * 32 * 9,), (100,)]  # the largest weights; a memory smaller than its input
+    weights = 16 * 9 + 32 * 16 * 9 + 32 * 32 * 9 + 128 * 10  # all of them stay
+    assert [site.shape for site in small.sites(words)] == [(weights,), (100,)]
+    tight = subject(sram=find_accelerator("systolic-32x32").sram.model_copy(update={"weights": weights - 1}))
+    half = (weights - 1) // 2  # the layers take the halves by turns; 9,216 go on into the other one
+    assert next(site.shape for site in tight.sites(words)) == (half + 32 * 16 * 9,)
 
 
 def test_one_process_two_processes_a_resume_and_a_replay_agree(tmp_path: Path) -> None:
@@ -158,7 +162,9 @@ def refused(description: Accelerator | None = None, **values: Any) -> list[str]:
 
 
 def test_what_does_not_fit_is_said_at_once(tmp_path: Path) -> None:
-    assert refused() == ["pe-product effect flip", "pe-sum effect flip"]  # a multiplier is faulty for good
+    assert refused(where="pe") == ["pe-product effect flip", "pe-sum effect flip"]  # a multiplier is faulty for good
+    wide = subject().description.bytes.model_copy(update={"activation": 2, "accumulator": 3})
+    assert refused(subject(bytes=wide).description) == ["systolic-32x32: bytes.activation 2", "systolic-32x32: bytes.accumulator 3"]
     assert refused(where=("weight", "sram"), view="int8", rates=(1e-6,), ops="conv2d") == [
         "where 'weight'",
         "rates of bit errors",

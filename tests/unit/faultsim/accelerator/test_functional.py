@@ -9,9 +9,9 @@ import torch
 from benchmarks.harness import data_file
 from effc.errors import ConfigError
 from effc.faultsim.accelerator.functional import MODES, Tally, run_on_array
+from effc.faultsim.accelerator.gemms import gemms_of
 from effc.faultsim.accelerator.mapping import Mapping
 from effc.faultsim.accelerator.quantised import for_array
-from effc.faultsim.accelerator.work import products_of
 from effc.frontends import load_program
 from effc.ir import Program
 from tests.unit.faultsim.networks import digits, digits_data
@@ -61,7 +61,7 @@ def test_multiplications_are_those_of_a_loop() -> None:
     """Events of the first convolution by a loop over pixels and taps; frames that stand still have none."""
     program = for_array(digits().program, digits_data(64))
     image = torch.from_numpy(digits_data(1).inputs["image"])
-    first = next(one for one in products_of(program))
+    first = next(one for one in gemms_of(program))
     node = next(node for node in program.nodes if node.name == first.name)
     weights = program.tensors[node.args[1].name]
     scale = float(program.tensors[node.args[0].args[1].name])
@@ -109,7 +109,7 @@ def test_sums_wrap_around_like_int32() -> None:
 
 def test_what_an_array_cannot_do_is_said_at_once() -> None:
     with pytest.raises(ConfigError, match="cannot do all products") as caught:
-        products_of(digits().program)
+        gemms_of(digits().program)
     assert len(caught.value.problems) == sum(node.target in PRODUCTS for node in digits().program.nodes)
     with pytest.raises(ConfigError, match=r"'sparse'.*dense, zero-skipping, delta"):
         run_on_array(for_array(digits().program, digits_data(8)), Mapping(4, 4, "event-driven"), "sparse", [])  # type: ignore[arg-type]

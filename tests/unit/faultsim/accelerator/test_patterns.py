@@ -10,20 +10,20 @@ from benchmarks import array_by_multiplier as brute_force
 from benchmarks.array_by_multiplier import Array, Fault, Geometry, simulate
 from effc.faultsim.accelerator.faults import WIDTHS, ArrayFault, patterns
 from effc.faultsim.accelerator.mapping import Mapping
-from effc.faultsim.accelerator.work import Product
+from effc.faultsim.accelerator.work import Gemm
 from tests.unit.faultsim.accelerator.layers import convolution, matrix_product, operands, random_case
 
 DATAFLOWS = ("weight-stationary", "output-stationary", "input-stationary", "event-driven")
 SEEDS = range(4)
 
 
-def predicted(product: Product, array: Array, fault: Fault | None, words, weights, zero_point: int = 0, dtype=torch.int8):
+def predicted(product: Gemm, array: Array, fault: Fault | None, words, weights, zero_point: int = 0, dtype=torch.int8):
     """Clean sums plus the patterns: (S, O, M)."""
     given = operands(product, words, weights, zero_point, dtype)
     sums = product.sums(given.x, product.matrix(given.weights))
     if fault is not None:
         mapping = Mapping(array.rows, array.columns, array.dataflow, array.skip)
-        for pattern in patterns(ArrayFault(fault.kind, fault.bit, fault.effect, fault.place, fault.words), product, mapping, given):
+        for pattern in patterns(ArrayFault(fault.kind, fault.bit, fault.effect, fault.place), product, mapping, given):
             pattern.add_to(sums)
     return sums.flatten(1, 2).numpy()
 
@@ -35,8 +35,7 @@ def drawn_fault(kind: str, effect: str, array: Array, words, weights, geometry: 
         return Fault(kind, bit, effect, (int(draw.integers(array.rows)), int(draw.integers(array.columns))))
     if kind.startswith("sram"):
         size = words[0].size if kind == "sram-activation" else weights.size
-        memory = max(1, size // 2)  # smaller than the tensor: addresses wrap around
-        return Fault(kind, bit, effect, (int(draw.integers(memory if effect != "flip" else size)),), memory)
+        return Fault(kind, bit, effect, tuple(map(int, draw.choice(size, 1 if effect == "flip" else 2, replace=False))))
     if effect != "flip":
         return Fault(kind, bit, effect, (int(draw.integers(array.columns)),))
     depth = int(np.prod(weights.shape[1:]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -158,7 +160,7 @@ def test_shuffles_ballots_and_the_lanes_that_take_part() -> None:
     body = """{ const int t = threadIdx.x; float v = x[t];
         for (int by = 16; by; by /= 2) v += __shfl_down_sync(0xffffffffu, v, by, 32);
         y[t] = __shfl_sync(0xffffffffu, v, 0, 32);
-        if (t < 8) { unsigned lanes = __activemask(); y[t] += __shfl_xor_sync(lanes, (float)t, 1, 32) + (float)__popc(lanes); }
+        if (t < 8) { unsigned lanes = 0xffu; y[t] += __shfl_xor_sync(lanes, (float)t, 1, 32) + (float)__popc(lanes); }
         if (t == 40) y[t] = 0.5f; else if (t >= 32) return;
         unsigned votes = __ballot_sync(t < 32 ? 0xffffffffu : 0x100u, t % 2); if (t < 32) y[t] += 0.25f * (votes == 0xaaaaaaaau); }"""
     x, y = np.arange(64, dtype=np.float32), np.empty(64, np.float32)
@@ -185,6 +187,89 @@ def test_a_lane_outside_of_the_mask_is_not_a_number() -> None:
     y = np.zeros(64, np.float32)
     Emulation(HEAD + body).launch(LAUNCH, [np.arange(64, dtype=np.float32), y])
     np.testing.assert_array_equal(y[:4], [1, 2, 3, np.nan])
+
+
+@needs_host
+@pytest.mark.parametrize("mask", ["0xfeu", "__activemask()"])
+def test_masks_that_cuda_promises_nothing_for_show(mask: str) -> None:
+    """One that does not name its own lane is an error; which lanes `__activemask` finds together is open, so it is the one alone."""
+    emulation = Emulation(HEAD + f"{{ if (threadIdx.x < 8) y[threadIdx.x] = __shfl_xor_sync({mask}, x[threadIdx.x], 1, 32); }}")
+    arrays = [np.arange(64, dtype=np.float32), np.zeros(64, np.float32)]
+    if mask == "0xfeu":
+        with pytest.raises(InternalError, match="whose mask does not name it"):
+            emulation.launch(LAUNCH, arrays)
+    else:
+        emulation.launch(LAUNCH, arrays)
+        assert np.isnan(arrays[1][:8]).all()
+
+
+@needs_host
+def test_every_block_finds_anything_in_shared_memory() -> None:
+    """It would find there what the block before it left, which no GPU promises."""
+    body = "{ __shared__ alignas(64) float s[1]; y[blockIdx.x] = s[0]; __syncthreads(); s[0] = x[0]; }"
+    y = np.zeros(64, np.float32)
+    Emulation(HEAD + body).launch(Launch("f", (3, 1, 1), (1, 1, 1), 0, ()), [y.copy(), y])
+    assert np.isnan(y[:3]).all()
+
+
+@needs_host
+@pytest.mark.parametrize(("grid", "block"), [((1, 65_536, 1), (64, 1, 1)), ((1, 1, 65_536), (64, 1, 1)), ((1, 1, 1), (1, 1, 65))])
+def test_launches_that_no_gpu_starts(grid: tuple[int, int, int], block: tuple[int, int, int]) -> None:
+    with pytest.raises(InternalError, match=r"f: a (grid|block) must have 1 to"):
+        Emulation(HEAD + "{ y[0] = 1.0f; }").launch(Launch("f", grid, block, 0, ()), [np.zeros(64, np.float32)] * 2)
+
+
+@needs_host
+def test_more_products_than_a_grid_has_rows_get_another_schedule() -> None:
+    """dlight's tiles count them in the grid's y, which ends at 65,535."""
+    from tvm import te
+
+    def products(count: int) -> Any:
+        a, b = (te.placeholder((count, 3, 2), "float32", name=name) for name in "ab")
+        k = te.reduce_axis((0, 2), name="k")
+        return te.create_prim_func([a, b, te.compute((count, 3, 3), lambda n, i, j: te.sum(a[n, i, k] * b[n, j, k], axis=k), name="c")])
+
+    assert scheduled(products(65_535), TARGET).family == "matmul"
+    implementation = scheduled(products(65_600), TARGET)
+    assert implementation.family == "generic"
+    made, source = kernel_of(implementation.function)
+    a, b = (np.random.default_rng(seed).integers(-8, 8, (65_600, 3, 2)).astype(np.float32) for seed in (0, 1))
+    c = np.full((65_600, 3, 3), np.nan, np.float32)
+    run(made, source, [a, b, c])
+    np.testing.assert_array_equal(c, a @ b.swapaxes(1, 2))
+
+
+@needs_host
+def test_sums_of_products_are_rounded_once_and_nothing_else() -> None:
+    """x * x - x * x of products that no float holds: with the sum contracted, what the first rounding lost is left."""
+    from tvm import te
+
+    one = np.float32(1 + 2**-12)  # its square needs 25 bits
+    a, b = np.array([[-1, one]], np.float32), np.array([[one * one], [one]], np.float32)
+    made, source = kernel_of(scheduled(te_function(matmul, (1, 2), (2, 1)), TARGET).function)
+    assert "fmaf(" in source
+    c = np.empty((1, 1), np.float32)
+    run(made, source, [a, b, c])
+    assert c[0, 0] == np.float32(float(one) ** 2 - float(one * one)) != 0
+    apart = te_function(lambda x, y: te.compute((1, 1), lambda i, j: x[i, j] * x[i, j] - y[i, j], name="z"), (1, 1), (1, 1))
+    made, source = kernel_of(scheduled(apart, TARGET).function)
+    run(made, source, [a[:, 1:], b[:1], c])
+    assert c[0, 0] == 0
+
+
+@needs_host
+@pytest.mark.parametrize("shape", [(3, 1000), (70, 300)])
+def test_shuffles_of_sums_name_whole_warps(shape: tuple[int, int]) -> None:
+    from tvm import te
+
+    def row_sums(x: Any) -> Any:
+        k = te.reduce_axis((0, shape[1]), name="k")
+        return te.compute((shape[0],), lambda i: te.sum(x[i, k], axis=k), name="s")
+
+    _, source = kernel_of(scheduled(te_function(row_sums, shape), TARGET).function)
+    code = source[source.index("__global__") :]
+    assert "__shfl_down_sync" in code
+    assert "__activemask" not in code
 
 
 @needs_host

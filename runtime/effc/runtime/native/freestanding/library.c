@@ -14,12 +14,14 @@
 FILE effc_stderr = 2;
 static FILE effc_stdout = 1;
 
+typedef uint32_t __attribute__((may_alias)) word; /* four bytes of anything */
+
 void *memcpy(void *to, const void *from, size_t bytes) {
   uint8_t *write = to;
   const uint8_t *read = from;
   if (((uintptr_t)to | (uintptr_t)from) % sizeof(uint32_t) == 0) {
     for (; bytes >= sizeof(uint32_t); bytes -= sizeof(uint32_t), write += sizeof(uint32_t), read += sizeof(uint32_t)) {
-      *(uint32_t *)write = *(const uint32_t *)read;
+      *(word *)write = *(const word *)read;
     }
   }
   while (bytes--) *write++ = *read++;
@@ -46,21 +48,33 @@ int memcmp(const void *left, const void *right, size_t bytes) {
   return 0;
 }
 
-/* Blocks lie one behind the other; the last one that was given can be taken back, which is what a kernel's scratch memory needs. */
-static uint8_t *top, *last;
+/* Blocks lie one behind the other, each behind what is known of it. The memory of one is free again when all behind it are, which is
+ * what a kernel's scratch memory needs. */
+typedef struct block {
+  struct block *before;
+  uint8_t *start; /* where free memory began before it */
+  int taken;
+} Block;
+static uint8_t *top;
+static Block *last;
 
 void *aligned_alloc(size_t alignment, size_t bytes) {
   uintptr_t place;
   if (top == NULL) top = effc_memory(NULL);
-  place = ((uintptr_t)top + alignment - 1) / alignment * alignment;
+  if (alignment < _Alignof(Block)) alignment = _Alignof(Block);
+  place = ((uintptr_t)top + sizeof(Block) + alignment - 1) / alignment * alignment;
   if (bytes > UINTPTR_MAX - place || effc_memory((uint8_t *)place + bytes) == NULL) return NULL;
-  last = (uint8_t *)place;
-  top = last + bytes;
-  return last;
+  Block *block = (Block *)place - 1;
+  *block = (Block){last, top, 1};
+  last = block;
+  top = (uint8_t *)place + bytes;
+  return (void *)place;
 }
 
 void free(void *place) {
-  if (place != NULL && place == last) top = last;
+  if (place == NULL) return;
+  ((Block *)place)[-1].taken = 0;
+  for (; last != NULL && !last->taken; last = last->before) top = last->start;
 }
 
 int fputs(const char *text, FILE *file) {
