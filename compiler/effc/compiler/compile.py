@@ -234,8 +234,8 @@ def compile_with(
     tried = backend.tried(Compiled(rewritten.program, lowered, checks, target), files, fields, progress)
     files |= tried.files
     trial, emulated, sources = tried.trial, tried.emulated, tried.sources
-    made, how = (original, rewritten.program, rewritten.log, quality, lowered), (trial, emulated, target, sources, estimated, tried.unable)
-    report = summary.make_report(*made, *how)
+    final, log, unable = rewritten.program, rewritten.log, tried.unable
+    report = summary.make_report(original, final, log, quality, lowered, trial, emulated, target, sources, estimated, unable)
     measurements = {
         "measurements.json": summary.measurements(trial, sources),
         "report.json": summary.as_json(report),

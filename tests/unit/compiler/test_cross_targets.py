@@ -244,7 +244,9 @@ EXTENSION = Extension("acme", (replace(find_target("riscv64"), name="acme-rv"),)
 
 def test_code_for_a_target_of_another_package_is_verified_under_its_emulator(tmp_path: Path) -> None:
     needs_tools("riscv64")
-    with packages_on_the_path(tmp_path / "packages") as install:
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    with packages_on_the_path(packages) as install:
         install("acme", FOREIGN, package="acme-effc")
         compile_model(nn.Linear(3, 2).eval(), tmp_path / "out", target="acme-rv", example_inputs=(torch.randn(1, 3),))
         verdict = verify_artifact(tmp_path / "out")

@@ -214,7 +214,7 @@ def test_an_artifact_for_hexagon_is_verified_by_its_self_test(tmp_path: Path, mo
     assert result.emulated is not None and "PASS" in result.emulated.text
     library = (tmp_path / "out" / "model.so").read_bytes()
     assert (library[:4], library[16], int.from_bytes(library[18:20], "little")) == (b"\x7fELF", 3, 164)  # a shared library of Hexagon
-    with pytest.raises(DataError, match="none.npz: does not exist"):
+    with pytest.raises(DataError, match=r"none\.npz: does not exist"):
         verify_artifact(tmp_path / "out", data=tmp_path / "none.npz")
     (tmp_path / "some.npz").touch()
     verdict = verify_artifact(tmp_path / "out", data=tmp_path / "some.npz")
@@ -246,8 +246,8 @@ def test_an_artifact_for_hexagon_is_verified_by_its_self_test(tmp_path: Path, mo
 
 
 def test_an_emulator_that_breaks_is_no_failed_self_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = "qemu-riscv64: ../../target/riscv/translate.c:213: decode_save_opc: Assertion `ctx->insn_start != NULL' failed."
-    code = -11
+    asserted = "qemu-riscv64: ../../target/riscv/translate.c:213: decode_save_opc: Assertion `ctx->insn_start != NULL' failed."
+    said, code = asserted, -11
     monkeypatch.setattr("effc.compiler.crosscheck.emulator_for", lambda target: "qemu-riscv64")
 
     def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
@@ -259,7 +259,8 @@ def test_an_emulator_that_breaks_is_no_failed_self_test(tmp_path: Path, monkeypa
     monkeypatch.setattr("effc.compiler.crosscheck.subprocess.run", run)
     target = linkable("riscv64-v256")
     model = nn.Linear(3, 2).eval()
-    for said, reason in ((said, "ended by an assertion of its own"), ("", "did not end within 600 s")):
+    for what, reason in ((asserted, "ended by an assertion of its own"), ("", "did not end within 600 s")):
+        said = what
         with pytest.raises(CannotEmulateError, match=reason):
             run_emulated(b"", target)
         with pytest.warns(EffcWarning, match=reason):

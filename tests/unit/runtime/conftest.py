@@ -1,4 +1,4 @@
-"""Fixtures around the small artifact of dense_artifact.py."""
+"""Fixtures around the small artifact of dense_artifact.py, and those of a GPU that there is not (gpu_fixtures.py)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from effc.runtime import write_artifact
 from tests.unit.runtime.dense_artifact import CODE, compile_c, fields, files
+from tests.unit.runtime.gpu_fixtures import compiled, digits, driver, machine  # noqa: F401  fixtures
 
 
 @pytest.fixture(scope="session")

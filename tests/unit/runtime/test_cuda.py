@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -15,7 +13,6 @@ import pytest
 import torch
 from torch import nn
 
-from effc.compiler import compile_model
 from effc.data import Dataset
 from effc.errors import AlteredArtifactError, DataError, InputRejectedError, InternalError, MissingDependencyError
 from effc.faultsim.artifact_engine import ArtifactEngine
@@ -24,41 +21,17 @@ from effc.faultsim.engine import ProgramEngine
 from effc.faultsim.faults import Injection
 from effc.faultsim.records import Record
 from effc.faultsim.spec import CampaignSpec
-from effc.lowering.cuda.emulation import host_compiler, host_library
-from effc.runtime import Session, Stream, load, open_artifact, verify_golden
+from effc.lowering.cuda.emulation import host_compiler
+from effc.runtime import Stream, load, verify_golden
 from effc.runtime.artifact import Artifact
 from effc.runtime.cuda.driver import fits
 from effc.runtime.cuda.executor import CUBIN, SOURCE
-from effc.runtime.cuda.libcuda import LibCuda
 from effc.runtime.cuda.loading import cuda_executor
 from effc.runtime.manifest import decode, encode
 from effc.runtime.plan import Plan
+from tests.unit.runtime.fake_gpu import BLOCKS, DIGITS, GRAPHS, LAUNCHED, UPLOADED, session
 
 pytestmark = pytest.mark.skipif(host_compiler() is None, reason="no C++ compiler (g++) to run CUDA C on this machine's CPU")
-
-HERE = Path(__file__).parent
-DIGITS = HERE.parents[2] / "examples" / "digits.onnx"
-LAUNCHED, INSTANTIATED, REPLAYED, UPLOADED, BLOCKS, GRAPHS, RECORDED = range(7)
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("driver") / "libcuda.so.1"
-    command = host_compiler()
-    assert command is not None
-    subprocess.run([*command, "-std=c++17", "-shared", "-fPIC", "-w", "-o", str(path), str(HERE / "fake_cuda.cpp"), "-ldl"], check=True)
-    return str(path)
-
-
-@pytest.fixture
-def machine(driver: str) -> Iterator[ctypes.CDLL]:
-    """The driver's own switches; afterwards it is a machine with one GPU of compute capability 9.0 again."""
-    fake = ctypes.CDLL(driver)
-    yield fake
-    fake.fake_machine(1, 9, 0)
-    fake.fake_failing(0)
-    fake.fake_declared(0)
-    fake.fake_room(ctypes.c_size_t(80 << 20))
 
 
 class Chain(nn.Module):
@@ -70,39 +43,9 @@ class Chain(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Artifact]:
-    """Compiles for sm_90 with a "cubin" that is the path of the CUDA C's library for this machine."""
-    folder, artifacts = tmp_path_factory.mktemp("cubins"), tmp_path_factory.mktemp("artifacts")
-
-    def cubin(source: str, architecture: str) -> bytes:
-        path = folder / f"{len(list(folder.iterdir()))}.so"  # a new name each time: what is loaded must not change
-        path.write_bytes(host_library(source))
-        return str(path).encode()
-
-    def compile_(source: object, name: str, **options: object) -> Artifact:
-        with (
-            mock.patch("effc.lowering.cuda.backend.compile_cubin", cubin),
-            mock.patch("effc.compiler.backends.require_nvcc", return_value="nvcc"),
-        ):
-            compile_model(source, artifacts / name, target="cuda:sm_90", **options)  # type: ignore[arg-type]
-        return open_artifact(artifacts / name)
-
-    return compile_
-
-
-@pytest.fixture(scope="module")
 def chain(compiled: Callable[..., Artifact]) -> Artifact:
     example = tuple(torch.zeros(1, 300) for _ in range(3))
     return compiled(Chain().eval(), "chain", example_inputs=example, states={"last": "output_1", "mean": "output_2"})
-
-
-@pytest.fixture(scope="module")
-def digits(compiled: Callable[..., Artifact]) -> Artifact:
-    return compiled(DIGITS, "digits")
-
-
-def session(artifact: Artifact, driver: str) -> Session:
-    return Session(artifact, executor=cuda_executor(artifact, driver))
 
 
 def test_results_are_the_programs(digits: Artifact, driver: str) -> None:
@@ -183,64 +126,6 @@ def test_streams_that_are_gone_leave_their_memory_to_others(chain: Artifact, dri
     other = Stream(one)
     assert machine.fake_count(BLOCKS) == blocks + 2
     assert float(stream.states()["last"].min()) == 9 and not other.states()["last"].any()
-
-
-def test_launches_may_come_from_another_thread(digits: Artifact, driver: str) -> None:
-    plan = digits.manifest.plan
-    assert plan is not None
-    launch = plan.steps[0].launches[0]
-    gpu = LibCuda("sm_90", driver)
-    gpu.load(digits.read(CUBIN), [launch])
-    places = [gpu.allocate(1 << 20) for _ in launch.arguments]
-    failed: list[BaseException] = []
-
-    def start() -> None:
-        try:
-            gpu.launch(launch.kernel, launch.grid, launch.block, launch.shared, places)
-        except InternalError as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=start)
-    thread.start()
-    thread.join()
-    assert not failed
-
-
-def test_a_graph_that_cannot_be_made_ready_is_not_kept(digits: Artifact, driver: str, machine: ctypes.CDLL) -> None:
-    before = machine.fake_count(RECORDED), machine.fake_count(GRAPHS)
-    machine.fake_failing(2)
-    with pytest.raises(InternalError, match="cuGraphInstantiateWithFlags"):
-        session(digits, driver)
-    assert (machine.fake_count(RECORDED), machine.fake_count(GRAPHS)) == before
-
-
-def test_too_little_memory_is_said_in_bytes(digits: Artifact, driver: str, machine: ctypes.CDLL) -> None:
-    machine.fake_room(ctypes.c_size_t(100))
-    with pytest.raises(DataError, match=r"Fake GPU has no room for [\d,]+ bytes: of 83,886,080 bytes 100 are free; .*smaller batch"):
-        session(digits, driver)
-
-
-def test_shared_memory_is_what_is_declared_and_what_is_asked_for(digits: Artifact, driver: str, machine: ctypes.CDLL) -> None:
-    plan = digits.manifest.plan
-    assert plan is not None
-    (launch,) = plan.steps[0].launches
-    for declared, shared in ((40 << 10, 16 << 10), (0, 100 << 10)):
-        machine.fake_declared(declared)
-        gpu = LibCuda("sm_90", driver)
-        gpu.load(digits.read(CUBIN), [replace(launch, shared=shared)])
-        gpu.launch(launch.kernel, launch.grid, launch.block, shared, [gpu.allocate(1 << 20) for _ in launch.arguments])
-    machine.fake_declared(200 << 10)
-    with pytest.raises(InternalError, match=f"needs {228 << 10} bytes of shared memory, and Fake GPU has {227 << 10}"):
-        LibCuda("sm_90", driver).load(digits.read(CUBIN), [replace(launch, shared=28 << 10)])
-
-
-def test_a_launch_with_too_few_pointers_is_refused(digits: Artifact, driver: str) -> None:
-    plan = digits.manifest.plan
-    assert plan is not None
-    (launch,) = plan.steps[0].launches
-    count = len(launch.arguments)
-    with pytest.raises(InternalError, match=f"takes {count} pointers, and a launch of the plan gives it {count - 1}"):
-        LibCuda("sm_90", driver).load(digits.read(CUBIN), [launch, replace(launch, arguments=launch.arguments[:-1])])
 
 
 def test_calls_from_another_thread_have_the_context(digits: Artifact, driver: str) -> None:

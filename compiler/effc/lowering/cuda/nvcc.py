@@ -11,12 +11,14 @@ from pathlib import Path
 
 from effc.errors import InternalError, MissingDependencyError
 
-__all__ = ["compile_cubin", "find_nvcc", "nvcc_version", "require_nvcc"]
+__all__ = ["OPTIONS", "compile_cubin", "find_nvcc", "nvcc_version", "require_nvcc"]
 
 _INSTALL = (
     "install NVIDIA's CUDA toolkit and put its bin/ on the PATH or its folder into CUDA_HOME, or "
     "`pip install nvidia-cuda-nvcc nvidia-cuda-crt nvidia-cuda-runtime nvidia-cuda-cccl nvidia-nvvm`; a GPU is not needed"
 )
+# Nothing is contracted but what `passes` has written as fmaf: what runs is what was tested, bit for bit.
+OPTIONS = ("-std=c++17", "-fmad=false")
 _QUIET = "1046"  # TVM prints constants with more digits than a float has
 _WHEEL = ("*/bin/nvcc",)  # inside of the package `nvidia`, one folder for each version of CUDA
 
@@ -64,7 +66,7 @@ def compile_cubin(source: str, architecture: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "model.cu").write_text(source, encoding="utf-8")
         # Relative names: the folder's random one must not reach the bytes.
-        command = [nvcc, "-cubin", f"-arch={architecture}", "-std=c++17", "-fmad=false", "-diag-suppress", _QUIET, "-o", "model.cubin", "model.cu"]
+        command = [nvcc, "-cubin", f"-arch={architecture}", *OPTIONS, "-diag-suppress", _QUIET, "-o", "model.cubin", "model.cu"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode == 0:
             return Path(folder, "model.cubin").read_bytes()

@@ -37,8 +37,8 @@ def scheduled(function: Any, target: Target) -> Implementation:
     for family, rule in _rules():
         if short and family in ("gemv", "reduction"):
             continue
-        # TVM 0.27.0.post1 ends the process (a segmentation fault in Tensorize, outside of effc as well) where dlight puts a product on tensor
-        # cores. effc's half-precision products, float32 by half with the input widened, would not get there; int8 is untried.
+        # TVM 0.27.0.post1 ends the process (a segmentation fault in Tensorize, outside of effc as well) where dlight puts a product on
+        # tensor cores. effc's half-precision products, float32 by half with the input widened, would not get there; int8 is untried.
         marked = function.with_attr({"global_symbol": "main", "target": chip, "dlight.do_not_tensorize": 1})
         try:
             with chip:

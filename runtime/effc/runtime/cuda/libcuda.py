@@ -167,8 +167,8 @@ class LibCuda:
             free, total = ctypes.c_size_t(), ctypes.c_size_t()
             self._do("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
             raise DataError(
-                f"{self.name} has no room for {size:,} bytes: of {total.value:,} bytes {free.value:,} are free; end what else uses the GPU, "
-                "drop streams and sessions that are no longer needed, or compile for a smaller batch"
+                f"{self.name} has no room for {size:,} bytes: of {total.value:,} bytes {free.value:,} are free; end what else uses the "
+                "GPU, drop streams and sessions that are no longer needed, or compile for a smaller batch"
             )
         self._checked("cuMemAlloc_v2", code)
         self._blocks.append(block.value)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from effc.lowering.cuda.nvcc import find_nvcc
+from effc.lowering.cuda.nvcc import OPTIONS, find_nvcc
 from tests.unit.lowering.cuda.on_host import translated
 from tests.unit.lowering.cuda.test_masked import Masked
 from tests.unit.lowering.cuda.test_rows import Functions
@@ -26,7 +26,7 @@ _WIDE = re.compile(r"\.v4\.[ubf]32|\.v2\.[ubf]64")
 def _compiled(source: str, architecture: str, folder: Path, *options: str) -> str:
     """What nvcc says, or the file that it writes."""
     (folder / "model.cu").write_text(source, encoding="utf-8")
-    command = [str(NVCC), f"-arch={architecture}", *options, "-o", "out", "model.cu"]
+    command = [str(NVCC), f"-arch={architecture}", *OPTIONS, *options, "-o", "out", "model.cu"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return (folder / "out").read_text(encoding="utf-8") if "-ptx" in options else done.stderr
