@@ -84,6 +84,8 @@ BENCHMARKS = {
     ),
     "accelerators": Shown("A model of accelerators, and faults in their arrays", ("ResNet-18",)),
     "gpu_skip_gemv": Shown("One row times a large matrix on a GPU, zeros skipped", ()),
+    "gpu_models": Shown("Float networks on a GPU: nearness to the CPU, and times", ()),
+    "gpu_decode": Shown("One token through a Llama-shaped stack on a GPU", ()),
     "accuracy": Shown("Nearness to the source model", ("resnet50: relative error",)),
     "onnx_nodes": Shown("ONNX's own node tests", ("ONNX node tests passed, program", "ONNX node tests wrong, program")),
 }

@@ -128,7 +128,7 @@ def write_artifact(
     preflight(destination, force=force)
     with _as_output_error(destination):
         exchange.remove_leftovers(destination, _is_artifact)
-        exchange.replace_directory(destination, {**files, **measurements, MANIFEST: content})
+        exchange.replace_directory(destination, {**files, **measurements, MANIFEST: content}, programs=(SELF_TEST,))
     return checked
 
 

@@ -20,7 +20,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -41,8 +41,11 @@ def probe(folder: Path, name: str) -> None:
         pass
 
 
-def replace_directory(destination: Path, files: Mapping[str, bytes]) -> None:
-    """Make `destination` a directory that holds exactly `files` (relative name -> content). Raises OSError; then nothing has changed."""
+def replace_directory(destination: Path, files: Mapping[str, bytes], programs: Collection[str] = ()) -> None:
+    """Make `destination` a directory that holds exactly `files` (relative name -> content). Raises OSError; then nothing has changed.
+
+    `programs` are those among them that whoever may read them may run.
+    """
     with _made_parents(destination.parent), _temporary_sibling(destination) as fresh:
         for name, content in files.items():
             target = fresh / name
@@ -50,6 +53,9 @@ def replace_directory(destination: Path, files: Mapping[str, bytes]) -> None:
             with open(target, "xb") as file:
                 file.write(content)
                 file.flush()
+                if name in programs:
+                    mode = os.fstat(file.fileno()).st_mode
+                    os.fchmod(file.fileno(), mode | (mode & 0o444) >> 2)
                 os.fsync(file.fileno())
         for folder, _, _ in os.walk(fresh):
             sync_folder(Path(folder))

@@ -252,7 +252,7 @@ def test_a_session_of_sources_computes_batches(artifact: Path) -> None:
 def test_c_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    contents = sys.modules["effc.compiler.contents"]
+    contents = sys.modules["effc.compiler.backends"]
     honest = contents.c_sources
 
     def changed(name: str, lowered: Lowered, *rest: object, **options: object) -> dict[str, bytes]:

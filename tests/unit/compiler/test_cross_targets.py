@@ -248,9 +248,11 @@ def test_code_for_a_target_of_another_package_is_verified_under_its_emulator(tmp
     packages.mkdir()
     with packages_on_the_path(packages) as install:
         install("acme", FOREIGN, package="acme-effc")
-        compile_model(nn.Linear(3, 2).eval(), tmp_path / "out", target="acme-rv", example_inputs=(torch.randn(1, 3),))
+        compile_model(nn.Linear(300, 20).eval(), tmp_path / "out", target="acme-rv", example_inputs=(torch.randn(1, 300),))
         verdict = verify_artifact(tmp_path / "out")
         assert verdict.passed and verdict.extent.startswith("the self-test passed on qemu-riscv64")
+        assert 0 < verdict.findings[0].verification.worst < 1e-6  # what the self-test said, not that it passed
+        assert (tmp_path / "out" / SELF_TEST).stat().st_mode & 0o111  # it may be run as it lies there
         rows = {finding.what for finding in _machine()}
         assert {"linker for acme-rv", "emulator for acme-rv"} <= rows
     with pytest.raises(MissingDependencyError, match=r"of the package acme-effc 1\.0, not installed here; pip install acme-effc==1\.0"):

@@ -152,8 +152,10 @@ def test_a_second_run_finds_nothing_unbounded() -> None:
 def test_fitact_bounds_every_neuron_at_once_and_needs_no_labels() -> None:
     found = protect(Fitact(**{**SHORT, "epochs": 2}), trained(), labels=False)
     assert [tuple(upper.shape) for _, upper, _ in found.bounds] == [(6, 8, 8), (6, 8, 8), (24,), (16,)]
+    # The network is trained here, and its last bits differ by processor: on some, bounds as profiled already cost agreement.
+    higher = 1.5 if any("bounds begin 1.5 times higher" in why for why in found.reasons) else 1.0
     for (_, upper, _), largest in zip(found.bounds, largest_values(trained()), strict=True):
-        start = 1.2 * torch.maximum(largest, FLOOR * largest.max())
+        start = higher * 1.2 * torch.maximum(largest, FLOOR * largest.max())
         assert float(upper.mean()) < float(start.mean())
         assert float(upper.min()) >= 0
     assert any("agreement 1 -> " in why and "of 2 epochs kept" in why for why in found.reasons)
