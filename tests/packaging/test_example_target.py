@@ -80,6 +80,7 @@ def test_it_is_listed_compiled_with_and_missed_when_it_is_gone(site: Path, tmp_p
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_wrong_results_of_a_package_are_not_called_effcs(tmp_path: Path) -> None:
     info = tmp_path / "site" / "acme-1.0.dist-info"
     info.mkdir(parents=True)

@@ -50,7 +50,7 @@ class Side(nn.Module):
         return [layer(*inputs[2 * at : 2 * at + 2]) for at, layer in enumerate(self.layers)]
 
 
-@pytest.mark.parametrize("activation", [False, True], ids=["as it lies", "computed"])
+@pytest.mark.parametrize("activation", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["as it lies", "computed"])
 def test_products_of_any_size(activation: bool) -> None:
     layers = [Masked(depth, columns, dtype, activation) for depth, columns, _, dtype in CASES]
     plain = [x for depth, columns, rows, _ in CASES for x in (normal(rows, depth), normal(rows, columns, seed=1))]
@@ -65,7 +65,9 @@ def test_products_of_any_size(activation: bool) -> None:
             np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-6 * max(1e-30, float(np.abs(wanted).max())))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, *(pytest.param(one, marks=pytest.mark.slow) for one in (torch.float32, torch.bfloat16))], ids=str
+)
 def test_weights_of_masked_results_are_not_read(dtype: torch.dtype) -> None:
     """Weights that make NaN of any sum stand where the mask is zero, of either sign: those results are zero."""
     layer, x, mask = Masked(96, 130, dtype), normal(2, 96), with_zeros(normal(2, 130, seed=1), 0.2)

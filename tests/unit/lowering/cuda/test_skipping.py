@@ -53,7 +53,7 @@ def near(got: np.ndarray, layer: nn.Module, x: Tensor) -> None:
     np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-6 * max(1e-30, float(np.abs(wanted).max())))
 
 
-@pytest.mark.parametrize("first", [0, 1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("first", [0, *(pytest.param(number, marks=pytest.mark.slow) for number in (1, 2))])
 def test_products_of_any_size(first: int) -> None:
     """With weights of every type in turn: of any two neighbouring shapes each meets another one in each run."""
     layers = [Layer(depth, columns, DTYPES[(first + at) % 3]) for at, (depth, columns, _) in enumerate(SHAPES)]
@@ -79,7 +79,7 @@ def test_whole_numbers_are_summed_exactly() -> None:
             np.testing.assert_array_equal(got, (x @ layer.weight.float().T).detach().numpy())
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", [pytest.param(one, marks=[] if one == torch.float16 else pytest.mark.slow) for one in DTYPES], ids=str)
 def test_rows_of_zeros_are_not_read(dtype: torch.dtype) -> None:
     """Weights that would make NaN of any sum they enter stand in the rows whose inputs are zero, of either sign."""
     layer, x = Layer(700, 270, dtype), with_zeros(normal(2, 700), 0.2)
@@ -143,6 +143,7 @@ def test_all_rows_where_that_is_predicted_to_be_faster_and_the_plan_says_so() ->
     near(result.outputs[0][0], layer, x)
 
 
+@pytest.mark.slow
 def test_both_kernels_give_the_same_bits_where_no_input_is_zero() -> None:
     layer, x = Layer(1000, 300), normal(1, 1000)
     skipping, streaming = (computed(layer, [x], rates=rates) for rates in (ALWAYS, NEVER))

@@ -102,6 +102,7 @@ def test_what_moved_has_the_bits_of_whole_frames() -> None:
         assert all(one.outputs[name].tobytes() == other.outputs[name].tobytes() for name in one.outputs)
 
 
+@pytest.mark.slow
 def test_as_many_positions_are_computed_as_on_a_cpu() -> None:
     torch.manual_seed(0)
     clip = few((3, 16, 12))[:7]
@@ -169,7 +170,7 @@ def checked(seed: int) -> list[str]:
     return list(code.listed.values())
 
 
-@pytest.mark.parametrize("seed", [3, 8, 34])
+@pytest.mark.parametrize("seed", [3, *(pytest.param(one, marks=pytest.mark.slow) for one in (8, 34))])
 def test_random_networks(seed: int) -> None:
     assert checked(seed)
 
