@@ -16,13 +16,16 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
+from benchmarks import accelerator_networks
 from benchmarks.accelerator_counts import counts_part
 from benchmarks.accelerator_cycles import cycles_part
 from benchmarks.accelerator_faults import faults_part, functional_part
 from benchmarks.accelerator_networks import networks_part
 from benchmarks.harness import Options, Outcome, main
 
-__all__ = ["PARTS", "Part", "measure"]
+__all__ = ["PARTS", "SHORT", "Part", "measure"]
+
+SHORT = (accelerator_networks.TABLE,)  # of docs/results.md; docs/accelerators.md has all
 
 
 class Part(NamedTuple):
