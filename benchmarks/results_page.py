@@ -78,6 +78,10 @@ BENCHMARKS = {
         ),
         embedded.SHORT,
     ),
+    "cross_targets": Shown(
+        "Hexagon, RISC-V vectors, Arm dot products: exactness and instructions",
+        ("self-tests under QEMU", "ResNet-8 int8, aarch64-dotprod: instructions"),
+    ),
     "accelerators": Shown(
         "A model of accelerators, and faults in their arrays",
         (
