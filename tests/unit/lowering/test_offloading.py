@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ from effc.lowering.toolchain import compiler_for
 from effc.runtime import load
 from effc.targets import find_target
 from tests.unit.lowering.foreign_targets import TARGET, program_of, steps_of
-from tests.unit.targets.extension_packages import Install, packages_on_the_path
+from tests.unit.targets.extension_packages import Install
 
 # Takes every ReLU; {code} is what the function of the code generator does.
 HOOKS = """
@@ -36,20 +35,6 @@ def codegen(composites, target):
     {code}
 HOOKS = Hooks(patterns=patterns, codegen=codegen)
 """
-
-
-@pytest.fixture
-def install(tmp_path: Path) -> Iterator[Install]:
-    folder = tmp_path / "site"
-    folder.mkdir()
-    with packages_on_the_path(folder) as function:
-        yield function
-
-
-@pytest.fixture
-def toy(install: Install) -> str:
-    install("toy-npu", value="effc_toy_npu:EXTENSION", package="effc-toy-npu", version="0.1")
-    return "toy-npu"
 
 
 def relu_extension(install: Install, code: str, name: str = "acme", base: str = "cpu") -> str:

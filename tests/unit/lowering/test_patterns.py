@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from effc.lowering import lower, relax_text, run_lowered
 from effc.lowering.extensions import is_stored
 from effc.targets import find_target
 from tests.unit.lowering.foreign_targets import TARGET, program_of, steps_of
-from tests.unit.targets.extension_packages import Install, packages_on_the_path
+from tests.unit.targets.extension_packages import Install
 
 ROOT = Path(__file__).resolve().parents[3]
 # Takes additions behind a matrix product, with a ReLU or without, of one row of four; {check} is what the check returns.
@@ -47,20 +46,6 @@ def function(one):
     return one.prototype + "{{ for (int c = 0; c < 4; ++c) {{ float sum = in%d[c]; %s %s }} return 0; }}" % (b, loop, stores)
 HOOKS = Hooks(patterns=patterns, codegen=codegen)
 """
-
-
-@pytest.fixture
-def install(tmp_path: Path) -> Iterator[Install]:
-    folder = tmp_path / "site"
-    folder.mkdir()
-    with packages_on_the_path(folder) as function:
-        yield function
-
-
-@pytest.fixture
-def toy(install: Install) -> str:
-    install("toy-npu", value="effc_toy_npu:EXTENSION", package="effc-toy-npu", version="0.1")
-    return "toy-npu"
 
 
 class Products(nn.Module):
