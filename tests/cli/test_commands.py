@@ -196,6 +196,21 @@ class TestOthers:
         assert result.exit_code == 0, result.output
         assert json.loads(result.stdout)["well"]
 
+    def test_doctor_says_what_a_microcontroller_needs(self, effc: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        real = shutil.which
+        monkeypatch.setattr(shutil, "which", lambda tool, *rest, **named: None if "arm" in tool else real(tool, *rest, **named))
+        result = effc("doctor", "--json")
+        assert result.exit_code == 0, "C for it can be made without"
+        found = {one["what"]: one for one in json.loads(result.stdout)["findings"]}
+        compiler, emulator = found["compiler for cortex-m4"], found["emulator for cortex-m4"]
+        assert (compiler["well"], compiler["fix"]) == (
+            False,
+            "install arm-none-eabi-gcc (Debian: gcc-arm-none-eabi libnewlib-arm-none-eabi)",
+        )
+        assert not emulator["well"]
+        assert "qemu-system-arm" in emulator["fix"]
+        assert "linker for cortex-m4" not in found
+
     def test_every_command_is_tested_here(self) -> None:
         # faultsim, stream and model-npu have files of their own: test_faultsim.py, test_stream.py, test_model_npu.py
         assert set(COMMANDS) == {

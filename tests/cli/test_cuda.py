@@ -12,6 +12,7 @@ import pytest
 
 from effc.lowering.cuda.emulation import host_compiler
 from effc.lowering.cuda.nvcc import find_nvcc
+from effc.runtime import open_artifact, write_artifact
 from tests.cli.conftest import DIGITS, TEST, Effc
 
 
@@ -48,11 +49,44 @@ def test_compile_without_a_gpu_runs_the_code_on_the_cpu(for_a_gpu: tuple[Path, d
 
 @without_gpu
 @needs_tools
-@pytest.mark.parametrize("arguments", [("run", "{}", "--input", str(TEST)), ("bench", "{}"), ("verify", "{}")], ids=lambda one: one[0])
+@pytest.mark.parametrize("arguments", [("run", "{}", "--input", str(TEST)), ("bench", "{}")], ids=lambda one: one[0])
 def test_running_without_a_gpu_says_what_is_missing(effc: Effc, for_a_gpu: tuple[Path, dict[str, Any]], arguments: tuple[str, ...]) -> None:
     result = effc(*(word.format(for_a_gpu[0]) for word in arguments))
     assert result.exit_code == 6, result.output
     assert "was compiled for cuda:sm_90: there is no usable driver of NVIDIA's on this machine" in " ".join(result.stderr.split())
+
+
+@without_gpu
+@needs_tools
+def test_verify_without_a_gpu_runs_the_cuda_code_on_the_cpu(effc: Effc, for_a_gpu: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    result = effc("verify", for_a_gpu[0], "--data", TEST, "--json")
+    assert result.exit_code == 0, result.output
+    verdict = json.loads(result.stdout)
+    assert verdict["findings"][0]["what"] == "model.cu on this machine's CPU against golden outputs"
+    assert verdict["findings"][0]["samples"] > 0
+    assert any("model.cubin was not run" in note for note in verdict["notes"])
+    assert any("not compared with data" in note for note in verdict["notes"])
+
+    artifact = open_artifact(for_a_gpu[0])  # one whose code computes something else
+    files = {name: artifact.read(name) for name in artifact.manifest.files}
+    assert b" = fmaf(" in files["model.cu"]
+    files["model.cu"] = files["model.cu"].replace(b" = fmaf(", b" = 2.0f * fmaf(")
+    write_artifact(tmp_path / "other", files, artifact.manifest.data)
+    result = effc("verify", tmp_path / "other")
+    assert result.exit_code == 5, result.output
+    assert "DIFFERS" in result.stdout
+
+
+@without_gpu
+@needs_tools
+def test_verify_of_what_a_cpu_does_not_run_says_why(
+    effc: Effc, for_a_gpu: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("effc.compiler.cuda_trial._MOST_WORK", 2e5)
+    result = effc("verify", for_a_gpu[0])
+    assert result.exit_code == 6, result.output
+    said = " ".join(result.stderr.split())
+    assert "this machine has no such GPU, and its CPU does not run it: a call of over 100,000 multiply-accumulates takes too long" in said
 
 
 @needs_tools

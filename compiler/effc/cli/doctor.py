@@ -6,12 +6,17 @@ import importlib
 import importlib.metadata
 import importlib.util
 import platform
+import shutil
 import sys
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import click
 
 from effc.cli.console import common_options, emit_json, note, progress_bars, table
+
+if TYPE_CHECKING:
+    from effc.targets import Target
 
 __all__ = ["command"]
 
@@ -35,6 +40,12 @@ _OPTIONAL = {  # import name -> (distribution, extra, what for)
     "torchvision": ("torchvision", "vision", "torchvision models"),
     "ziglang": ("ziglang", "cross", "linking for other machines"),
     "openvino": ("openvino", "peers", "effc bench --against openvino"),
+}
+_DEBIAN = {  # tool -> its packages
+    "arm-none-eabi-gcc": "gcc-arm-none-eabi libnewlib-arm-none-eabi",
+    "qemu-system-arm": "qemu-system-arm",
+    "riscv64-unknown-elf-gcc": "gcc-riscv64-unknown-elf picolibc-riscv64-unknown-elf",
+    "qemu-system-riscv32": "qemu-system-misc",
 }
 
 
@@ -102,6 +113,9 @@ def _machine() -> list[Finding]:
     for target in (*all_targets(), *(target for one in extensions_found() for target in one.targets)):
         if target.family == "cuda":
             continue  # one row for all of them, below
+        if target.board:
+            findings += _board(target)
+            continue
         here = target.name == "cpu"
         try:
             linker = " ".join(compiler_for(target, static=False))
@@ -117,6 +131,18 @@ def _machine() -> list[Finding]:
                 Finding(f"emulator for {target.name}", emulator or "none", found, False, "" if found else emulator_install(target))
             )
     return [*findings, *_gpu(), *_other_targets()]
+
+
+def _board(target: Target) -> list[Finding]:
+    """What building for a microcontroller and trying that on an emulated board need; its C is made without either."""
+    from effc.lowering.c99.building import emulator
+
+    findings = []
+    for what, tool in (("compiler", target.compiler), ("emulator", emulator(target)[0])):
+        found = shutil.which(tool) is not None
+        fix = "" if found else f"install {tool}" + f" (Debian: {_DEBIAN[tool]})" * (tool in _DEBIAN)
+        findings.append(Finding(f"{what} for {target.name}", tool if found else "none", found, False, fix))
+    return findings
 
 
 def _other_targets() -> list[Finding]:

@@ -104,9 +104,12 @@ def _show(found: AcceleratorReport) -> None:
         shares = {"dense": 1.0, "zeros": layer.nonzero, "delta": layer.changed}
         for mode in found.own_modes:
             names = (layer.name, size) if mode == "dense" else ("", "")
-            rows.append((*names, MODES[mode], _share(shares[mode]), *_numbers(layer.costs[mode])))
-    columns = ["layer", "M x K x N", "mode", "inputs", *_COLUMNS]
-    table(columns, rows, numbers=columns[3:], widest={"layer": _NAMES})
+            cost = layer.costs[mode]
+            cycles, *others = _numbers(cost)
+            rows.append((*names, MODES[mode], _share(shares[mode]), cycles, cost.bound_by, *others))
+    cycles_column, *other_columns = _COLUMNS
+    columns = ["layer", "M x K x N", "mode", "inputs", cycles_column, "bound by", *other_columns]
+    table(columns, rows, numbers=[name for name in columns[3:] if name != "bound by"], widest={"layer": _NAMES})
     totals = [
         (MODES[mode], *([program] if rewritten else []), *_numbers(one.total(mode)), f"{one.ideal(mode):,.0f}")
         for mode in found.modes
@@ -115,6 +118,7 @@ def _show(found: AcceleratorReport) -> None:
     numbers = [*_COLUMNS, "MACs at least"]
     table(["all layers", *(["program"] if rewritten else []), *numbers], totals, numbers=numbers)
     note("inputs: the share that is taken; util.: of all that the array could multiply meanwhile; a call takes one sample")
+    note("bound by: cycles are the largest of what the array computes, of comparing and listing inputs, and of waiting for DRAM")
     for sentence in found.notes:
         note(sentence)
 

@@ -132,6 +132,7 @@ def _notes(program: Program, products: Sequence[Product], accelerator: Accelerat
         gated = accelerator.width("zeros") is not None
         saved = "products with zero are gated, which saves energy and no time" if gated else "it skips nothing"
         notes.append(f"{accelerator.name} moves operands in lockstep: {saved}. Zeros and unchanged inputs cost what others cost.")
+        notes.append("Its MACs are those with padding among them, as it multiplies that, too; the least MACs are those without.")
         return notes
     stays = residence(products, accelerator)
     states = state_bytes(products, accelerator)

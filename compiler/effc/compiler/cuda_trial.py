@@ -14,17 +14,17 @@ import numpy as np
 from effc.compiler.crosscheck import SelfTestRun
 from effc.compiler.scratch import scratch_folder
 from effc.errors import MissingDependencyError, Problem, VerificationError
-from effc.lowering import Lowered
 from effc.lowering.cuda.emulation import EmulatedDriver, Emulation, host_compiler
-from effc.runtime import Session, open_artifact, write_artifact
+from effc.runtime import Artifact, Session, Verification, open_artifact, write_artifact
 from effc.runtime.cuda.driver import fits
-from effc.runtime.cuda.executor import CudaExecutor
+from effc.runtime.cuda.executor import CUBIN, SOURCE, CudaExecutor
 from effc.runtime.cuda.libcuda import devices
 from effc.runtime.manifest import Manifest, TensorSpec
+from effc.runtime.plan import Plan
 from effc.runtime.tensors import Array
 from effc.runtime.verify import compare
 
-__all__ = ["emulated", "gpu_here"]
+__all__ = ["cannot_emulate", "emulated", "gpu_here", "run_on_cpu"]
 
 _MOST_WORK = 3e8  # multiply-accumulates that a CPU emulates in half a minute
 _FRAMES = 3  # of a clip: one that is computed whole, and two that are not
@@ -38,49 +38,69 @@ def gpu_here(architecture: str) -> bool:
         return False
 
 
-def emulated(files: Mapping[str, bytes], fields: Mapping[str, Any], lowered: Lowered) -> SelfTestRun | None:
-    """Run the golden vectors on this machine's CPU; None without a C++ compiler, or where that would take long.
+def emulated(files: Mapping[str, bytes], fields: Mapping[str, Any]) -> SelfTestRun | None:
+    """Run the golden vectors of an artifact that is not written yet on this machine's CPU; None where that `cannot_emulate`.
 
     Args:
         files, fields: of the artifact.
-        lowered: its code.
 
     Raises:
         VerificationError: an output is further from the program's than float32 sums in another order explain, or depends on the order in
             which threads run.
     """
-    plan = lowered.plan
-    command = host_compiler()
-    if plan is None or command is None:
-        return None
-    calls = int(_MOST_WORK // max(1, 2 * sum(step.macs for step in plan.steps)))
-    if not calls:
-        return None
     with scratch_folder() as folder:
         write_artifact(folder / "artifact", files, fields)
         artifact = open_artifact(folder / "artifact")
-        inputs, expected = _samples(artifact.manifest, *artifact.golden(), calls)
-        names = [[spec.name for spec in specs] for specs in (artifact.manifest.code_inputs, artifact.manifest.code_outputs)]
-        emulation = Emulation(lowered.source)
-        results = []
-        for descending in (False, True):
-            driver = EmulatedDriver(emulation, descending)
-            executor = CudaExecutor(plan, names[0], names[1], artifact.parameters(), lowered.code, driver)
-            results.append(Session(artifact, executor=executor).run(inputs))
-    found = compare(results[0], expected)
+        if cannot_emulate(artifact):
+            return None
+        found, _ = run_on_cpu(artifact)
     wrong = [one for one in found.differences if not one.within(found.tolerance)]
     if wrong:
         raise VerificationError(
             f"the CUDA code, run on this machine's CPU, differs from the program by more than {found.tolerance:g} of the largest magnitude",
             [Problem(f"output {one.name}", f"{one.relative:.3g} at {one.index}", one.reason or "is too far off") for one in wrong],
         )
+    return SelfTestRun(
+        "this machine's CPU in the place of a GPU", " ".join(f"PASS {one.name} {one.relative:.1e}" for one in found.differences)
+    )
+
+
+def cannot_emulate(artifact: Artifact) -> str:
+    """Why a CPU does not run the CUDA code of an artifact; empty where it does."""
+    plan = artifact.manifest.plan
+    if plan is None or SOURCE not in artifact.manifest.files:
+        return f"it holds no {SOURCE}"
+    if host_compiler() is None:
+        return "there is no C++ compiler (g++) here"
+    return "" if _affordable(plan) else f"a call of over {_MOST_WORK / 2:,.0f} multiply-accumulates takes too long there"
+
+
+def run_on_cpu(artifact: Artifact) -> tuple[Verification, int]:
+    """The first golden outputs beside what the CUDA code of an artifact computes on this machine's CPU, and how many samples that are.
+
+    Raises:
+        VerificationError: a result depends on the order in which the threads of a block run.
+    """
+    manifest, source = artifact.manifest, artifact.read(SOURCE).decode()
+    assert manifest.plan is not None  # `cannot_emulate`
+    inputs, expected = _samples(manifest, *artifact.golden(), _affordable(manifest.plan))
+    names = [[spec.name for spec in specs] for specs in (manifest.code_inputs, manifest.code_outputs)]
+    emulation = Emulation(source)
+    results = []
+    for descending in (False, True):
+        driver = EmulatedDriver(emulation, descending)
+        executor = CudaExecutor(manifest.plan, names[0], names[1], artifact.parameters(), artifact.read(CUBIN), driver)
+        results.append(Session(artifact, executor=executor).run(inputs))
     racing = [name for name, array in results[0].items() if array.tobytes() != results[1][name].tobytes()]
     if racing:
         why = "changes with the order in which the threads of a block run"
         raise VerificationError("the CUDA code lacks a barrier", [Problem(f"output {name}", "its bits", why) for name in racing])
-    return SelfTestRun(
-        "this machine's CPU in the place of a GPU", " ".join(f"PASS {one.name} {one.relative:.1e}" for one in found.differences)
-    )
+    return compare(results[0], expected), max((len(array) for array in expected.values() if array.ndim), default=1)
+
+
+def _affordable(plan: Plan) -> int:
+    """Calls, once for each order of threads."""
+    return int(_MOST_WORK // max(1, 2 * sum(step.macs for step in plan.steps)))
 
 
 def _samples(

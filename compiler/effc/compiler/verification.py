@@ -17,7 +17,7 @@ import numpy as np
 
 from effc.compiler.c_self_tests import SelfTest, artifact_self_tests
 from effc.compiler.c_session import c_session
-from effc.compiler.emulated import foreign_target, verdict_of_foreign
+from effc.compiler.emulated import foreign_target, lacks_gpu, verdict_of_foreign, verdict_without_gpu
 from effc.compiler.golden import calls, run_program
 from effc.compiler.resets import check_resets
 from effc.compiler.verdict import Finding, Verdict, is_exact
@@ -52,16 +52,17 @@ def verify_artifact(
 
     An ONNX source is compared with onnxruntime, too, whether its import was checked (`check_import`) or not. C sources are built by this
     machine's C compiler and called; their self-test is run here, and on QEMU's board where the tools for that are installed. Where it did
-    not run is no failure: the verdict's `self_tests` tell. Of code for another processor the self-test is run under its emulator, and
-    nothing else is compared with it.
+    not run is no failure: the verdict's `self_tests` tell. Of code for another processor the self-test is run under its emulator, of code
+    for a GPU that is not here its CUDA C on the CPU, and nothing else is compared with it.
 
     Raises whatever loading the artifact, the source or the data raises; differences are in the verdict.
     """
     opened = open_artifact(path)
     foreign = foreign_target(opened)
-    if foreign is not None:
+    if foreign is not None or lacks_gpu(opened):
         _refuse_absent({"--source": source, "--data": data})
-        return verdict_of_foreign(opened, foreign, [what for what, given in (("its source", source), ("data", data)) if given is not None])
+        left_out = [what for what, given in (("its source", source), ("data", data)) if given is not None]
+        return verdict_without_gpu(opened, left_out) if foreign is None else verdict_of_foreign(opened, foreign, left_out)
     is_c = opened.manifest.executor == "c"
     session = c_session(path) if is_c else load(path, threads=threads)
     artifact = session.artifact

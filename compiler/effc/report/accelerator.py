@@ -50,6 +50,12 @@ class ModeCost:
     dram_bytes: float
     energy: EnergyParts
 
+    @property
+    def bound_by(self) -> str:
+        """What a layer's cycles are of: the array, listing, DRAM."""
+        parts = {"array": self.computing, "listing": self.listing, "DRAM": self.waiting}
+        return max(parts, key=lambda part: parts[part])
+
 
 @dataclass(frozen=True)
 class AcceleratorLayer:
