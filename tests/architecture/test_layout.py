@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,7 @@ def test_a_file_is_one_idea(path: Path) -> None:
     assert ast.get_docstring(ast.parse(text)), f"{path} has no module docstring"
 
 
+@functools.cache
 def imports_of(path: Path) -> set[str]:
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
