@@ -30,6 +30,7 @@ def emulated(path: Path) -> Session:
 
 
 @pytest.mark.skipif(find_nvcc() is None or host_compiler() is None, reason="no nvcc (CUDA toolkit), or no C++ compiler (g++)")
+@pytest.mark.slow
 def test_what_was_compiled_beforehand_is_held_against_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EFFC_DATA", str(tmp_path))  # holds no networks: the bundled one is compiled
     folder = tmp_path / "artifacts"

@@ -183,6 +183,7 @@ def test_killed_several_times(effc: Effc, whole: Path, tmp_path: Path, jobs: int
     assert files(out) == files(whole)
 
 
+@pytest.mark.slow
 def test_sixteen_shards_merged(effc: Effc, whole: Path, tmp_path: Path) -> None:
     from effc.faultsim.campaign import Shard, run_campaign
     from effc.faultsim.spec import spec_of

@@ -102,6 +102,7 @@ def test_wrong_results_of_a_package_are_not_called_effcs(tmp_path: Path) -> None
     assert row["fix"].endswith(f"raises ZeroDivisionError: division by zero, at {tmp_path / 'site' / 'acme.py'}:1: mend or update it")
 
 
+@pytest.mark.slow
 def test_a_broken_package_is_named_and_hides_nothing(site: Path, tmp_path: Path) -> None:
     broken = tmp_path / "acme-1.0.dist-info"
     broken.mkdir()

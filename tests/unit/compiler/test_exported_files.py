@@ -68,6 +68,7 @@ for out in ("first", "second"):
 """
 
 
+@pytest.mark.slow
 def test_a_module_that_is_exported_again_gives_the_same_bytes(tmp_path: Path) -> None:
     """In one process, where torch traces otherwise the first time; and in another one, elsewhere, that hashes otherwise."""
     digests = []

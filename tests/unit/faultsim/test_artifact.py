@@ -248,6 +248,7 @@ def test_a_fault_that_is_not_undone_is_noticed(digits: ArtifactSubject, data: Da
 # ---- campaigns -----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_worker_processes_give_the_same_bytes(digits: ArtifactSubject, data: Dataset, tmp_path: Path) -> None:
     for jobs in (1, 2):
         spec = CampaignSpec(faults=150, images=20, jobs=jobs, seed=5)

@@ -71,7 +71,7 @@ def least_covered(campaigns: int) -> int:
     return int(binom.ppf(0.001, campaigns, 0.95))
 
 
-@pytest.mark.parametrize("name", ["single image", "eight images", "many small"])
+@pytest.mark.parametrize("name", ["single image", pytest.param("eight images", marks=pytest.mark.slow), "many small"])
 def test_campaigns_cover_the_truth(name):
     got = simulate_campaigns(TRUTHS[name](), Plan(0.1), 120, seed=7)
     assert got.covered >= least_covered(120)

@@ -314,6 +314,7 @@ def test_what_needs_tvms_virtual_machine_is_refused_without_an_operating_system(
     assert len(caught.value.problems) == 2
 
 
+@pytest.mark.slow
 def test_linking_twice_gives_the_same_bytes() -> None:
     target = linkable(HEXAGON)
     lowered = lower(small(), target, options=Options())

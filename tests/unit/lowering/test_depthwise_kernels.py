@@ -60,12 +60,12 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("target", [*TARGETS, SMALL_CACHE[0]], ids=by_target)
+@pytest.mark.parametrize("target", [*TARGETS, pytest.param(SMALL_CACHE[0], marks=pytest.mark.slow)], ids=by_target)
 def test_depthwise_convolutions_of_every_kind(target: Target) -> None:
     all_depthwise(CASES, target)
 
 
-@pytest.mark.parametrize("target", [*TARGETS, SMALL_CACHE[0]], ids=by_target)
+@pytest.mark.parametrize("target", [*TARGETS, pytest.param(SMALL_CACHE[0], marks=pytest.mark.slow)], ids=by_target)
 def test_other_numbers_of_axes(target: Target) -> None:
     cases = [
         depthwise(20, (50,), 5, 2, 3, batch=2),

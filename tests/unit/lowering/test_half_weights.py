@@ -28,7 +28,7 @@ class Half(nn.Module):
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [pytest.param(torch.float16, marks=pytest.mark.slow), torch.bfloat16], ids=str)
 def test_half_weights_are_read_as_they_are_and_summed_in_float32(target: Target, dtype: torch.dtype) -> None:
     for depth, columns, rows in ((1024, 600, 1), (300, 700, 1), (129, 65, 3), (64, 64, 40), (1, 1, 1)):
         module, x = Half(depth, columns, dtype).eval(), with_zeros(normal(rows, depth), 0.4)

@@ -184,7 +184,10 @@ def check(cases: list[Case], target: Target) -> Lowered:
     return code
 
 
-@pytest.mark.parametrize("form", FORMS)
+OTHERS = ("plain", "one vector of two registers")
+
+
+@pytest.mark.parametrize("form", [pytest.param(form, marks=[pytest.mark.slow] * (form in OTHERS)) for form in FORMS])
 def test_sums_are_exact(form: str) -> None:
     code = check(CASES, FORMS[form])
     assert code.plan is not None

@@ -108,7 +108,7 @@ def test_sparse_activations_are_the_same_in_onnxruntime(call: Any) -> None:
     torch.testing.assert_close(torch.from_numpy(session.run(None, {"x": x.numpy()})[0]), module(x).detach(), equal_nan=True)
 
 
-@pytest.mark.parametrize(("threshold", "scene_cut", "refresh"), [(0.0, 0.25, 4), (0.3, 0.2, 0)])
+@pytest.mark.parametrize(("threshold", "scene_cut", "refresh"), [pytest.param(0.0, 0.25, 4, marks=pytest.mark.slow), (0.3, 0.2, 0)])
 def test_a_streaming_program_is_run_by_onnxruntime_frame_by_frame(threshold: float, scene_cut: float, refresh: int) -> None:
     program = streaming(per_frame(), threshold, scene_cut, refresh)
     data = export_onnx(program)

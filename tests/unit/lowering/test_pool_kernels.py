@@ -81,7 +81,7 @@ POOLS = [
 ]
 
 
-@pytest.mark.parametrize("target", [*TARGETS, SMALL_CACHE[0]], ids=by_target)
+@pytest.mark.parametrize("target", [*TARGETS, pytest.param(SMALL_CACHE[0], marks=pytest.mark.slow)], ids=by_target)
 def test_largest_elements_of_windows(target: Target) -> None:
     cases = []
     for batch, channels, sizes, window, stride, padding, dilation, ceil in POOLS:
@@ -89,7 +89,7 @@ def test_largest_elements_of_windows(target: Target) -> None:
     assert count(cases, target, "pool") == len(POOLS)
 
 
-@pytest.mark.parametrize("with_padding", [False, True])
+@pytest.mark.parametrize("with_padding", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("target", TARGETS, ids=by_target)
 def test_means_of_windows(target: Target, with_padding: bool) -> None:
     cases = [
@@ -100,7 +100,7 @@ def test_means_of_windows(target: Target, with_padding: bool) -> None:
     assert count(cases, target, "pool") == len(cases)
 
 
-@pytest.mark.parametrize("target", [*TARGETS, SMALL_CACHE[0]], ids=by_target)
+@pytest.mark.parametrize("target", [*TARGETS, pytest.param(SMALL_CACHE[0], marks=pytest.mark.slow)], ids=by_target)
 def test_other_numbers_of_axes(target: Target) -> None:
     cases = [
         behind(nn.MaxPool1d(3, 2, 1), image(2, 20, 31)),
@@ -146,7 +146,7 @@ SUMS: list[tuple[tuple[int, ...], Any]] = [
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=by_target)
-@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("keep", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_means_and_sums_over_images(target: Target, keep: bool) -> None:
     cases = []
     for shape, axes in SUMS:
@@ -209,7 +209,10 @@ def run_in(layout: str, x: Tensor, operators: Sequence[Callable[[Any], Any]], re
     return [torch.from_numpy(output.numpy()).permute([order.index(axis) for axis in range(x.ndim)]) for output in outputs]
 
 
-@pytest.mark.parametrize("layout", ["NWC", "NHWC", "NDHWC", "NCW", "NCHW", "NCDHW"])
+OTHERS = [pytest.param(layout, marks=pytest.mark.slow) for layout in ("NWC", "NDHWC", "NCW", "NCDHW")]
+
+
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW", *OTHERS])
 def test_pools_mean_the_same_in_every_layout(layout: str) -> None:
     rank = len(layout) - 2
     x = image(2, 5, *(8, 9, 10)[:rank])

@@ -154,7 +154,10 @@ def gated(width: int, hidden: int, rows: int, *, bias: bool = False) -> tuple[Ga
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
-@pytest.mark.parametrize(("width", "hidden", "rows"), [(1, 5, 1), (40, 70, 1), (33, 300, 2), (16, 64, 4)])
+@pytest.mark.parametrize(
+    ("width", "hidden", "rows"),
+    [(1, 5, 1), pytest.param(40, 70, 1, marks=pytest.mark.slow), (33, 300, 2), pytest.param(16, 64, 4, marks=pytest.mark.slow)],
+)
 def test_a_gate_says_which_results_are_computed(target: Target, width: int, hidden: int, rows: int) -> None:
     for bias in (False, True):
         module, program, x = gated(width, hidden, rows, bias=bias)

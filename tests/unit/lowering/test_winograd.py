@@ -116,7 +116,7 @@ CASES: list[tuple[nn.Module, Tensor]] = [
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
-@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+@pytest.mark.parametrize("form", [pytest.param(F2, marks=pytest.mark.slow), F4], ids=lambda form: form.name)
 def test_convolutions_of_every_shape(form: Form, target: Target) -> None:
     layers, inputs = zip(*CASES, strict=True)
     assert families(check(layers, inputs, target, form.name)) == ["winograd"] * len(CASES)
@@ -139,7 +139,10 @@ def test_random_convolutions(data: st.DataObject) -> None:
     assert families(check(layers, inputs, data.draw(st.sampled_from(TARGETS)), form.name)) == ["winograd"] * 3
 
 
-@pytest.mark.parametrize(("chunk", "tasks"), [(1, 0), (5, 0), (6, 7), (4, 3), (2, 16), (100, 0), (23, 2), (35, 1)])
+MORE_CUTS = [pytest.param(*cut, marks=pytest.mark.slow) for cut in ((1, 0), (5, 0), (4, 3), (23, 2), (35, 1))]
+
+
+@pytest.mark.parametrize(("chunk", "tasks"), [(6, 7), (2, 16), (100, 0), *MORE_CUTS])
 def test_however_tiles_are_cut(chunk: int, tasks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """35 tiles: chunks that end behind the last tile, tasks with fewer chunks than others, tasks without any."""
 
@@ -168,7 +171,7 @@ class Block(nn.Module):
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
-@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+@pytest.mark.parametrize("form", [pytest.param(F2, marks=pytest.mark.slow), F4], ids=lambda form: form.name)
 def test_what_is_fused_behind(form: Form, target: Target) -> None:
     lowered = check([Block()], [normal(2, 20, 9, 10)], target, form.name)
     assert lowered.plan is not None

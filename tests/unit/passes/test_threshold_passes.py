@@ -302,7 +302,9 @@ def test_a_plain_network_has_a_budget_for_each_layer() -> None:
 # ---- search ------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spec", ["teal{max_drop=0.05,allocation=uniform}", "teal{max_drop=0.05}", "wina{max_drop=0.05}"])
+@pytest.mark.parametrize(
+    "spec", ["teal{max_drop=0.05,allocation=uniform}", pytest.param("teal{max_drop=0.05}", marks=pytest.mark.slow), "wina{max_drop=0.05}"]
+)
 def test_max_drop_holds_on_the_selection_data_and_the_curve_says_so(spec: str, language: Program) -> None:
     result, context = rewritten(spec, language, context_for(language, 96))
     assert context.selection is not None

@@ -307,6 +307,7 @@ def test_an_artifact_without_its_cubin_is_refused(digits: Artifact, driver: str)
         cuda_executor(replace(digits, manifest=replace(digits.manifest, files=files)), driver)
 
 
+@pytest.mark.slow
 def test_a_stream_that_lists_cannot_serve_computes_frames_whole(
     compiled: Callable[..., Artifact], driver: str, machine: ctypes.CDLL
 ) -> None:

@@ -45,7 +45,10 @@ def test_numbers_that_scalesim_printed(key: tuple[str, int, int]) -> None:
     assert ([one.cycles - 1 for one in found], [one.inputs for one in found], [one.weights for one in found]) == PRINTED[key]
 
 
-@pytest.mark.parametrize("dataflow", ["weight-stationary", "output-stationary", "input-stationary"])
+@pytest.mark.parametrize(
+    "dataflow",
+    ["weight-stationary", *(pytest.param(one, marks=pytest.mark.slow) for one in ("output-stationary", "input-stationary"))],
+)
 def test_scalesim_itself(dataflow: str) -> None:
     if importlib.util.find_spec("scalesim") is None:
         pytest.skip("scalesim is not installed")

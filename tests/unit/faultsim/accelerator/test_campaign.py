@@ -109,6 +109,7 @@ def test_places_and_population_are_those_of_the_array(tmp_path: Path) -> None:
     assert next(site.shape for site in tight.sites(words)) == (half + 32 * 16 * 9,)
 
 
+@pytest.mark.slow
 def test_one_process_two_processes_a_resume_and_a_replay_agree(tmp_path: Path) -> None:
     mine, values = subject(), {"where": "pe-sum", "effect": "stuck-at-0", "faults": 70, "images": 8}
     whole = campaign(tmp_path / "one", mine, **values)

@@ -69,6 +69,7 @@ def test_rows_are_read_16_bytes_at_a_time_and_nothing_spills(dtype: torch.dtype,
         )
 
 
+@pytest.mark.slow
 def test_masked_products_read_16_bytes_at_a_time_and_spill_nothing(tmp_path: Path) -> None:
     for dtype, rows in ((torch.float32, 8), (torch.float16, 1), (torch.bfloat16, 4)):
         source = translated(Masked(1104, 300, dtype), [normal(rows, 1104), normal(rows, 300)])[1].code.decode()

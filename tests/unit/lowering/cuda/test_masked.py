@@ -118,7 +118,11 @@ class Gated(nn.Module):
 
 @pytest.mark.parametrize(
     ("width", "inner", "k", "rows", "dtype"),
-    [(40, 100, 9, 1, torch.float32), (136, 513, 60, 2, torch.float16), (70, 300, 30, 1, torch.bfloat16)],
+    [
+        (40, 100, 9, 1, torch.float32),
+        pytest.param(136, 513, 60, 2, torch.float16, marks=pytest.mark.slow),
+        pytest.param(70, 300, 30, 1, torch.bfloat16, marks=pytest.mark.slow),
+    ],
 )
 def test_a_gated_part_is_four_kernels_that_give_what_torch_gives(width: int, inner: int, k: int, rows: int, dtype: torch.dtype) -> None:
     """The gate decides which results of `up` are computed, and they which rows of `down` are read."""

@@ -48,7 +48,7 @@ def test_top_k_of_ties_infinities_nan_and_both_zeros() -> None:
     check([(lambda x, k=k: ops.keep_top_k(x, k), x) for k in (1, 5, 6, 15, 20, 39, 40)], 0)
 
 
-@pytest.mark.parametrize("form", ["soft", "hard", "mask"])
+@pytest.mark.parametrize("form", [pytest.param("soft", marks=pytest.mark.slow), "hard", pytest.param("mask", marks=pytest.mark.slow)])
 def test_statistical_top_k(form: str) -> None:
     check([(lambda x: ops.statistical_top_k(x, 0.7, form), normal(3, n) + 1.0) for n in LENGTHS[2:]], 2e-6)
 
@@ -62,6 +62,7 @@ def test_softmax_and_normalisation() -> None:
     check(cases, 2e-6)
 
 
+@pytest.mark.slow
 def test_rows_that_no_registers_hold() -> None:
     """33,000 elements are more than 32 of each of 1,024 threads: what is kept goes through memory."""
     check([(lambda x: ops.keep_top_k(x, 500), normal(1, 33_000))], 0)

@@ -125,7 +125,7 @@ NETS = {
 COMPARED = {"listed": [], "compared": [(1, 8, 8, 4)], "compared planes": [(1, 8, 4, 8)]}
 
 
-@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind == "compared planes")) for kind in NETS])
 def test_thresholds_and_clocks_are_the_programs_in_every_bit(kind: str) -> None:
     """Sums are exact there, in whatever order; what is reshaped or hangs on the whole image is computed whole and compared."""
     clip = drifting(12) if kind == "listed" else drifting(12)[:, :, 10:18, 12:20]
