@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import onnx
+import pytest
 import torch
 from onnx import TensorProto, helper
 from torch import nn
@@ -80,6 +82,32 @@ def test_what_cannot_become_c_is_listed_by_the_models_names(effc: Any, tmp_path:
     assert {problem["where"] for problem in found} == {"sin", "atan", "sort", "cumsum"}
     estimated = effc("estimate", path, "--target", "cortex-m4", "--json")
     assert (estimated.exit_code, json.loads(estimated.stdout)["error"]["problems"]) == (3, found), "the same function says it"
+
+
+class SortsAndTurns(nn.Module):
+    """What needs TVM's virtual machine, and what needs a C library."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sort(x)[0].cumsum(-1) + (x * 2).sin()
+
+
+@pytest.mark.parametrize(
+    ("target", "tool", "expected"),
+    [
+        ("hexagon-v67", "clang", [("sort", "sort"), ("cumsum", "cumsum"), ("sin", "sin (sinf)")]),
+        ("cuda:sm_90", "nvcc", [("sort", "sort"), ("cumsum", "cumsum")]),
+        ("cpu", "cc", []),
+    ],
+)
+def test_what_a_target_without_tvms_runtime_lacks_is_listed_at_once(
+    effc: Any, tmp_path: Path, target: str, tool: str, expected: list[tuple[str, str]]
+) -> None:
+    if shutil.which(tool) is None:
+        pytest.skip(f"{tool} is not installed")
+    path = save(tmp_path / "net.pt2", SortsAndTurns(), torch.randn(2, 8), dynamic=False)
+    result = effc("check", path, "--target", target, "--json")
+    assert result.exit_code == (3 if expected else 0), result.output
+    assert [(one["where"], one["what"]) for one in json.loads(result.stdout)["problems"]] == expected
 
 
 def test_a_model_of_onnx_is_checked_for_a_target(effc: Any, tmp_path: Path) -> None:

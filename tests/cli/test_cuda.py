@@ -59,13 +59,14 @@ def test_running_without_a_gpu_says_what_is_missing(effc: Effc, for_a_gpu: tuple
 @without_gpu
 @needs_tools
 def test_verify_without_a_gpu_runs_the_cuda_code_on_the_cpu(effc: Effc, for_a_gpu: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    result = effc("verify", for_a_gpu[0], "--data", TEST, "--json")
+    result = effc("verify", for_a_gpu[0], "--source", DIGITS, "--data", TEST, "--json")
     assert result.exit_code == 0, result.output
     verdict = json.loads(result.stdout)
     assert verdict["findings"][0]["what"] == "model.cu on this machine's CPU against golden outputs"
     assert verdict["findings"][0]["samples"] > 0
     assert any("model.cubin was not run" in note for note in verdict["notes"])
-    assert any("not compared with data" in note for note in verdict["notes"])
+    assert [finding["samples"] for finding in verdict["findings"]][2:] == [8, 450], "its program is compared with the source"
+    assert any("the code was not run on the data" in note for note in verdict["notes"])
 
     artifact = open_artifact(for_a_gpu[0])  # one whose code computes something else
     files = {name: artifact.read(name) for name in artifact.manifest.files}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-_NAMES = 26  # letters of a line of names
+_NAMES = 26  # letters of a line of names; one takes two lines at most
 
 
 @click.command("model-npu")
@@ -52,8 +52,8 @@ def command(
         _list(shipped(), as_json)
         return 0
     if source is None or accelerator is None:
-        wanted = [name for name, given in (("SOURCE, a model or an artifact", source), ("--accelerator", accelerator)) if given is None]
-        raise ConfigError(f"give {' and '.join(wanted)}; effc model-npu --list names the accelerators that effc ships")
+        wanted = [name for name, given in (("a model or an artifact as SOURCE", source), ("--accelerator", accelerator)) if given is None]
+        raise ConfigError(f"give {', and '.join(wanted)}; effc model-npu --list names the accelerators that effc ships")
 
     from effc.cli.arrays import check_output
     from effc.cli.pairs import parse_limits, parse_shapes, parse_states
@@ -103,7 +103,7 @@ def _show(found: AcceleratorReport) -> None:
         size = f"{layer.groups} x " * (layer.groups > 1) + f"{layer.rows} x {layer.depth} x {layer.columns}"
         shares = {"dense": 1.0, "zeros": layer.nonzero, "delta": layer.changed}
         for mode in found.own_modes:
-            names = (layer.name, size) if mode == "dense" else ("", "")
+            names = (_shortened(layer.name), size) if mode == "dense" else ("", "")
             cost = layer.costs[mode]
             cycles, *others = _numbers(cost)
             rows.append((*names, MODES[mode], _share(shares[mode]), cycles, cost.bound_by, *others))
@@ -117,7 +117,7 @@ def _show(found: AcceleratorReport) -> None:
     ]
     numbers = [*_COLUMNS, "MACs at least"]
     table(["all layers", *(["program"] if rewritten else []), *numbers], totals, numbers=numbers)
-    note("inputs: the share that is taken; util.: of all that the array could multiply meanwhile; a call takes one sample")
+    note("inputs: the share that is not zero, or changed; util.: of all that the array could multiply meanwhile; a call takes one sample")
     note("bound by: cycles are the largest of what the array computes, of comparing and listing inputs, and of waiting for DRAM")
     for sentence in found.notes:
         note(sentence)
@@ -131,6 +131,11 @@ def _numbers(cost: ModeCost) -> tuple[str, ...]:
 
     kilobytes = (amount(count / 1000) for count in (cost.sram_bytes, cost.dram_bytes))
     return f"{cost.cycles:,.0f}", f"{cost.utilisation:.1%}", f"{cost.macs:,.0f}", *kilobytes, amount(cost.energy.total / 1e6)
+
+
+def _shortened(name: str) -> str:
+    """What importers make of names can be a hundred letters: the ends tell them apart."""
+    return name if len(name) <= 2 * _NAMES else f"{name[: _NAMES - 1]}…{name[-_NAMES:]}"
 
 
 def _share(share: float | None) -> str:

@@ -130,8 +130,12 @@ def _notes(program: Program, products: Sequence[Product], accelerator: Accelerat
         notes.append(f"Inputs that the program does not hold count as events: the probabilities of {', '.join(unknown)}.")
     if not accelerator.is_event_driven:
         gated = accelerator.width("zeros") is not None
-        saved = "products with zero are gated, which saves energy and no time" if gated else "it skips nothing"
-        notes.append(f"{accelerator.name} moves operands in lockstep: {saved}. Zeros and unchanged inputs cost what others cost.")
+        saved = (
+            "products with zero are gated, which saves energy and no time. Unchanged inputs cost what others cost."
+            if gated
+            else "it skips nothing. Zeros and unchanged inputs cost what others cost."
+        )
+        notes.append(f"{accelerator.name} moves operands in lockstep: {saved}")
         notes.append("Its MACs are those with padding among them, as it multiplies that, too; the least MACs are those without.")
         return notes
     stays = residence(products, accelerator)
@@ -143,5 +147,5 @@ def _notes(program: Program, products: Sequence[Product], accelerator: Accelerat
     )
     notes.append(f"delta: the states of a stream, {states:,} bytes, {where}.")
     if program.interface.resident:
-        notes.append("The program streams: what its truncates keep counts as unchanged.")
+        notes.append("The program streams: what moved less than a threshold counts as unchanged.")
     return notes

@@ -170,7 +170,7 @@ class _Gpu:
             return Tried(trial)
         with progress("running the CUDA code on the CPU", 1) as advance:
             with blaming(made.target, made.lowered.plan):
-                run = emulated(files, fields)
+                run = emulated(files, fields, made.program)
             if run is None:
                 crosscheck.rehearse(made.program, made.checks, made.lowered.batch)
             advance(1)

@@ -29,6 +29,7 @@ def check_file(
     Raises:
         UsageError: there is no such file, or it is of another kind; ConfigError: input shapes for a `.pt2` file, an unknown target.
         InputRejectedError: the file cannot be read. UnsupportedModelError: for a reason that is no node's.
+        MissingDependencyError: the target's compiler would have to tell, and is not installed.
     """
     from effc.targets import find_target
 
@@ -57,12 +58,16 @@ def check_file(
 
 
 def _refused(program: Program, target: Target | None) -> tuple[Problem, ...]:
-    """The nodes that lowering refuses. Raises UnsupportedModelError where no node is the reason."""
-    from effc.lowering import lower, untranslatable
-    from effc.targets import C99
+    """The nodes that lowering refuses.
 
-    if target is None or target.family != C99:
-        return untranslatable(program)  # what does not plan runs on TVM's virtual machine there
+    Raises UnsupportedModelError where no node is the reason, MissingDependencyError where only a tool that is not here could tell.
+    """
+    from effc.lowering import lower, untranslatable
+    from effc.lowering.backends import backend_of
+
+    problems = untranslatable(program)
+    if problems or target is None or not backend_of(target).needs_plan(target):
+        return problems  # what does not plan runs on TVM's virtual machine
     try:
         lower(program, target)
     except UnsupportedModelError as error:

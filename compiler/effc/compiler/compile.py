@@ -34,7 +34,7 @@ from effc.passes import Decision, Pass, Pipeline, parse_passes
 from effc.passes.base import Progress, silent
 from effc.report import Quality, Report, render
 from effc.runtime import Manifest, preflight, write_artifact
-from effc.targets import C99, Target, find_target
+from effc.targets import C99, CUDA, Target, find_target
 
 __all__ = ["CompileResult", "compile_model", "compile_with"]
 
@@ -205,7 +205,8 @@ def compile_with(
     preflight(out, force=force)
     target, passes = find_target(settings.target, settings.target_package), parse_passes(settings.passes)
     if settings.tune and not target.runs_here:
-        raise ConfigError(f"tune measures on this machine, and code for {target.name} cannot run here: give tuning, a file measured there")
+        instead = "give --tuning, a file measured there" if target.family not in (C99, CUDA) else "tiles of such code are not tuned"
+        raise ConfigError(f"--tune measures on this machine, and code for {target.name} cannot run here: {instead}")
     refuse_budget(settings, target)
     backend = backend_of(target)
     backend.require(target)

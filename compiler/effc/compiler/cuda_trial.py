@@ -7,13 +7,17 @@ threads of a block run in ascending order, and for the second time in descending
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from effc.compiler.comparing import samples_in
 from effc.compiler.crosscheck import SelfTestRun
+from effc.compiler.resets import check_resets
 from effc.compiler.scratch import scratch_folder
 from effc.errors import MissingDependencyError, Problem, VerificationError
+from effc.ir import Program
 from effc.lowering.cuda.emulation import EmulatedDriver, Emulation, host_compiler
 from effc.runtime import Artifact, Session, Verification, open_artifact, write_artifact
 from effc.runtime.cuda.driver import fits
@@ -24,10 +28,12 @@ from effc.runtime.plan import Plan
 from effc.runtime.tensors import Array
 from effc.runtime.verify import compare
 
-__all__ = ["cannot_emulate", "emulated", "gpu_here", "run_on_cpu"]
+__all__ = ["OnCpu", "cannot_emulate", "emulated", "gpu_here", "run_on_cpu"]
 
 _MOST_WORK = 3e8  # multiply-accumulates that a CPU emulates in half a minute
 _FRAMES = 3  # of a clip: one that is computed whole, and two that are not
+_CLIP = 11  # frames of the clip of `check_resets`, which go through the code twice
+_FEWEST_FRAMES = 2  # fewer would leave the code untried that is there for frames which are not computed whole
 
 
 def gpu_here(architecture: str) -> bool:
@@ -38,31 +44,52 @@ def gpu_here(architecture: str) -> bool:
         return False
 
 
-def emulated(files: Mapping[str, bytes], fields: Mapping[str, Any]) -> SelfTestRun | None:
+@dataclass(frozen=True)
+class OnCpu:
+    """What the CUDA C computes on this machine's CPU.
+
+    Attributes:
+        golden: beside the golden outputs. samples: how many of them.
+        resets: a stream beside the same frames with a reset before each, where that must give the same bits and does not take long.
+    """
+
+    golden: Verification
+    samples: int
+    resets: Verification | None
+
+
+def emulated(files: Mapping[str, bytes], fields: Mapping[str, Any], program: Program) -> SelfTestRun | None:
     """Run the golden vectors of an artifact that is not written yet on this machine's CPU; None where that `cannot_emulate`.
 
     Args:
         files, fields: of the artifact.
+        program: what its code was made from.
 
     Raises:
         VerificationError: an output is further from the program's than float32 sums in another order explain, or depends on the order in
-            which threads run.
+            which threads run; or frames of a stream are not those that are computed whole, though nothing is truncated.
     """
     with scratch_folder() as folder:
         write_artifact(folder / "artifact", files, fields)
         artifact = open_artifact(folder / "artifact")
         if cannot_emulate(artifact):
             return None
-        found, _ = run_on_cpu(artifact)
+        found = run_on_cpu(artifact, program)
+    _refuse(found.golden, f"differs from the program by more than {found.golden.tolerance:g} of the largest magnitude")
+    if found.resets is not None:
+        _refuse(found.resets, "gives other frames of a stream than after a reset, which must have the same bits")
+    return SelfTestRun(
+        "this machine's CPU in the place of a GPU", " ".join(f"PASS {one.name} {one.relative:.1e}" for one in found.golden.differences)
+    )
+
+
+def _refuse(found: Verification, what: str) -> None:
     wrong = [one for one in found.differences if not one.within(found.tolerance)]
     if wrong:
         raise VerificationError(
-            f"the CUDA code, run on this machine's CPU, differs from the program by more than {found.tolerance:g} of the largest magnitude",
+            f"the CUDA code, run on this machine's CPU, {what}",
             [Problem(f"output {one.name}", f"{one.relative:.3g} at {one.index}", one.reason or "is too far off") for one in wrong],
         )
-    return SelfTestRun(
-        "this machine's CPU in the place of a GPU", " ".join(f"PASS {one.name} {one.relative:.1e}" for one in found.differences)
-    )
 
 
 def cannot_emulate(artifact: Artifact) -> str:
@@ -72,11 +99,17 @@ def cannot_emulate(artifact: Artifact) -> str:
         return f"it holds no {SOURCE}"
     if host_compiler() is None:
         return "there is no C++ compiler (g++) here"
-    return "" if _affordable(plan) else f"a call of over {_MOST_WORK / 2:,.0f} multiply-accumulates takes too long there"
+    fewest = _FEWEST_FRAMES if artifact.manifest.streams else 1
+    if _affordable(plan) >= fewest:
+        return ""
+    what = (
+        f"{fewest} frames of over {_MOST_WORK / 2 / fewest:,.0f}" if artifact.manifest.streams else f"a call of over {_MOST_WORK / 2:,.0f}"
+    )
+    return f"{what} multiply-accumulates takes too long there"
 
 
-def run_on_cpu(artifact: Artifact) -> tuple[Verification, int]:
-    """The first golden outputs beside what the CUDA code of an artifact computes on this machine's CPU, and how many samples that are.
+def run_on_cpu(artifact: Artifact, program: Program) -> OnCpu:
+    """Run the CUDA code of an artifact that a CPU can emulate; `program` is what it was made from.
 
     Raises:
         VerificationError: a result depends on the order in which the threads of a block run.
@@ -86,16 +119,19 @@ def run_on_cpu(artifact: Artifact) -> tuple[Verification, int]:
     inputs, expected = _samples(manifest, *artifact.golden(), _affordable(manifest.plan))
     names = [[spec.name for spec in specs] for specs in (manifest.code_inputs, manifest.code_outputs)]
     emulation = Emulation(source)
-    results = []
+    sessions = []
     for descending in (False, True):
         driver = EmulatedDriver(emulation, descending)
         executor = CudaExecutor(manifest.plan, names[0], names[1], artifact.parameters(), artifact.read(CUBIN), driver)
-        results.append(Session(artifact, executor=executor).run(inputs))
-    racing = [name for name, array in results[0].items() if array.tobytes() != results[1][name].tobytes()]
+        sessions.append(Session(artifact, executor=executor))
+    first, second = (session.run(inputs) for session in sessions)
+    racing = [name for name, array in first.items() if array.tobytes() != second[name].tobytes()]
     if racing:
         why = "changes with the order in which the threads of a block run"
         raise VerificationError("the CUDA code lacks a barrier", [Problem(f"output {name}", "its bits", why) for name in racing])
-    return compare(results[0], expected), max((len(array) for array in expected.values() if array.ndim), default=1)
+    samples = samples_in(manifest, inputs, manifest.frame_inputs)
+    resets = check_resets(sessions[0], program, inputs) if _affordable(manifest.plan) >= _CLIP else None
+    return OnCpu(compare(first, expected), samples, resets)
 
 
 def _affordable(plan: Plan) -> int:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 from effc.compiler.artifact_targets import target_of
 from effc.compiler.c_self_tests import SelfTest
+from effc.compiler.comparing import first_divergence, is_own_source, joined, parts_of, samples_in, top1
 from effc.compiler.crosscheck import CannotEmulateError, run_emulated
 from effc.compiler.cuda_trial import cannot_emulate, gpu_here, run_on_cpu
 from effc.compiler.golden import run_program
 from effc.compiler.verdict import Finding, Verdict, is_exact
+from effc.data import Dataset
 from effc.errors import MissingDependencyError, VerificationError
-from effc.ir.storage import load_program_bytes
+from effc.ir import Program
 from effc.runtime import Artifact, Verification
 from effc.runtime.artifact import SELF_TEST
 from effc.runtime.cuda.executor import CUBIN, SOURCE
@@ -20,7 +22,7 @@ from effc.runtime.executor import CODE
 from effc.runtime.verify import TOLERANCE, Difference, compare
 from effc.targets import Target
 
-__all__ = ["foreign_target", "lacks_gpu", "verdict_of_foreign", "verdict_without_gpu"]
+__all__ = ["CodeElsewhere", "foreign_target", "lacks_gpu", "of_foreign", "verdict_elsewhere", "without_gpu"]
 
 
 def foreign_target(artifact: Artifact) -> Target | None:
@@ -35,13 +37,22 @@ def foreign_target(artifact: Artifact) -> Target | None:
     return None if target is None or target.runs_here else target
 
 
-def verdict_of_foreign(artifact: Artifact, target: Target, left_out: Sequence[str]) -> Verdict:
-    """Whether the code passes its self-test, and whether the golden outputs that it is held against are its program's.
+@dataclass(frozen=True)
+class CodeElsewhere:
+    """What was found of code that this machine does not run.
 
-    Args:
-        artifact: with code that does not run here.
-        target: what it is for.
-        left_out: what else it should have been compared with.
+    Attributes:
+        findings: golden outputs, or the self-test. notes: what was run, and what was not.
+        tests: the self-test, where there is one.
+    """
+
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
+    tests: tuple[SelfTest, ...] = ()
+
+
+def of_foreign(artifact: Artifact, target: Target) -> CodeElsewhere:
+    """Whether the code of an artifact for another processor passes its self-test.
 
     Raises:
         MissingDependencyError: the target has no emulator on this machine, or that breaks.
@@ -50,8 +61,7 @@ def verdict_of_foreign(artifact: Artifact, target: Target, left_out: Sequence[st
     worst = _LARGEST.search(test.said) if test.passed else None
     difference = Difference("self-test", float(worst[1]) if worst else float("inf"), None, "" if test.passed else test.said)
     found = Finding(f"self-test of the code, under {test.where}", Verification((difference,), TOLERANCE), 1, None, True)
-    notes = [f"{CODE} itself was not loaded: the self-test is linked from the same object files"]
-    return _verdict(artifact, found, [*notes, *_left_out(left_out, target.name)], (test,))
+    return CodeElsewhere((found,), (f"{CODE} itself was not loaded: the self-test is linked from the same object files",), (test,))
 
 
 def lacks_gpu(artifact: Artifact) -> bool:
@@ -59,12 +69,8 @@ def lacks_gpu(artifact: Artifact) -> bool:
     return artifact.manifest.executor == "cuda" and not gpu_here(str(artifact.manifest.data["target"].get("cpu", "")))
 
 
-def verdict_without_gpu(artifact: Artifact, left_out: Sequence[str]) -> Verdict:
-    """Whether the CUDA C, run on this machine's CPU, gives the golden outputs, and whether those are its program's.
-
-    Args:
-        artifact: with code for a GPU.
-        left_out: what else it should have been compared with.
+def without_gpu(artifact: Artifact, program: Program) -> CodeElsewhere:
+    """Whether the CUDA C of an artifact for a GPU, run on this machine's CPU, gives its golden outputs; `program` is the artifact's own.
 
     Raises:
         MissingDependencyError: the CPU does not run it, either.
@@ -75,24 +81,44 @@ def verdict_without_gpu(artifact: Artifact, left_out: Sequence[str]) -> Verdict:
         raise MissingDependencyError(
             f"{artifact.path} was compiled for {name}, this machine has no such GPU, and its CPU does not run it: {why}"
         )
-    verification, count = run_on_cpu(artifact)
-    found = Finding(f"{SOURCE} on this machine's CPU against golden outputs", verification, count, None, True)
-    notes = [f"{CUBIN} was not run, for want of such a GPU: {SOURCE} is what it was compiled from"]
-    return _verdict(artifact, found, [*notes, *_left_out(left_out, str(name))], ())
+    ran = run_on_cpu(artifact, program)
+    found = [Finding(f"{SOURCE} on this machine's CPU against golden outputs", ran.golden, ran.samples, None, True)]
+    if ran.resets is not None:
+        what = f"{SOURCE} as a stream against itself with a reset before every frame, bit for bit"
+        found.append(Finding(what, ran.resets, ran.samples, None, True))
+    return CodeElsewhere(tuple(found), (f"{CUBIN} was not run, for want of such a GPU: {SOURCE} is what it was compiled from",))
 
 
-def _verdict(artifact: Artifact, found: Finding, notes: Sequence[str], tests: tuple[SelfTest, ...]) -> Verdict:
-    """What was found of the code, and whether the golden outputs are those of the artifact's own program."""
-    program = load_program_bytes(artifact.read("program.pt2"), name="program.pt2")
+def verdict_elsewhere(
+    artifact: Artifact, code: CodeElsewhere, program: Program, original: Program | None, dataset: Dataset | None
+) -> Verdict:
+    """The code as far as it was run, and the artifact's own program in its place for everything else.
+
+    Args:
+        artifact: with code for another machine. code: what was found of that.
+        program: its own. original: the source, where that was given. dataset: samples, where they were.
+    """
+    manifest, specs = artifact.manifest, list(artifact.manifest.data["passes"])
     inputs, outputs = artifact.golden()
-    count = max((len(array) for array in inputs.values() if array.ndim), default=1)
-    golden = Finding("golden outputs against its own program", compare(outputs, run_program(program, inputs)), count, None, True)
-    lossy = tuple(spec for spec in artifact.manifest.data["passes"] if not is_exact(spec))
-    return Verdict((found, golden), "", lossy, tuple(notes), True, tests)
-
-
-def _left_out(what: Sequence[str], target: str) -> list[str]:
-    return [f"not compared with {one}: code for {target} does not run on this machine" for one in what]
+    count, notes = samples_in(manifest, inputs, manifest.frame_inputs), list(code.notes)
+    findings = [
+        *code.findings,
+        Finding("golden outputs against its own program", compare(outputs, run_program(program, inputs)), count, None, True),
+    ]
+    diverging = ""
+    if original is not None:
+        expected = run_program(original, inputs)
+        diverging, exact = first_divergence(artifact, expected, specs)
+        findings.append(Finding("golden outputs against the source", compare(outputs, expected), count, top1(outputs, expected), exact))
+    if original is not None and dataset is not None:
+        mine, theirs = (joined([run_program(one, dict(part.inputs)) for part in parts_of(program, dataset)]) for one in (program, original))
+        exact = all(map(is_exact, specs))
+        findings.append(Finding("its own program against the source, data", compare(mine, theirs), len(dataset), top1(mine, theirs), exact))
+    if dataset is not None:
+        also = "" if original is not None else "; they serve to compare its program with a source: give --source"
+        notes.append(f"the code was not run on the data: this machine cannot{also}")
+    lossy = tuple(spec for spec in specs if not is_exact(spec))
+    return Verdict(tuple(findings), diverging, lossy, tuple(notes), is_own_source(artifact, original), code.tests)
 
 
 _LARGEST = re.compile(r"largest error (\S+),")  # what selftest.c says at its end, where it passed

@@ -10,14 +10,15 @@ changes the function. The outputs after every pass, which the artifact carries f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from effc.compiler.c_self_tests import SelfTest, artifact_self_tests
 from effc.compiler.c_session import c_session
-from effc.compiler.emulated import foreign_target, lacks_gpu, verdict_of_foreign, verdict_without_gpu
+from effc.compiler.comparing import BATCH, first_divergence, is_own_source, joined, parts_of, samples_in, top1
+from effc.compiler.emulated import foreign_target, lacks_gpu, of_foreign, verdict_elsewhere, without_gpu
 from effc.compiler.golden import calls, run_program
 from effc.compiler.resets import check_resets
 from effc.compiler.verdict import Finding, Verdict, is_exact
@@ -30,12 +31,10 @@ from effc.frontends.onnx.reference import CannotRunError, Reference, open_refere
 from effc.ir import Program
 from effc.ir.storage import load_program_bytes
 from effc.runtime import Artifact, Session, Verification, load, open_artifact, verify_golden
-from effc.runtime.tensors import Array, unpack_npz
+from effc.runtime.tensors import Array
 from effc.runtime.verify import TOLERANCE, Difference, compare
 
 __all__ = ["Finding", "Verdict", "verify_artifact"]
-
-_BATCH = 64
 
 
 def verify_artifact(
@@ -53,7 +52,7 @@ def verify_artifact(
     An ONNX source is compared with onnxruntime, too, whether its import was checked (`check_import`) or not. C sources are built by this
     machine's C compiler and called; their self-test is run here, and on QEMU's board where the tools for that are installed. Where it did
     not run is no failure: the verdict's `self_tests` tell. Of code for another processor the self-test is run under its emulator, of code
-    for a GPU that is not here its CUDA C on the CPU, and nothing else is compared with it.
+    for a GPU that is not here its CUDA C on the CPU; source and data are compared with the program that the code was made from.
 
     Raises whatever loading the artifact, the source or the data raises; differences are in the verdict.
     """
@@ -61,8 +60,11 @@ def verify_artifact(
     foreign = foreign_target(opened)
     if foreign is not None or lacks_gpu(opened):
         _refuse_absent({"--source": source, "--data": data})
-        left_out = [what for what, given in (("its source", source), ("data", data)) if given is not None]
-        return verdict_without_gpu(opened, left_out) if foreign is None else verdict_of_foreign(opened, foreign, left_out)
+        original = None if source is None else load_program(source, input_shapes=input_shapes, limits=limits, check_import=check_import)
+        program = load_program_bytes(opened.read("program.pt2"), name="program.pt2")
+        dataset = None if data is None else load_dataset(data, program.interface.frame_inputs, preprocess=_preprocess(opened))
+        ran = without_gpu(opened, program) if foreign is None else of_foreign(opened, foreign)
+        return verdict_elsewhere(opened, ran, program, original, dataset)
     is_c = opened.manifest.executor == "c"
     session = c_session(path) if is_c else load(path, threads=threads)
     artifact = session.artifact
@@ -70,7 +72,7 @@ def verify_artifact(
     specs = list(session.manifest.data["passes"])
     lossy = tuple(spec for spec in specs if not is_exact(spec))
     inputs, _ = artifact.golden()
-    count = _samples(inputs, session)
+    count = samples_in(session.manifest, inputs, session.inputs)
     outputs = session.run(inputs)
     findings = [
         Finding("artifact against its golden outputs", verify_golden(session), count, None, True),
@@ -87,26 +89,24 @@ def verify_artifact(
     diverging = ""
     if original is not None:
         expected = run_program(original, inputs)
-        label, exact = _first_divergence(session, expected, specs)
+        label, exact = first_divergence(artifact, expected, specs)
         diverging = label
-        between = Finding("artifact against the source, golden inputs", compare(outputs, expected), count, _top1(outputs, expected), exact)
+        between = Finding("artifact against the source, golden inputs", compare(outputs, expected), count, top1(outputs, expected), exact)
         findings.append(between)
     dataset = None
     if data is not None:
-        dataset = load_dataset(data, session.inputs, preprocess=_preprocess(session))
+        dataset = load_dataset(data, session.inputs, preprocess=_preprocess(artifact))
         findings += _on_data(session, program, original, dataset, bool(lossy))
     if source is not None and original is not None and Path(source).suffix.lower() == ".onnx":
         try:
             reader = open_reference(Path(source), input_shapes, limits or Limits())
             findings += _against_reader(reader, original, session, "golden inputs", [inputs], not lossy)
             if dataset is not None:
-                parts = [dict(part.inputs) for part in _parts(program, dataset)]
+                parts = [dict(part.inputs) for part in parts_of(program, dataset)]
                 findings += _against_reader(reader, original, session, "data", parts, not lossy)
         except CannotRunError as error:
             notes.append(f"not compared with onnxruntime: {error}")
-    compiled = session.manifest.data["source"]["sha256"]
-    own = original is None or not compiled or original.provenance.sha256 == compiled
-    return Verdict(tuple(findings), diverging, lossy, tuple(notes), own, tests)
+    return Verdict(tuple(findings), diverging, lossy, tuple(notes), is_own_source(artifact, original), tests)
 
 
 def _refuse_absent(given: Mapping[str, Path | str | None]) -> None:
@@ -123,25 +123,20 @@ def _of_self_test(test: SelfTest, artifact: Artifact, count: int) -> Finding:
     return Finding(f"self-test of the C sources, {where} (0: it passed)", Verification((difference,), TOLERANCE), count, None, True)
 
 
-def _parts(program: Program, dataset: Dataset) -> Iterator[Dataset]:
-    """What goes into one run: some samples; for a streaming program all of them, which are one clip."""
-    return iter([dataset]) if program.interface.resident else dataset.batches(_BATCH)
-
-
 def _on_data(session: Session, program: Program, original: Program | None, dataset: Dataset, lossy: bool) -> list[Finding]:
     ours, own, theirs = [], [], []
-    for part in _parts(program, dataset):
+    for part in parts_of(program, dataset):
         inputs = dict(part.inputs)
         ours.append(session.run(inputs))
         own.append(run_program(program, inputs))
         if original is not None:
             theirs.append(run_program(original, inputs))
-    mine, count = _joined(ours), len(dataset)
-    reference = _joined(own)
+    mine, count = joined(ours), len(dataset)
+    reference = joined(own)
     findings = [_against_itself(program, dataset, mine, reference)]
     if original is not None:
-        expected = _joined(theirs)
-        findings.append(Finding("artifact against the source, data", compare(mine, expected), count, _top1(mine, expected), not lossy))
+        expected = joined(theirs)
+        findings.append(Finding("artifact against the source, data", compare(mine, expected), count, top1(mine, expected), not lossy))
     return findings
 
 
@@ -150,14 +145,14 @@ def _against_itself(program: Program, dataset: Dataset, mine: dict[str, Array], 
 
     What was decided in one frame of a clip is seen in those that follow, so there all are compared, and to no more than rounding explains.
     """
-    where, count, same = "data", len(dataset), _top1(mine, reference)
+    where, count, same = "data", len(dataset), top1(mine, reference)
     if program.interface.resident and not compare(mine, reference).passed:
         allowed = 2 * spread(program, dataset.inputs)
         if allowed > TOLERANCE:
             where = f"data, within {allowed:.2g}, twice what rounding its weights otherwise moves the program itself by"
             return Finding(f"artifact against its own program, {where}", compare(mine, reference, allowed), count, same, True)
     elif program.interface.batch.symbolic and not compare(mine, reference).passed:
-        shaky = np.concatenate([wavering(program, part.inputs) for part in dataset.batches(_BATCH)])
+        shaky = np.concatenate([wavering(program, part.inputs) for part in dataset.batches(BATCH)])
         if shaky.any() and not shaky.all():
             mine, reference = ({name: array[~shaky] for name, array in side.items()} for side in (mine, reference))
             where, count = (
@@ -171,53 +166,20 @@ def _against_reader(
     reader: Reference, original: Program, session: Session, where: str, parts: Sequence[dict[str, Array]], must_hold: bool
 ) -> list[Finding]:
     """One finding for every unit that outputs are compared in. Raises CannotRunError."""
-    ours = _joined([session.run(part) for part in parts])
-    theirs = _joined([reader.run_samples(one, original.interface) for part in parts for one in calls(original, part)])
+    ours = joined([session.run(part) for part in parts])
+    theirs = joined([reader.run_samples(one, original.interface) for part in parts for one in calls(original, part)])
     agreements = reader.judge({name: ours[name] for name in theirs}, theirs)
-    count = sum(_samples(part, session) for part in parts)
+    count = sum(samples_in(session.manifest, part, session.inputs) for part in parts)
     findings = []
     for unit, accepted in dict.fromkeys((one.unit, one.accepted) for one in agreements):
         inside = [one for one in agreements if (one.unit, one.accepted) == (unit, accepted)]
         # an average that is off has no largest element to show
         differences = tuple(Difference(one.name, float("inf") if one.why else one.size, None, one.why) for one in inside)
         what = f"artifact against {reader.name}, {where}{'' if 'magnitude' in unit else f', {unit}'}"
-        findings.append(Finding(what, Verification(differences, accepted), count, _top1(ours, theirs), must_hold))
+        findings.append(Finding(what, Verification(differences, accepted), count, top1(ours, theirs), must_hold))
     return findings
 
 
-def _first_divergence(session: Session, expected: Mapping[str, Array], specs: list[str]) -> tuple[str, bool]:
-    """The first step whose golden outputs are not the source's, and whether everything up to there promised to be exact."""
-    for name in session.artifact.checks():
-        recorded = unpack_npz(session.artifact.read(name))
-        outputs = {key.removeprefix("output/"): array for key, array in recorded.items()}
-        if compare(outputs, expected).passed:
-            continue
-        index = int(Path(name).stem.split("-")[0])
-        if index == 0:
-            return "the import of the source (is it the model that was compiled?)", True
-        return specs[index - 1], all(map(is_exact, specs[:index]))
-    return "", True
-
-
-def _preprocess(session: Session) -> Preprocess | None:
-    stored = session.manifest.data["preprocess"]
+def _preprocess(artifact: Artifact) -> Preprocess | None:
+    stored = artifact.manifest.data["preprocess"]
     return Preprocess.from_json(stored) if stored else None
-
-
-def _samples(inputs: Mapping[str, Array], session: Session) -> int:
-    streams = any(state.resident for state in session.manifest.states)
-    batched = [len(inputs[spec.name]) for spec in session.inputs if spec.batched or streams]
-    return batched[0] if batched else session.manifest.batch
-
-
-def _joined(parts: list[dict[str, Array]]) -> dict[str, Array]:
-    return {name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in parts[0]}
-
-
-def _top1(outputs: Mapping[str, Array], reference: Mapping[str, Array]) -> float | None:
-    """Of the first output, when it looks like scores (N, classes)."""
-    name = next(iter(reference))
-    left, right = outputs.get(name), reference[name]
-    if left is None or right.ndim != 2 or right.shape[1] < 2 or left.shape != right.shape:
-        return None
-    return float(np.mean(left.argmax(1) == right.argmax(1)))

@@ -17,6 +17,7 @@ from effc.lowering.cuda.backend import cuda_code
 from effc.lowering.cuda.emit import cuda_kernels
 from effc.lowering.drafts import Draft
 from effc.lowering.emit import MICROCONTROLLER_STACK, Kernel, kernels, object_code
+from effc.lowering.missing_functions import require_functions
 from effc.lowering.narrowing import with_narrow_borders
 from effc.lowering.toolchain import link_shared
 from effc.runtime.plan import Plan
@@ -74,6 +75,10 @@ class Backend:
     machine: bool = False
     lists: bool = True
 
+    def needs_plan(self, target: Target) -> bool:
+        """Whether a program that does not plan is refused for a target of this family."""
+        return not (self.machine and target.hosted)
+
     def lowered(self, functions: Mapping[str, Any]) -> dict[str, Kernel]:
         """The kernels as the code generator takes them."""
         return self.kernels(functions, **self.options)
@@ -84,6 +89,8 @@ def _library(compiled: Kernels, plan: Plan, drafted: Draft, chip: Any, target: T
     objects: tuple[bytes, ...] = object_code(compiled, plan, chip, () if external is None else external.notes)
     if external is not None:
         objects += external.objects
+    if not target.hosted:
+        require_functions(objects, compiled, drafted, chip, target)
     return Code(plan, link_shared(objects, target), objects)
 
 

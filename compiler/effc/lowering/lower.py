@@ -157,7 +157,7 @@ def _lowered(job: _Job, bare: Stripped | None) -> Lowered:
         except NotPlannableError as error:
             if bare is not None:
                 raise
-            if not (backend.machine and target.hosted):
+            if backend.needs_plan(target):
                 raise refusal(error, target, tensors, origin) from error
             code = virtual_machine_code(relax_module, target, chip)
             vm = {"function": FUNCTION, "parameters": list(tensors)}

@@ -8,10 +8,12 @@ import numpy as np
 
 from effc.errors import Problem, UnsupportedModelError
 from effc.lowering.c99.functions import c_functions
+from effc.lowering.chip import tvm_target
 from effc.lowering.drafts import NotPlannableError
 from effc.lowering.emit import kernels
 from effc.lowering.implementing import implemented
 from effc.lowering.kernels import Options
+from effc.lowering.missing_functions import missing_functions
 from effc.lowering.narrowing import with_narrow_borders
 from effc.lowering.parameters import ParameterSource
 from effc.targets import C99, Target
@@ -22,7 +24,7 @@ __all__ = ["refusal"]
 def refusal(
     error: NotPlannableError, target: Target, tensors: dict[str, np.ndarray[Any, Any]], origin: dict[str, ParameterSource]
 ) -> UnsupportedModelError:
-    """The error of a program that would need TVM's runtime: what does not plan, and, for C99, what has no form in C of the rest.
+    """The error of a program that would need TVM's runtime: what does not plan, and what of the rest has no form in C, or does not link.
 
     Args:
         error: from the drafting.
@@ -31,7 +33,9 @@ def refusal(
     """
     form, problems = ("code of their own", error.problems)
     if target.family == C99:
-        form, problems = "C", (*problems, *_formless(error, target, tensors, origin))
+        form = "C"
+    if target.family == C99 or not target.hosted:
+        problems = (*problems, *_formless(error, target, tensors, origin))
     why = f"target {target.name}: parts of the program cannot become {form}, where there is no runtime of TVM"
     return UnsupportedModelError(why, problems)
 
@@ -44,9 +48,12 @@ def _formless(
     tensors |= error.rest.constants
     origin |= {name: ParameterSource("", "transformed") for name in error.rest.constants}
     try:
-        drafted = with_narrow_borders(error.rest)
+        drafted = with_narrow_borders(error.rest) if target.family == C99 else error.rest
         implementations = implemented(drafted, target, Options(), tensors, origin)
-        c_functions(kernels({symbol: one.function for symbol, one in implementations.items()}), drafted)
+        compiled = kernels({symbol: one.function for symbol, one in implementations.items()})
+        if target.family != C99:
+            return missing_functions(compiled, drafted, tvm_target(target), target)
+        c_functions(compiled, drafted)
     except UnsupportedModelError as formless:
         return formless.problems
     except tvm.error.InternalError:  # a kernel beside stand-ins that does not compile is no news: the program is refused as it is

@@ -22,6 +22,7 @@ def render_accelerator(report: AcceleratorReport) -> bytes:
         "count": lambda count: f"{count:,.0f}",
         "counted": counted,
         "percent": lambda share: f"{share:.1%}",
+        "duration": lambda seconds: f"{seconds * 1000:.4g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} µs",
         "microjoules": lambda picojoules: amount(picojoules / 1e6),
     }
     template = environment.from_string(resources.files("effc.report").joinpath("accelerator.html.jinja").read_text(encoding="utf-8"))

@@ -9,7 +9,7 @@ __all__ = ["FAMILIES", "described"]
 FAMILIES = {
     "attention": "scores, softmax and weighted sum of one head after another, without a tensor of all scores",
     "compared": "what a dense kernel has computed beside what was propagated before: pixels that moved less than the threshold stay",
-    "conv": "a convolution in tiles of sums that stay in registers (positions x channels)",
+    "conv": "a convolution in tiles of sums (positions x channels)",
     "depthwise": "a convolution with one channel in each group",
     "elementwise": "every element by itself",
     "frame": "the frame beside the one before: which pixels moved, and whether it is computed whole",
@@ -22,7 +22,7 @@ FAMILIES = {
     "listed map": "every element by itself, at the pixels that moved",
     "listed pool": "the largest or the mean element of each window that holds a pixel that moved",
     "masked": "a matrix product that is multiplied by something with zeros: results under a zero are not computed, their weights not read",
-    "matmul": "a matrix product in tiles of sums that stay in registers (rows x columns)",
+    "matmul": "a matrix product, or a convolution as one, in tiles of sums (rows x columns)",
     "pool": "the largest or the mean element of each window",
     "rows": "softmax and norms, a row at a time",
     "skipping": "a matrix product that does not read the weights that meet a zero",

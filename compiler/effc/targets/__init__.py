@@ -78,8 +78,9 @@ def find_target(name: str, package: str = "") -> Target:
         )
     found = extensions_found()
     table = [target.name for target in (*all_targets(), *(target for one in found for target in one.targets))]
-    near = [one for one in table if one.startswith(f"{name}:")] or difflib.get_close_matches(name, table, 1)
+    family = f"{name.partition(':')[0]}:"  # the nearest GPU by spelling is another chip: all are named
+    near = [one for one in table if one.startswith(family)] or difflib.get_close_matches(name, table, 1)
     hint = f" (did you mean {' or '.join(near)}?)" if near else ""
     broken = [Problem(str(one.package), one.name, one.fault, "if the target is its, mend or update it") for one in found if one.fault]
-    more = f"; other packages add more (entry points {GROUP})" + ("" if near else f": pip install the one that adds {name}")
+    more = f"; other packages add more (entry points {GROUP})" + ("" if near else f": if {name} is of one, install that")
     raise ConfigError(f"there is no target {name!r}{hint}; targets: {', '.join(table)}{more}", broken)
