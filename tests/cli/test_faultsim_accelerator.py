@@ -54,7 +54,10 @@ def test_a_description_of_ones_own(effc: Effc, tmp_path: Path) -> None:
         (("--accelerator", "systolic-32x31", "--data", CALIBRATION), "did you mean systolic-32x32"),
         (("--accelerator", "systolic-32x32"), "give --data"),
         (("--data", CALIBRATION), "give --accelerator"),
-        ((*ARRAY, "--where", "pe"), "a faulty multiplier stays faulty"),
+        (
+            (*ARRAY, "--where", "pe"),
+            "a faulty multiplier stays faulty; effect stuck-at-0 or stuck-at-1; a single upset is one of where = accumulator or sram",
+        ),
         ((*ARRAY, "--where", "weight", "--effect", "stuck-at-1"), "is nowhere in an array"),
         ((*ARRAY, "--effect", "stuck-at-1", "--rate", "1e-6"), "an array has single faults"),
         (("--where", "pe-sum"), "give an accelerator"),

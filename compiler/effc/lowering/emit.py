@@ -19,6 +19,7 @@ from typing import Any
 from effc.lowering.expansion import expansion, local_variables
 from effc.lowering.half_floats import needs_bits, with_bits
 from effc.lowering.kernels.code import FLAT
+from effc.lowering.not_equal import with_nan_unequal
 from effc.runtime.plan import Plan, Step
 from effc.runtime.tensors import dtype_named
 
@@ -78,6 +79,7 @@ def compiled_code(functions: Mapping[str, Any], target: Any) -> bytes:
 
     passes = tirx.transform
     lowering = tvm.transform.Sequential([passes.BindTarget(target), passes.LowerTVMBuiltin(), passes.LowerIntrin()])
+    functions = {name: with_nan_unequal(function) for name, function in functions.items()}
     if needs_bits(target):
         functions = {name: with_bits(function) for name, function in functions.items()}
     module = lowering(tvm.IRModule(dict(functions)))

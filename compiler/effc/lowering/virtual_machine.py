@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from effc.errors import UnsupportedModelError
+from effc.lowering.half_floats import needs_bits
 from effc.lowering.relax_converters.attention import written_out
 from effc.lowering.to_relax import RelaxModule
 from effc.lowering.toolchain import link_shared
@@ -18,9 +21,15 @@ FUNCTION = "main"
 
 
 def virtual_machine_code(module: RelaxModule, target: Target, tvm_target: Any) -> bytes:
-    """A shared library with the function `main(inputs..., parameters...)` for TVM's virtual machine."""
+    """A shared library with the function `main(inputs..., parameters...)` for TVM's virtual machine.
+
+    Raises UnsupportedModelError for float16 on processors that do not have it: what TVM does there is wrong (see `half_floats`).
+    """
     from tvm import relax
 
+    if needs_bits(tvm_target) and re.search(r"\bfloat16\b", module.module.script(show_meta=False)):
+        what = "the program needs TVM's virtual machine (it sorts, or has shapes that depend on data) and computes in float16"
+        raise UnsupportedModelError(f"target {target.name}: {what}, which this processor does not have; let the model compute in float32")
     executable = relax.build(written_out(_inputs_first(module)), tvm_target)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.so")

@@ -15,12 +15,21 @@ from effc.faultsim.campaign import Campaign
 from effc.faultsim.drawing import Group
 from effc.faultsim.places import Tried, cells_of, tried
 from effc.faultsim.records import Record
+from effc.faultsim.spec import CampaignSpec
 from effc.faultsim.statistics import Estimate, Stratum, mean_interval, percentile, ratio_interval, spending, stratified, wilson
 from effc.faultsim.summary import SHARES, FaultRow, GroupSummary, Summary
 
 __all__ = ["fault_rows", "summarise"]
 
 _WORST = 20
+_PE = ("(row, column)", "(row, column)")
+_IN_ARRAY = {  # of a stuck bit, and of one that flips
+    "pe-product": _PE,
+    "pe-sum": _PE,
+    "accumulator": ("(column)", "(fold, channel, position)"),
+    "sram-weight": ("(address)", "a weight's index in its tensor"),
+    "sram-activation": ("(address)", "the index of a number in a sample's input of the layer"),
+}
 
 
 def summarise(campaign: Campaign) -> Summary:
@@ -172,15 +181,31 @@ def _value(view: Any, word: int) -> float:
     return float(view.decode(torch.tensor([word], dtype=torch.int64).to(view.words)).double())
 
 
+def _places_in_array(kinds: set[str], effect: str) -> str:
+    """What the numbers of a place mean, of the kinds of sites that a campaign on an array has (`accelerator.places`)."""
+    means = {kind: of_flips if effect == "flip" else of_stuck for kind, (of_stuck, of_flips) in _IN_ARRAY.items() if kind in kinds}
+    those = [(meaning, " and ".join(kind for kind in means if means[kind] == meaning)) for meaning in dict.fromkeys(means.values())]
+    return " ".join(f"A place in {those_kinds} is {meaning}." for meaning, those_kinds in those)
+
+
+def _why_not_all(samples: int, used: int, spec: CampaignSpec) -> str:
+    """Samples are left out where the spec says so, and where they do not fill the last group (`BatchGroups`)."""
+    first = samples if spec.images is None else spec.images
+    reasons = [f"images is {first:,}"] if first < samples else []
+    if spec.tried_on is not None and used < first:
+        reasons.append(f"each injection is tried on a group of {spec.tried_on:,}, with {counted(first - used, 'sample')} left over")
+    return f": {'; '.join(reasons)}" if reasons else ""
+
+
 def _notes(campaign: Campaign, singles: Sequence[Tried]) -> Iterator[str]:
     spec, data, array = campaign.design.spec, campaign.identity["data"], campaign.identity["model"].get("accelerator")
     if array is not None:
         yield (
-            f"The network ran in int8 on {array['name']}: {array['rows']} rows of {array['columns']} multipliers, {array['dataflow']}. A "
-            "place in pe-product and pe-sum is (row, column)."
+            f"The network ran in int8 on {array['name']}: {array['rows']} rows of {array['columns']} multipliers, {array['dataflow']}. "
+            f"{_places_in_array({site.kind for site in campaign.design.sites}, spec.effect)}"
         )
     if data["used"] < data["samples"]:
-        yield f"{data['used']:,} of {data['samples']:,} samples are used."
+        yield f"{data['used']:,} of {data['samples']:,} samples are used{_why_not_all(data['samples'], data['used'], spec)}."
     if spec.tried_on is not None:
         yield f"Each injection was tried on {counted(spec.tried_on, 'sample')}, drawn for it; shares are over faults and samples alike."
     if campaign.decision is not None:

@@ -92,6 +92,12 @@ ELEMENTWISE: dict[str, Callable[[Tensor], Tensor]] = {
     "hardshrink": F.hardshrink,
     "softshrink": F.softshrink,
     "isnan": lambda x: torch.isnan(x).float(),
+    "not equal to a number": lambda x: (x != 0).float(),
+    "not equal": lambda x: (x != x.flip(1)).float(),
+    "equal": lambda x: (x == x.flip(1)).float(),
+    "truth": lambda x: x.bool().float(),
+    "not": lambda x: torch.logical_not(x).float(),
+    "or": lambda x: torch.logical_or(x, x.flip(1)).float(),
 }
 REDUCED: dict[str, Callable[[Tensor], Tensor]] = {
     "argmax": lambda x: x.argmax(1),

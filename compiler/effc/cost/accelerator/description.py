@@ -215,7 +215,7 @@ def _contradictions(values: Mapping[str, Any]) -> list[Problem]:
         return []
     zeros, changes = skipping.get("zeros", "none"), skipping.get("changes", "none")
     problems = []
-    why = f"operands of a {dataflow} array move in lockstep"
+    why = f"operands of {'an' if dataflow[0] in 'aeiou' else 'a'} {dataflow} array move in lockstep"
     if zeros not in ("none", "element"):
         hint = "give none, or element for multipliers that are gated"
         problems.append(Problem("skipping.zeros", repr(zeros), f"{why}: channels cannot be left out together", hint))

@@ -106,11 +106,28 @@ def _grid(product: Product, active: Tensor) -> Tensor:
     window = product.window
     if window is not None:
         return active.reshape(-1, product.groups, _channels(product, window), *window.inputs)
+    if product.spread:
+        return _spread(product, active)
     if product.by_column:
         grid = active.reshape(len(active), -1, product.depth, product.rows)
     else:
         grid = active.reshape(len(active), -1, product.rows, product.depth).transpose(2, 3)
     return grid.repeat(1, product.groups // grid.shape[1], 1, 1)  # where a batch shares them
+
+
+def _spread(product: Product, active: Tensor) -> Tensor:
+    """The same where inputs have a batch: axes along which weights differ are groups, along the others there are more rows."""
+    shape = product.shape if len(product.shape) > 1 else (1, *product.shape)
+    if product.by_column and len(product.shape) == 1:
+        shape = (*product.shape, 1)
+    ahead = (1,) * (len(product.spread) - len(shape) + 2) + shape[:-2]
+    grid = active.reshape(len(active), *ahead, *shape[-2:])
+    grid = grid if product.by_column else grid.transpose(-1, -2)  # (calls, *ahead, depth, rows)
+    sizes = [max(size, there) for size, there in zip(product.spread, ahead, strict=True)]  # some weights share an input
+    grid = grid.expand(len(active), *sizes, *grid.shape[-2:])
+    apart = [axis for axis, size in enumerate(product.spread, 1) if size > 1]
+    along = [axis for axis, size in enumerate(product.spread, 1) if size == 1]
+    return grid.permute(0, *apart, grid.ndim - 2, *along, grid.ndim - 1).reshape(len(active), product.groups, product.depth, product.rows)
 
 
 def _channels(product: Product, window: Window) -> int:

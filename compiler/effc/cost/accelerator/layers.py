@@ -2,8 +2,9 @@
 
 A convolution is one for each of its groups: M are the places of its result, K a window of one group (its channels times its taps), N the
 group's output channels. A transposed convolution is the same seen from its inputs: every input meets all taps. Matrix products are taken as
-they are; the second factor plays the weights' part, also where it is computed. Attention is two products, of which the second one's inputs,
-the probabilities, are nowhere in the program: nothing is known of their zeros.
+they are; the second factor plays the weights' part, also where it is computed, unless the first one alone is stored. Of a batch all inputs
+that meet the same matrix of weights are rows of one product (columns, of W @ x): weights count as often as they are there. Attention is two
+products, of which the second one's inputs, the probabilities, are nowhere in the program: nothing is known of their zeros.
 
 Operators without products (additions, pools, activations, normalisation) cost nothing here: in such accelerators a vector unit beside the
 array does them while it works.
@@ -19,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from effc.cost.accelerator.naming import layer_of
+from effc.cost.accelerator.naming import layer_of, stored_as
+from effc.cost.accelerator.operators import MULTIPLYING
 from effc.cost.accelerator.product import Product, Shape, Window
 from effc.errors import Problem, UnsupportedModelError
 from effc.ir import Program, keyword_arguments, source_of
@@ -43,7 +45,7 @@ def products_of(program: Program) -> list[Product]:
         read = _READERS.get(node.target)
         if read is not None:
             found += read(node, sites)
-        elif str(node.target).split(".")[1:2] and str(node.target).split(".")[1] in _REFUSED:
+        elif _operator(node) in MULTIPLYING:
             problems.append(Problem(source_of(node), str(node.target), "has products that the accelerator's model has no form for"))
     if problems:
         raise UnsupportedModelError("not all of this network can be put on an accelerator's array", problems)
@@ -64,7 +66,9 @@ def _placed(program: Program, products: Sequence[Product]) -> list[Product]:
     return [replace(one, first=one.input is not None and one.input not in made, last=one.node not in read) for one in products]
 
 
-_REFUSED = {"lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "einsum", "bilinear", "dot", "addmv", "addbmm", "addr", "outer"}
+def _operator(node: fx.Node) -> str:
+    """`conv2d` for `aten.conv2d.default`."""
+    return str(node.target).split(".")[1] if isinstance(node.target, torch._ops.OpOverload) else ""
 
 
 def _stored(program: Program) -> frozenset[str]:
@@ -111,9 +115,10 @@ def _listed(value: Any, count: int) -> Shape:
 
 
 def _named(node: fx.Node, one: fx.Node, weights: fx.Node, sites: _Sites, **more: Any) -> dict[str, Any]:
-    op = str(node.target).split(".")[1]
-    name = layer_of(sites.program, node, weights)
-    return {"name": name, "op": op, "node": node.name, "input": one.name, "shape": sites.shape(one), **more}
+    named = {"name": layer_of(sites.program, node, weights), "op": _operator(node), "node": node.name}
+    stored = weights.name in sites.stored
+    tensor = stored_as(weights) if stored else None
+    return {**named, "input": one.name, "shape": sites.shape(one), "stored": stored, "tensor": tensor, **more}
 
 
 def _convolution(node: fx.Node, sites: _Sites) -> list[Product]:
@@ -139,7 +144,6 @@ def _convolution(node: fx.Node, sites: _Sites) -> list[Product]:
         Product(
             **_named(node, first, weight, sites, **sizes),
             window=window,
-            stored=weight.name in sites.stored,
             zero=_name(arguments.get("x_zero_point")),
         )
     ]
@@ -160,13 +164,33 @@ def _padding(given: Any, axes: int, kernel: Shape, dilation: Shape) -> tuple[tup
     return tuple(zip(values[:axes], values[-axes:], strict=True))  # effc's own list what is in front of all axes, then what is behind
 
 
-def _linear(node: fx.Node, sites: _Sites) -> list[Product]:
-    arguments = keyword_arguments(node)
-    first, weight = arguments["input"], arguments["weight"]
-    inputs, weights = sites.shape(first), sites.shape(weight)
-    rows, columns = math.prod(inputs[:-1]), math.prod(weights[:-1])
-    sizes = {"groups": 1, "rows": rows, "depth": inputs[-1], "columns": columns, "results": rows * columns, "channels": columns}
-    return [Product(**_named(node, first, weight, sites, **sizes), stored=weight.name in sites.stored)]
+def _along_last(first: str, second: str) -> Callable[[fx.Node, _Sites], list[Product]]:
+    """Where the last axes of both factors meet: `linear`, `inner`."""
+
+    def read(node: fx.Node, sites: _Sites) -> list[Product]:
+        arguments = keyword_arguments(node)
+        one, weight = arguments[first], arguments[second]
+        if one.name in sites.stored and weight.name not in sites.stored:
+            one, weight = weight, one
+        inputs, weights = sites.shape(one), sites.shape(weight)
+        if not (inputs and weights):  # by a single number, which is no sum
+            return []
+        rows, columns = math.prod(inputs[:-1]), math.prod(weights[:-1])
+        sizes = {"groups": 1, "rows": rows, "depth": inputs[-1], "columns": columns, "results": rows * columns, "channels": columns}
+        return [Product(**_named(node, one, weight, sites, **sizes))]
+
+    return read
+
+
+def _together(one: Shape, other: Shape) -> Shape:
+    return tuple(torch.broadcast_shapes(one, other))  # type: ignore[no-untyped-call]
+
+
+def _batched(inputs: Shape, weights: Shape) -> tuple[Shape, int]:
+    """Of two factors' axes before the last two: how many matrices of weights there are along each, and how many of the inputs meet each."""
+    together = _together(inputs, weights)
+    spread = (1,) * (len(together) - len(weights)) + weights
+    return spread, math.prod(size for size, apart in zip(together, spread, strict=True) if apart == 1)
 
 
 def _matrices(first: str, second: str) -> Callable[[fx.Node, _Sites], list[Product]]:
@@ -174,24 +198,19 @@ def _matrices(first: str, second: str) -> Callable[[fx.Node, _Sites], list[Produ
         arguments = keyword_arguments(node)
         left, right = arguments[first], arguments[second]
         a, b = sites.shape(left), sites.shape(right)
+        if len(b) == 1:  # one column, which all matrices of the other factor meet: they are one
+            a, b = (math.prod(a[:-1]), a[-1]), (*b, 1)
+        elif len(a) == 1:
+            a = (1, *a)
+        (m, k), n = a[-2:], b[-1]
         backwards = left.name in sites.stored and right.name not in sites.stored
-        matrix = a if backwards else b  # what stays
-        batch = math.prod(sites.shape(node)[: -2 if min(len(a), len(b)) > 1 else -1])
-        if len(a) == 1 or len(b) == 1:
-            batch = 1
-        m, k, n = (a[-2] if len(a) > 1 else 1), a[-1], (b[-1] if len(b) > 1 else 1)
-        if len(a) == 1 and len(b) > 2:
-            batch = math.prod(b[:-2])
-        if len(b) == 1 and len(a) > 2:
-            m = math.prod(a[:-1])
-        if len(matrix) == 2 and not backwards:  # one matrix for the whole batch: all rows meet it
-            batch, m = 1, batch * m
-        zero = _name(arguments.get("b_zero_point" if backwards else "a_zero_point"))
-        rows, columns = (n, m) if backwards else (m, n)
-        sizes = {"groups": batch, "rows": rows, "depth": k, "columns": columns, "results": batch * m * n, "channels": columns}
+        moving, staying = (b, a) if backwards else (a, b)
+        spread, times = _batched(moving[:-2], staying[:-2])
+        groups, zero = math.prod(spread), _name(arguments.get("b_zero_point" if backwards else "a_zero_point"))
+        rows, columns = (times * n, m) if backwards else (times * m, n)
+        sizes = {"groups": groups, "rows": rows, "depth": k, "columns": columns, "results": groups * rows * columns, "channels": columns}
         inputs, weights = (right, left) if backwards else (left, right)
-        names = _named(node, inputs, weights, sites, **sizes)
-        return [Product(**names, stored=weights.name in sites.stored, zero=zero, by_column=backwards)]
+        return [Product(**_named(node, inputs, weights, sites, **sizes), zero=zero, by_column=backwards, spread=spread)]
 
     return read
 
@@ -200,21 +219,18 @@ def _attention(node: fx.Node, sites: _Sites) -> list[Product]:
     arguments = keyword_arguments(node)
     query, value = arguments["query"], arguments["value"]
     q, k, v = (sites.shape(arguments[name]) for name in ("query", "key", "value"))
-    batch = math.prod(q[:-2])
+    shared = bool(arguments.get("enable_gqa")) and len(q) > 2  # neighbouring heads of the query have one of the key
 
-    def product(depth: int, columns: int, weights: fx.Node, **more: Any) -> Product:
-        sizes = {
-            "groups": batch,
-            "rows": q[-2],
-            "depth": depth,
-            "columns": columns,
-            "results": batch * q[-2] * columns,
-            "channels": columns,
-        }
-        return Product(**_named(node, query, weights, sites, **sizes) | more, stored=weights.name in sites.stored)
+    def product(inputs: Shape, matrix: Shape, columns: int, weights: fx.Node, **more: Any) -> Product:
+        spread, times = ((), math.prod(inputs[:-2]) // math.prod(matrix[:-2])) if shared else _batched(inputs[:-2], matrix[:-2])
+        groups, rows, depth = math.prod(matrix[:-2]), times * inputs[-2], inputs[-1]
+        sizes = {"groups": groups, "rows": rows, "depth": depth, "columns": columns}
+        sizes |= {"results": groups * rows * columns, "channels": columns}
+        return Product(**_named(node, query, weights, sites, **sizes) | more, spread=spread)
 
-    probabilities = {"input": None, "shape": (*q[:-1], k[-2]), "op": "scaled_dot_product_attention (values)"}
-    return [product(q[-1], k[-2], arguments["key"]), product(k[-2], v[-1], value, **probabilities)]
+    scores = (*(q[:-2] if shared else _together(q[:-2], k[:-2])), q[-2], k[-2])
+    probabilities = {"input": None, "shape": scores, "op": "scaled_dot_product_attention (values)"}
+    return [product(q, k, k[-2], arguments["key"]), product(scores, v, v[-1], value, **probabilities)]
 
 
 _READERS: dict[Any, Callable[[fx.Node, _Sites], list[Product]]] = {
@@ -235,11 +251,14 @@ _READERS: dict[Any, Callable[[fx.Node, _Sites], list[Product]]] = {
         ),
         _convolution,
     ),
-    _aten.linear.default: _linear,
+    _aten.linear.default: _along_last("input", "weight"),
+    _aten.inner.default: _along_last("self", "other"),
     _aten.matmul.default: _matrices("self", "other"),
+    _aten.linalg_matmul.default: _matrices("self", "other"),
     _aten.mm.default: _matrices("self", "mat2"),
     _aten.bmm.default: _matrices("self", "mat2"),
     _aten.mv.default: _matrices("self", "vec"),
+    _aten.addmv.default: _matrices("mat", "vec"),
     _aten.addmm.default: _matrices("mat1", "mat2"),
     _aten.baddbmm.default: _matrices("batch1", "batch2"),
     _ops.qlinear_matmul.default: _matrices("a", "b"),

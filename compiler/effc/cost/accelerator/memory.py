@@ -4,8 +4,9 @@ The memories are double buffered: half of each holds what is worked on, the othe
 computing and what DRAM takes, and "fits" means fits into a half. What stays for good needs no second half.
 
 Both kinds of arrays:
-- Weights stay from call to call where those of all layers fit into the memory for weights together. Else a layer's come from DRAM in each
-  call: once where they fit, or where the array reads each of them once anyway.
+- Weights stay from call to call where those of all layers fit into the memory for weights together; what several layers share is there
+  once. Else a layer's come from DRAM in each call, whoever else reads them: once where they fit, or where the array reads each of them once
+  anyway.
 - A layer's inputs come from DRAM where they are the network's, or do not fit; its results go there where they are the network's, or do not
   fit. Else they lie in the memory for activations from one layer to the next. Results count before pooling.
 - What comes from DRAM is written to a memory first, what goes there is read from one.
@@ -40,7 +41,7 @@ from effc.cost.accelerator.layout import weights_stay
 from effc.cost.accelerator.product import Product
 from effc.cost.accelerator.systolic import Array
 
-__all__ = ["Residence", "Traffic", "event_traffic", "residence", "slices", "state_bytes", "stationary_traffic"]
+__all__ = ["Residence", "Traffic", "event_traffic", "residence", "slices", "state_bytes", "stationary_traffic", "stored_weights"]
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,14 @@ def state_bytes(products: Sequence[Product], accelerator: Accelerator) -> int:
     return sum(one.results for one in products) * (size.accumulator + size.activation) + sum(frames.values()) * size.activation
 
 
+def stored_weights(products: Sequence[Product]) -> int:
+    """Elements of all stored weights: those that several products read count once."""
+    shared = {one.tensor: one.weights for one in products if one.stored and one.tensor is not None}
+    return sum(shared.values()) + sum(one.weights for one in products if one.stored and one.tensor is None)
+
+
 def residence(products: Sequence[Product], accelerator: Accelerator) -> Residence:
-    weights = sum(one.weights for one in products if one.stored)
-    return Residence(weights_stay(weights, accelerator), state_bytes(products, accelerator) <= accelerator.sram.outputs)
+    return Residence(weights_stay(stored_weights(products), accelerator), state_bytes(products, accelerator) <= accelerator.sram.outputs)
 
 
 def stationary_traffic(product: Product, array: Array, accelerator: Accelerator, stays: Residence) -> Traffic:

@@ -44,6 +44,9 @@ class Product:
         stored: whether the weights are stored in the program; computed ones are never on the chip before.
         zero: of quantised inputs, the node whose value is their zero point; None where zero is zero.
         by_column: of a product whose stored factor stands first, W @ x: inputs are columns, not rows.
+        tensor: of stored weights, which they are: products with the same one read the same numbers. None where nothing is known of that.
+        spread: of a matrix product, how many matrices of weights there are along each axis of the result before its last two. Along an axis
+            of 1, all inputs meet the same: they are rows of one product. () where there is one matrix, or one for each of the inputs.
         first, last: whether its inputs come, and its results go, outside without another product in between.
     """
 
@@ -62,6 +65,8 @@ class Product:
     stored: bool = True
     zero: str | None = None
     by_column: bool = False
+    tensor: str | None = None
+    spread: Shape = ()
     first: bool = False
     last: bool = False
 

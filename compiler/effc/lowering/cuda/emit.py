@@ -6,8 +6,9 @@ A kernel of the plan becomes one or more launches, which run in order; a later o
     after:    __global__ void kernel_launch0(x, t)  { t = f(x) }        grid, block, arguments (0, 2)
               __global__ void kernel_launch1(y, t)  { y = g(t) }        grid, block, arguments (1, 2)
 
-What lives between launches is a temporary of the kernel: the plan gives it a place in the arena on the device. Code that is in no loop of
-threads becomes a launch of one thread.
+What lives between launches is a temporary of the kernel: the plan gives it a place in the arena on the device. So is what a launch itself
+allocates in global memory, such as the extremes of `argmax`, whose result is their positions only: device code cannot allocate there. Code
+that is in no loop of threads becomes a launch of one thread.
 """
 
 from __future__ import annotations
@@ -96,10 +97,13 @@ def _kernel(function: Any, name: str, synchronised: bool) -> CudaKernel:
             launches.append(_one_thread(list(alone)))
             alone.clear()
 
-    for statement in _flattened(function.body):
-        if isinstance(statement, tirx.AllocBuffer):
-            temporaries.append(statement.buffer)
-        elif _is_launch(statement):
+    for one in _flattened(function.body):
+        if isinstance(one, tirx.AllocBuffer):
+            temporaries.append(one.buffer)
+            continue
+        statement, own = _without_allocations(one)
+        temporaries += own
+        if _is_launch(statement):
             end()
             launches.append(statement)
         elif _holds_launch(statement):
@@ -141,6 +145,25 @@ def _flattened(statement: Any) -> list[Any]:
     if isinstance(statement, tirx.SeqStmt):
         return [inner for one in statement.seq for inner in _flattened(one)]
     return [statement]
+
+
+def _without_allocations(statement: Any) -> tuple[Any, list[Any]]:
+    """Code without the buffers that it allocates in global memory, and these buffers.
+
+    They have room for what all threads of a launch store: in this scope TVM makes no buffer smaller by the loops of threads around it.
+    """
+    import tvm_ffi
+    from tvm import tirx
+
+    buffers: list[Any] = []
+
+    def allocation(one: Any) -> Any:
+        if str(one.buffer.scope()) != "global":
+            return one
+        buffers.append(one.buffer)
+        return tirx.Evaluate(tirx.IntImm("int32", 0))
+
+    return tvm_ffi.structural_map(statement, (tirx.AllocBuffer, allocation)), buffers
 
 
 def _is_launch(statement: Any) -> bool:

@@ -5,6 +5,9 @@
     reduction    sums, extremes and normalisations over more than 64 elements, by the threads of a block together
     generic      one thread for each element of the result, which does all of its sum
 
+dlight looks at loops around single blocks only. Blocks within blocks, such as the uneven windows of an adaptive pool, have their outermost
+ones shared out here (`_Outermost`), also to one thread for each element.
+
 A schedule changes the order of sums, not what is computed. What none takes keeps its loops, which then run in a single thread
 (`emit`): slow, and right.
 """
@@ -24,6 +27,7 @@ from effc.targets import Target
 __all__ = ["ALONE", "scheduled"]
 
 _SHORT = 64  # elements of a sum that one thread does: a block would wait longer for its threads than it adds
+_THREADS = 256  # of a block where each has an element of its own
 ALONE = "single-thread"  # the family of what no schedule takes
 
 
@@ -61,11 +65,37 @@ def _rules() -> Sequence[tuple[str, Any]]:
         ("reduction", gpu.Reduction()),
         ("reduction", gpu.GeneralReduction()),
         ("generic", gpu.Fallback()),
+        ("generic", _Outermost()),
     )
 
 
+class _Outermost:
+    """A thread for each element of the outermost blocks, whatever loops and blocks an element consists of."""
+
+    def apply(self, function: Any, chip: Any, tunable: bool) -> Any:
+        """As dlight's rules have it; None where a block is more than elements, each with its own sum. That they depend on no other, TVM
+        makes sure of when it binds their loops."""
+        from tvm import s_tir, tirx
+
+        sch = s_tir.Schedule(function)
+        for block in sch.get_child_blocks(sch.get_sblock("root")):
+            loops, kinds = sch.get_loops(block), [axis.iter_type for axis in sch.get(block).iter_vars]
+            elements = kinds.count(tirx.IterVar.DataPar)
+            summed = len(kinds) - elements
+            if not elements or len(loops) != len(kinds) or kinds[elements:] != [tirx.IterVar.CommReduce] * summed:
+                return None
+            blocks, threads = sch.split(sch.fuse(*loops[:elements]), factors=[None, _THREADS])
+            sch.bind(blocks, "blockIdx.x")
+            sch.bind(threads, "threadIdx.x")
+        return sch
+
+
 def _longest_sum(function: Any) -> int:
-    """Elements that one of its sums, or another reduction, goes over."""
+    """Elements that one of its sums, or another reduction, goes over.
+
+    One whose length differs from element to element (windows of an adaptive pool) counts as short: the threads of a block can only share
+    out sums of one length.
+    """
     import tvm_ffi
     from tvm import s_tir, tirx
 
@@ -73,8 +103,9 @@ def _longest_sum(function: Any) -> int:
 
     def block(one: Any) -> None:
         nonlocal longest
-        reduced = [int(var.dom.extent) for var in one.iter_vars if var.iter_type == tirx.IterVar.CommReduce]
-        longest = max(longest, math.prod(reduced))
+        extents = [var.dom.extent for var in one.iter_vars if var.iter_type == tirx.IterVar.CommReduce]
+        if all(isinstance(extent, tirx.IntImm) for extent in extents):
+            longest = max(longest, math.prod(map(int, extents)))
 
     tvm_ffi.structural_walk(function.body, [(s_tir.SBlock, block)], order="post")
     return longest
@@ -106,7 +137,8 @@ def _too_many(launch: Any) -> str:
 
     def size(loop: Any) -> None:
         if loop.kind == tirx.ForKind.THREAD_BINDING and str(loop.thread_binding.thread_tag) in sizes:
-            sizes[str(loop.thread_binding.thread_tag)] = int(loop.extent)
+            # One that is known in the launch only stands as none, which is refused.
+            sizes[str(loop.thread_binding.thread_tag)] = int(loop.extent) if isinstance(loop.extent, tirx.IntImm) else 0
 
     tvm_ffi.structural_walk(launch, [(tirx.For, size)], order="post")
     extents = list(sizes.values())

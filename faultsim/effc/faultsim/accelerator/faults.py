@@ -166,7 +166,7 @@ def _partial(
     else:
         a = product.gather(given.x, positions, torch.arange(extents.depth))
         sums = (a.to(torch.float64) @ masked.flatten(2).to(torch.float64)).transpose(2, 3).to(torch.int64).to(torch.int32)
-    return sums.reshape(len(given.x), extents.groups, folds, len(channels), len(positions))
+    return sums.reshape(len(sums), extents.groups, folds, len(channels), len(positions))
 
 
 def _registers(
@@ -223,7 +223,7 @@ def _weight(fault: ArrayFault, product: Gemm, given: Operands, extents: Extents,
 
 
 def _activation(fault: ArrayFault, product: Gemm, given: Operands, matrix: Tensor, element: int) -> Pattern:
-    words = given.words.reshape(len(given.words), -1)[:, element]
+    words = given.words[:, element]
     unsigned = words.dtype == torch.uint8
     found = faulty_word(words.view(torch.int8) if unsigned else words, fault)
     difference = (found & 255 if unsigned else found) - words.to(torch.int32)

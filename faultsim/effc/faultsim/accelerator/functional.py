@@ -25,6 +25,7 @@ from torch import Tensor
 from effc.errors import ConfigError
 from effc.faultsim.accelerator.gemms import gemms_of
 from effc.faultsim.accelerator.mapping import Mapping
+from effc.faultsim.accelerator.samples import with_samples
 from effc.faultsim.accelerator.work import Extents, Gemm, Operands
 from effc.faultsim.golden import Runner
 from effc.ir import Program
@@ -65,7 +66,8 @@ def run_on_array(
     """
     if mode not in MODES:
         raise ConfigError(f"there is no way {mode!r} to execute a product; known: {', '.join(MODES)}")
-    units = [_Unit(product, mapping, mode, Tally() if tally is None else tally) for product in gemms_of(program)]
+    products = with_samples(program, gemms_of(program))
+    units = [_Unit(product, mapping, mode, Tally() if tally is None else tally) for product in products]
     runner = Runner(program, computing={unit.product.name: unit for unit in units})
     return [runner.golden(batch).outputs for batch in batches]
 
@@ -91,13 +93,13 @@ class _Unit:
     def _before(self, given: Operands, extents: Extents) -> tuple[Tensor, Tensor]:
         if self._mode == "delta" and self._held is not None:
             return self._held[0], self._held[1]
-        shape = (len(given.x), extents.groups, extents.channels, extents.positions)
+        shape = (len(given.words), extents.groups, extents.channels, extents.positions)
         return torch.zeros_like(given.x), torch.zeros(shape, dtype=torch.int32)
 
     def _folds(self, given: Operands, extents: Extents) -> Tensor:
         """Partial sums of the array's folds, added in int32."""
         matrix, positions = self.product.matrix(given.weights), torch.arange(extents.positions)
-        shape = (len(given.x), extents.groups, extents.channels, extents.positions)
+        shape = (len(given.words), extents.groups, extents.channels, extents.positions)
         sums = torch.zeros(shape, dtype=torch.int32)
         step = self._mapping.rows if self._mapping.reduces_in_columns else extents.depth
         for start in range(0, extents.depth, step):
@@ -110,7 +112,7 @@ class _Unit:
 
     def _events(self, given: Operands, changes: Tensor, sums: Tensor) -> None:
         """Add every change that is not zero to the sums of its fan-out."""
-        matrix, flat = self.product.matrix(given.weights), changes.flatten(1)
+        matrix, flat = self.product.matrix(given.weights), changes.reshape(len(given.words), -1)
         samples, elements = flat.nonzero(as_tuple=True)
         rows = sums.permute(0, 1, 3, 2).contiguous()  # a row holds the channels that an event meets
         table = rows.view(-1, rows.shape[-1])

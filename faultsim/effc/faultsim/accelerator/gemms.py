@@ -6,6 +6,7 @@ import torch
 from torch import fx
 
 from effc.cost.accelerator.naming import layer_of
+from effc.cost.accelerator.operators import MULTIPLYING
 from effc.errors import ConfigError, Problem
 from effc.faultsim.accelerator.work import Convolution, Gemm, MatrixGemm
 from effc.faultsim.sites import operator_name
@@ -15,10 +16,6 @@ from effc.ir.edit import keyword_arguments
 __all__ = ["PRODUCTS", "gemms_of"]
 
 PRODUCTS = ("qlinear_conv", "conv_integer", "qlinear_matmul", "matmul_integer")
-_FLOATS = (
-    *("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution"),
-    *("linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "scaled_dot_product_attention", "lstm", "gru"),
-)
 
 
 def gemms_of(program: Program) -> list[Gemm]:
@@ -32,7 +29,7 @@ def gemms_of(program: Program) -> list[Gemm]:
     problems: list[Problem] = []
     for node in program.nodes:
         op = operator_name(node)
-        if op in _FLOATS:
+        if op in MULTIPLYING:
             problems.append(Problem(source_of(node), op, "is no product of int8 numbers", "quantise the program for the array"))
         if op not in PRODUCTS:
             continue

@@ -100,7 +100,7 @@ def _misfits(kinds: Sequence[str], mapping: Mapping, spec: CampaignSpec) -> list
     if spec.effect == "flip":
         for kind in kinds:
             if kind.startswith("pe"):
-                hint = "effect stuck-at-0 or stuck-at-1; a single upset is one of where = accumulator"
+                hint = "effect stuck-at-0 or stuck-at-1; a single upset is one of where = accumulator or sram"
                 problems.append(Problem(kind, "effect flip", "a faulty multiplier stays faulty", hint))
     elif spec.effect.startswith("stuck"):
         if spec.layers:
@@ -131,9 +131,10 @@ class _Tensors:
         node = next(node for node in program.nodes if node.name == product.name)
         given = keyword_arguments(node)
         x, weights = (given["x"], given["w"]) if "x" in given else (given["a"], given["b"])
-        self.product, self.layer = product, product.source
+        self.product, self.layer, self.stored = product, product.source, weights.name
         self.x, self.weights = x.meta["val"], weights.meta["val"]
-        self.sample = tuple(int(extent) for extent in self.x.shape[1:])
+        entries = (product.per_sample,) if product.per_sample > 1 else ()
+        self.sample = (*entries, *(int(extent) for extent in self.x.shape[1:]))
 
     def fits(self, pattern: str) -> bool:
         return fnmatch.fnmatchcase(self.layer, pattern)
@@ -163,8 +164,9 @@ def _of_the_array(kind: str, memories: dict[str, Layout], description: Accelerat
 def _layouts(tensors: Sequence[_Tensors], description: Accelerator) -> dict[str, Layout]:
     weights = [one.weights.numel() for one in tensors]
     inputs = [math.prod(one.sample) for one in tensors]
-    stay = weights_stay(sum(weights), description)
+    names = [one.stored for one in tensors]  # layers that read one tensor find it at one place
+    stay = weights_stay(sum(dict(zip(names, weights, strict=True)).values()), description)
     return {
-        "sram-weight": laid_out(weights, description.sram.weights, stay=stay),
+        "sram-weight": laid_out(weights, description.sram.weights, stay=stay, names=names),
         "sram-activation": laid_out(inputs, description.sram.activations, stay=False),
     }

@@ -21,6 +21,7 @@ import torch
 from torch import fx
 
 from effc.cost.accelerator.naming import WORDS
+from effc.cost.accelerator.operators import MULTIPLYING
 from effc.data import Dataset
 from effc.errors import ConfigError, DataError, Problem
 from effc.faultsim.accelerator.gemms import PRODUCTS
@@ -33,10 +34,7 @@ __all__ = ["PASS", "for_array", "has_integer_products"]
 
 PASS = "quantised-for-array"  # as provenance names it
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
-_OTHERS = (
-    *("conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution", "matmul", "mm", "bmm", "addmm", "baddbmm"),
-    *("einsum", "scaled_dot_product_attention", "lstm", "gru", "rnn_tanh", "rnn_relu"),
-)
+_OTHERS = MULTIPLYING - {*_CONVOLUTIONS, "linear"}  # products that would stay in float, outside of the array and of all its faults
 _BATCH = 64
 _effc: Any = torch.ops.effc
 
@@ -54,7 +52,7 @@ def for_array(program: Program, calibration: Dataset) -> Program:
         calibration: samples that give the ranges of activations; never those that faults are judged on.
 
     Raises:
-        ConfigError: products that the scheme does not cover (of two values, transposed, of float64); all of them at once.
+        ConfigError: products that the scheme does not cover (of two values, transposed, recurrent, of float64); all of them at once.
         DataError: the calibration data are empty, or make an input of a product NaN or infinite.
     """
     chosen = _chosen(program)
@@ -72,17 +70,19 @@ def _chosen(program: Program) -> list[fx.Node]:
         op = operator_name(node)
         if op in _CONVOLUTIONS or op == "linear":
             weight = program.tensors.get(getattr(node.args[1], "name", ""))
-            why = ""
+            why = hint = ""
             if weight is None:
                 why = "its weights are computed, not stored"
             elif weight.dtype != torch.float32:
                 why = f"its weights are {weight.dtype}"
             elif isinstance(keyword_arguments(node).get("padding"), str):
                 why = "its padding is given by a word"
+            elif _argument(node, 0).meta["val"].dim() < (2 if op == "linear" else weight.dim()):
+                why, hint = "its input has no axis for a batch", "give it one: unsqueeze(0), and take it off behind"
             if not why:
                 found.append(node)
                 continue
-            problems.append(Problem(source_of(node), op, why))
+            problems.append(Problem(source_of(node), op, why, hint))
         elif op in _OTHERS:
             problems.append(Problem(source_of(node), op, "has no int8 form here: convolutions and linear layers with stored weights have"))
     if problems:

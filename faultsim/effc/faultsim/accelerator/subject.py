@@ -14,6 +14,7 @@ from effc.data import Dataset
 from effc.faultsim.accelerator.engine import ArrayEngine
 from effc.faultsim.accelerator.gemms import gemms_of
 from effc.faultsim.accelerator.places import array_sites
+from effc.faultsim.accelerator.samples import with_samples
 from effc.faultsim.accelerator.work import Gemm
 from effc.faultsim.images import BatchGroups
 from effc.faultsim.sites import Site
@@ -53,8 +54,8 @@ class ArraySubject:
 
     @functools.cached_property
     def products(self) -> tuple[Gemm, ...]:
-        """What the array does of the program. Raises ConfigError where it cannot do all products."""
-        return tuple(gemms_of(self.program))
+        """What the array does of the program. Raises ConfigError where it cannot do all products, or cannot tell samples apart in them."""
+        return tuple(with_samples(self.program, gemms_of(self.program)))
 
     def identity(self) -> dict[str, Any]:
         return {**self._plain.identity(), "kind": self.kind, "accelerator": self.description.as_json()}

@@ -5,6 +5,9 @@
 s is the sample, g the group, m the position (row-major over the output's axes), n the channel inside its group, and k the reduction index:
 (channel, kernel row, kernel column), row-major, as a weight tensor stores it. A is the input as im2col lays it out; B are the weights.
 
+A program may fold axes of a sample into its batch: frames, or tokens. The first axis of a product's input then has `per_sample` entries of
+each sample, one after the other (`samples`). The array gets them in one call, as the cost model counts: positions are (entry, place).
+
 Operands are what the multipliers see: the activation minus its zero point (9 bits with its sign; padding is 0), and an int8 weight, whose
 zero point must be 0. |A| <= 255 and |B| <= 128, so a product always fits into 16 bits. The bias, the scale and the rounding come after
 the array, in its vector unit, where no fault is put.
@@ -44,7 +47,8 @@ class Extents(NamedTuple):
 
 
 class Operands(NamedTuple):
-    """One call: the centred input and the weights, both int32; and the words that the activation memory holds, with their zero point."""
+    """One call: the centred input and the weights, both int32, as the operator has them; and the words that the activation memory holds
+    of each sample, (samples, words), with their zero point."""
 
     x: Tensor
     weights: Tensor
@@ -53,15 +57,21 @@ class Operands(NamedTuple):
 
 
 class Gemm(ABC):
-    """One product of a program in exact integers, as the array does it; its sizes and cost are `effc.cost.accelerator.product`'s matter."""
+    """One product of a program in exact integers, as the array does it; its sizes and cost are `effc.cost.accelerator.product`'s matter.
+
+    Attributes:
+        per_sample: entries of the input's first axis that are of one sample (`samples.with_samples` finds them).
+    """
 
     def __init__(self, node: fx.Node) -> None:
         self.name, self.source, self.op = node.name, source_of(node), operator_name(node)
+        self.per_sample = 1
 
     def operands(self, arguments: Sequence[Any]) -> Operands:
         """From the operator's arguments."""
         x, weights, zero = self._read(arguments)
-        return Operands(x.to(torch.int32) - along(zero, 0, 0).to(torch.int32), weights.to(torch.int32), x, int(zero))
+        centred = x.to(torch.int32) - along(zero, 0, 0).to(torch.int32)
+        return Operands(centred, weights.to(torch.int32), x.reshape(len(x) // self.per_sample, -1), int(zero))
 
     @abstractmethod
     def extents(self, x: Tensor, weights: Tensor) -> Extents:
@@ -130,7 +140,7 @@ class Convolution(Gemm):
     def extents(self, x: Tensor, weights: Tensor) -> Extents:
         out = self._out(x.shape[2:], weights.shape[2:])
         outer, inner = int(weights.shape[0]) // self.groups, int(weights.shape[1])
-        return Extents(self.groups, math.prod(out), inner * math.prod(map(int, weights.shape[2:])), outer, inner)
+        return Extents(self.groups, self.per_sample * math.prod(out), inner * math.prod(map(int, weights.shape[2:])), outer, inner)
 
     def operands(self, arguments: Sequence[Any]) -> Operands:
         found = super().operands(arguments)
@@ -146,17 +156,18 @@ class Convolution(Gemm):
         return self._patches(x)[index]
 
     def _patches(self, x: Tensor) -> Tensor:
-        """A view: (S, G, channel of a group, *tap, *place)."""
+        """A view: (S, G, channel of a group, *tap, entry of the sample, *place)."""
         padded, out = self._padded(x), self._out(x.shape[2:], self.kernel)
         inner = x.shape[1] // self.groups
         steps = padded.stride()
         return padded.as_strided(
-            (len(x), self.groups, inner, *self.kernel, *out),
+            (len(x) // self.per_sample, self.groups, inner, *self.kernel, self.per_sample, *out),
             (
-                steps[0],
+                self.per_sample * steps[0],
                 inner * steps[1],
                 steps[1],
                 *(step * each for step, each in zip(steps[2:], self.dilation, strict=True)),
+                steps[0],
                 *(step * each for step, each in zip(steps[2:], self.stride, strict=True)),
             ),
         )
@@ -164,7 +175,7 @@ class Convolution(Gemm):
     def _index(self, x: Tensor, positions: Tensor, ks: Tensor) -> tuple[Tensor, ...]:
         """Of patches, behind the groups: places down, taps across."""
         taps = torch.unravel_index(ks, (x.shape[1] // self.groups, *self.kernel))
-        places = torch.unravel_index(positions, self._out(x.shape[2:], self.kernel))
+        places = torch.unravel_index(positions, (self.per_sample, *self._out(x.shape[2:], self.kernel)))
         return (*(one[None, :] for one in taps), *(one[:, None] for one in places))
 
     def matrix(self, weights: Tensor) -> Tensor:
@@ -176,13 +187,14 @@ class Convolution(Gemm):
         found = _CONVOLVE[len(self.kernel)](
             self._padded(x).to(dtype), kernel.to(dtype), None, list(self.stride), 0, list(self.dilation), self.groups
         )
-        return _integers(found).reshape(len(x), self.groups, matrix.shape[2], -1)
+        apart = _integers(found).reshape(-1, self.per_sample, self.groups, matrix.shape[2], math.prod(found.shape[2:]))
+        return apart.permute(0, 2, 3, 1, 4).flatten(3)
 
     def fan_out(self, x: Tensor, elements: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        channels, *places = torch.unravel_index(elements, tuple(x.shape[1:]))
+        entries, channels, *places = torch.unravel_index(elements, (self.per_sample, *x.shape[1:]))
         inner, out = x.shape[1] // self.groups, self._out(x.shape[2:], self.kernel)
         for tap, offsets in enumerate(itertools.product(*map(range, self.kernel))):
-            there, positions = torch.ones(len(elements), dtype=torch.bool), torch.zeros(len(elements), dtype=torch.int64)
+            there, positions = torch.ones(len(elements), dtype=torch.bool), entries
             for axis, offset in enumerate(offsets):
                 ahead = places[axis] + self.padding[axis] - offset * self.dilation[axis]
                 target = ahead.div(self.stride[axis], rounding_mode="floor")
@@ -193,7 +205,8 @@ class Convolution(Gemm):
             yield which, channels[which] // inner, positions[which], ks
 
     def shaped(self, sums: Tensor, x: Tensor) -> Tensor:
-        return sums.reshape(len(x), -1, *self._out(x.shape[2:], self.kernel))
+        out = self._out(x.shape[2:], self.kernel)
+        return sums.reshape(len(sums), -1, self.per_sample, math.prod(out)).transpose(1, 2).reshape(len(x), -1, *out)
 
     def _channel_axis(self, acc: Tensor) -> int:
         return 1
@@ -214,13 +227,14 @@ class Convolution(Gemm):
 
 
 class MatrixGemm(Gemm):
-    """`qlinear_matmul` and `matmul_integer` with one matrix of weights: the last axis is reduced, those between are positions."""
+    """`qlinear_matmul` and `matmul_integer` with one matrix of weights: the last axis is reduced, all others of a sample are positions."""
 
     def extents(self, x: Tensor, weights: Tensor) -> Extents:
-        return Extents(1, math.prod(map(int, x.shape[1:-1])), int(weights.shape[0]), int(weights.shape[1]), int(weights.shape[0]))
+        positions = self.per_sample * math.prod(map(int, x.shape[1:-1]))
+        return Extents(1, positions, int(weights.shape[0]), int(weights.shape[1]), int(weights.shape[0]))
 
     def gather(self, x: Tensor, positions: Tensor, ks: Tensor) -> Tensor:
-        return x.reshape(len(x), 1, -1, x.shape[-1])[:, :, positions][..., ks]
+        return x.reshape(len(x) // self.per_sample, 1, -1, x.shape[-1])[:, :, positions][..., ks]
 
     def gather_pairs(self, x: Tensor, groups: Tensor, positions: Tensor, ks: Tensor) -> Tensor:
         return self.gather(x, positions, ks)[:, 0]
@@ -230,7 +244,7 @@ class MatrixGemm(Gemm):
 
     def sums(self, x: Tensor, matrix: Tensor) -> Tensor:
         dtype = _exact(matrix)
-        found = x.reshape(len(x), -1, x.shape[-1]).to(dtype) @ matrix[0].to(dtype)
+        found = x.reshape(len(x) // self.per_sample, -1, x.shape[-1]).to(dtype) @ matrix[0].to(dtype)
         return _integers(found).transpose(1, 2)[:, None]
 
     def fan_out(self, x: Tensor, elements: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:

@@ -33,8 +33,8 @@ def subject(**changes: Any) -> ArraySubject:
     return ArraySubject(for_array(digits().program, digits_data(64)), "digits.onnx", description.model_copy(update=changes))
 
 
-def campaign(folder: Path, subject: ArraySubject, *, images: int = 24, replay: Replay | None = None, **values: Any) -> Campaign:
-    return run_campaign(subject, digits_data(images), spec_of({"accelerator": "systolic-32x32", **values}), folder, replay=replay)
+def campaign(folder: Path, subject: ArraySubject, *, samples: int = 24, replay: Replay | None = None, **values: Any) -> Campaign:
+    return run_campaign(subject, digits_data(samples), spec_of({"accelerator": "systolic-32x32", **values}), folder, replay=replay)
 
 
 class PlainArray(fx.Interpreter):
@@ -93,7 +93,10 @@ def test_places_and_population_are_those_of_the_array(tmp_path: Path) -> None:
     rows = list(fault_rows(found))
     assert {row.tensor for row in rows} == {"array.pe-product", "array.pe-sum"}
     assert all(len(row.index) == 2 and max(row.index) < 32 and row.bit < 32 for row in rows)
-    assert "int8 on systolic-32x32: 32 rows of 32 multipliers, weight-stationary" in summarise(found).notes[0]
+    assert summarise(found).notes[0] == (
+        "The network ran in int8 on systolic-32x32: 32 rows of 32 multipliers, weight-stationary. "
+        "A place in pe-product and pe-sum is (row, column)."
+    )
     assert any(row.critical for row in rows)
     assert not all(row.critical for row in rows)
     flips = array_sites(subject().program, subject().products, subject().description, spec_of({"where": "accumulator", "accelerator": "x"}))
@@ -107,6 +110,29 @@ def test_places_and_population_are_those_of_the_array(tmp_path: Path) -> None:
     tight = subject(sram=find_accelerator("systolic-32x32").sram.model_copy(update={"weights": weights - 1}))
     half = (weights - 1) // 2  # the layers take the halves by turns; 9,216 go on into the other one
     assert next(site.shape for site in tight.sites(words)) == (half + 32 * 16 * 9,)
+
+
+def test_what_a_place_is_and_why_samples_are_left_out(tmp_path: Path) -> None:
+    """Of the kinds of sites that there are, and of what happens there."""
+    says = {
+        ("accumulator", "flip"): ["A place in accumulator is (fold, channel, position)."],
+        ("accumulator", "stuck-at-1"): ["A place in accumulator is (column)."],
+        ("sram", "stuck-at-0"): ["A place in sram-weight and sram-activation is (address)."],
+        ("sram", "flip"): [
+            "A place in sram-weight is a weight's index in its tensor.",
+            "A place in sram-activation is the index of a number in a sample's input of the layer.",
+        ],
+    }
+    values = {"faults": 2, "images_per_fault": 3, "seed": 1}
+    for (where, effect), sentences in says.items():
+        notes = summarise(campaign(tmp_path / f"{where}-{effect}", subject(), samples=8, where=where, effect=effect, **values)).notes
+        assert notes[0].split("weight-stationary. ")[1] == " ".join(sentences)
+        assert notes[1] == "6 of 8 samples are used: each injection is tried on a group of 3, with 2 samples left over."
+    some = campaign(tmp_path / "some", subject(), samples=20, where="accumulator", images=5, **values)
+    assert (
+        summarise(some).notes[1]
+        == "3 of 20 samples are used: images is 5; each injection is tried on a group of 3, with 2 samples left over."
+    )
 
 
 @pytest.mark.slow
@@ -155,6 +181,12 @@ def test_a_bit_that_is_stuck_at_what_it_has_is_silent(tmp_path: Path) -> None:
     assert (record.flips, record.silent, record.masked) == (0, 1, 4)
 
 
+def hints(**values: Any) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        subject().sites(spec_of({"accelerator": "x", **values}))
+    return [one.hint for one in caught.value.problems]
+
+
 def refused(description: Accelerator | None = None, **values: Any) -> list[str]:
     mine = subject() if description is None else dataclasses.replace(subject(), description=description)
     with pytest.raises(ConfigError) as caught:
@@ -164,6 +196,7 @@ def refused(description: Accelerator | None = None, **values: Any) -> list[str]:
 
 def test_what_does_not_fit_is_said_at_once(tmp_path: Path) -> None:
     assert refused(where="pe") == ["pe-product effect flip", "pe-sum effect flip"]  # a multiplier is faulty for good
+    assert hints(where="pe-sum") == ["effect stuck-at-0 or stuck-at-1; a single upset is one of where = accumulator or sram"]
     wide = subject().description.bytes.model_copy(update={"activation": 2, "accumulator": 3})
     assert refused(subject(bytes=wide).description) == ["systolic-32x32: bytes.activation 2", "systolic-32x32: bytes.accumulator 3"]
     assert refused(where=("weight", "sram"), view="int8", rates=(1e-6,), ops="conv2d") == [

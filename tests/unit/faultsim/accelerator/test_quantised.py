@@ -82,6 +82,22 @@ def test_refusals() -> None:
     with pytest.raises(ConfigError, match="cannot be quantised") as caught:
         for_array(program, Dataset({"x": np.zeros((2, 3, 4), np.float32)}, None))
     assert [problem.what for problem in caught.value.problems] == ["matmul", "bmm"]
+
+    class Unbatched(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.linear = nn.Conv2d(2, 3, 3), nn.Linear(48, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(self.conv(x[0]).flatten())[None]
+
+    program = load_program(Unbatched().eval(), example_inputs=(torch.zeros(1, 2, 6, 6),))
+    with pytest.raises(ConfigError, match="cannot be quantised") as caught:
+        for_array(program, Dataset({"x": np.zeros((1, 2, 6, 6), np.float32)}, None))
+    assert [(one.where, one.what, one.why) for one in caught.value.problems] == [
+        ("conv", "conv2d", "its input has no axis for a batch"),
+        ("linear", "linear", "its input has no axis for a batch"),
+    ]
     _, program, data = small()
     data.inputs["x"][3, 0, 0, 0] = np.nan
     with pytest.raises(DataError, match="no range") as wild:

@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from effc.errors import InternalError
 from effc.lowering.chip import tvm_target
@@ -13,10 +16,7 @@ from effc.lowering.cuda.emit import CudaKernel, cuda_kernels, cuda_source
 from effc.lowering.cuda.emulation import Emulation, host_source
 from effc.lowering.cuda.schedules import ALONE, scheduled
 from effc.runtime.plan import Launch
-from effc.targets import find_target
-from tests.unit.lowering.cuda.on_host import needs_host
-
-TARGET = find_target("cuda:sm_90")
+from tests.unit.lowering.cuda.on_host import TARGET, computed, needs_host
 
 
 def kernel_of(function: object) -> tuple[CudaKernel, str]:
@@ -120,6 +120,70 @@ def test_what_no_schedule_takes_runs_in_one_thread() -> None:
     given, result = np.arange(6, dtype=np.float32), np.empty(6, np.float32)
     run(made, source, [given, result])
     np.testing.assert_array_equal(result, [0, 0, 1, 3, 6, 10])
+
+
+@needs_host
+def test_what_a_launch_allocates_has_room_for_all_of_its_threads() -> None:
+    """The largest values, of which only the positions are a result, through two blocks of threads."""
+    from tvm import te, tirx
+
+    def position(x: Any) -> Any:
+        def later(some: Any, other: Any) -> tuple[Any, Any]:
+            return tuple(tirx.Select(some[1] >= other[1], a, b) for a, b in zip(some, other, strict=True))  # type: ignore[return-value]
+
+        largest = te.comm_reducer(later, lambda index, value: (tirx.const(-1, index), tirx.min_value(value)), name="largest")
+        k = te.reduce_axis((0, 3), name="k")
+        return te.compute((1100,), lambda i: largest((k.var, x[i, k]), axis=k), name="position")[0]
+
+    made, source = kernel_of(scheduled(te_function(position, (1100, 3)), TARGET).function)
+    ((launch, _),) = made.launches
+    assert launch.grid[0] > 1
+    assert made.temporaries == (((1100,), "float32"),)
+    x = np.random.default_rng(0).standard_normal((1100, 3)).astype(np.float32)
+    for descending in (False, True):
+        found = np.full(1100, -1, np.int32)
+        run(made, source, [x, found], descending)
+        np.testing.assert_array_equal(found, x.argmax(1))
+
+
+class Positions(nn.Module):
+    """Of extremes of a matrix."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        along = tuple(function(x, dim) for function in (torch.argmax, torch.argmin) for dim in (0, -1))
+        return *along, x.argmin(1, keepdim=True), x.argmax(), x.nan_to_num(0, 9, -9).int().argmax(1)
+
+
+class Pooled(nn.Module):
+    """Means of windows, of which some are larger than others."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        pooled = tuple(F.adaptive_avg_pool2d(x, size) for size in ((3, 2), (7, 8), (1, 2)))
+        return *pooled, F.adaptive_avg_pool1d(x[0], 3), F.interpolate(x, size=(4, 3), mode="area")
+
+
+@needs_host
+def test_positions_of_extremes_are_the_first_ones_and_those_of_nan_come_before() -> None:
+    ties = torch.randint(-2, 3, (9, 70), generator=torch.Generator().manual_seed(0)).float()
+    odd = ties.clone()
+    odd[1, 3:], odd[2, 9], odd[2, 60] = float("nan"), float("nan"), float("nan")
+    odd[2, 5], odd[3], odd[4], odd[5, 0] = float("inf"), float("-inf"), float("inf"), float("-inf")
+    module = Positions()
+    made = computed(module, [ties], [odd])
+    assert ALONE not in made.families
+    for given, results in zip((ties, odd), made.outputs, strict=True):
+        for want, got in zip(module(given), results, strict=True):
+            np.testing.assert_array_equal(got, want.numpy())
+
+
+@needs_host
+def test_uneven_windows_have_a_thread_each() -> None:
+    """The threads of a block cannot share out sums of differing lengths."""
+    x, module = torch.randn(2, 3, 10, 7, generator=torch.Generator().manual_seed(0)), Pooled()
+    made = computed(module, [x])
+    assert set(made.families) == {"generic"}
+    for want, got in zip(module(x), made.outputs[0], strict=True):
+        np.testing.assert_allclose(got, want.numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_an_implementation_without_threads_says_so() -> None:
