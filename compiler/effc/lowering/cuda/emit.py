@@ -22,14 +22,12 @@ from effc.errors import InternalError
 from effc.lowering.cuda.passes import device_passes, flat_passes, structured_passes
 from effc.lowering.emit import Kernel
 from effc.lowering.kernels.code import FLAT
-from effc.lowering.kernels.cuda.code import ROLLED
+from effc.lowering.kernels.cuda.code import ROLLED, TAGS
 from effc.runtime.cuda.limits import refused
 from effc.runtime.plan import Launch
 from effc.runtime.tensors import dtype_named
 
-__all__ = ["TAGS", "CudaKernel", "cuda_kernels", "cuda_source"]
-
-TAGS = ("blockIdx.x", "blockIdx.y", "blockIdx.z", "threadIdx.x", "threadIdx.y", "threadIdx.z")
+__all__ = ["CudaKernel", "cuda_kernels", "cuda_source"]
 
 _BOUNDS = re.compile(r"__launch_bounds__\((\d+)\)")
 _ROLLED = re.compile(rf"^( *)for(?= \(int {ROLLED})", re.MULTILINE)

@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from effc.lowering.cuda.schedules import ALONE
-from effc.lowering.cuda.schedules import scheduled as cuda_scheduled
 from effc.lowering.extensions import rules_of
 from effc.lowering.kernels import (
     attention,
@@ -39,6 +37,8 @@ from effc.lowering.kernels import (
     winograd,
 )
 from effc.lowering.kernels.cuda import CUDA_RULES
+from effc.lowering.kernels.cuda.schedules import ALONE
+from effc.lowering.kernels.cuda.schedules import scheduled as cuda_scheduled
 from effc.lowering.kernels.fused import Fused
 from effc.lowering.kernels.implementation import Implementation
 from effc.lowering.kernels.inlining import NotInlinableError

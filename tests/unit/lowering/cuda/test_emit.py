@@ -14,7 +14,7 @@ from effc.errors import InternalError
 from effc.lowering.chip import tvm_target
 from effc.lowering.cuda.emit import CudaKernel, cuda_kernels, cuda_source
 from effc.lowering.cuda.emulation import Emulation, host_source
-from effc.lowering.cuda.schedules import ALONE, scheduled
+from effc.lowering.kernels.cuda.schedules import ALONE, scheduled
 from effc.runtime.plan import Launch
 from tests.unit.lowering.cuda.on_host import TARGET, computed, needs_host
 

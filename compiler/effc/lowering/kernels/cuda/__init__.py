@@ -1,7 +1,7 @@
 """Kernels of NVIDIA's GPUs, one file per operator family; the table is `CUDA_RULES`.
 
 They mean what the kernels of CPUs mean and are read from the same fused functions. What no rule takes is scheduled by
-`lowering.cuda.schedules`.
+`schedules`.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from effc.lowering.kernels.code import Index, choose, integer, load, loop, seque
 
 __all__ = [
     "ROLLED",
+    "TAGS",
     "WARP",
     "cleared",
     "dynamic_places",
@@ -33,6 +34,7 @@ __all__ = [
     "widened",
 ]
 
+TAGS = ("blockIdx.x", "blockIdx.y", "blockIdx.z", "threadIdx.x", "threadIdx.y", "threadIdx.z")
 WARP = 32
 ROLLED = "rolled"  # what the variables of loops are called that stay loops
 _LOAD = 16  # bytes of the widest load of a thread

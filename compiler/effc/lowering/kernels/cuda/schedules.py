@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from effc.lowering.chip import tvm_target
-from effc.lowering.cuda.emit import TAGS
+from effc.lowering.kernels.cuda.code import TAGS
 from effc.lowering.kernels.implementation import Implementation
 from effc.runtime.cuda.limits import refused
 from effc.targets import Target
