@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from effc.compiler.differences import refuse_differences
 from effc.compiler.golden import Checks
-from effc.errors import MissingDependencyError, Problem, VerificationError
+from effc.errors import MissingDependencyError, VerificationError
 from effc.ir import Interface, Program, Value
 from effc.ir.arrays import to_numpy, to_torch
 from effc.ir.streaming import in_frames
@@ -113,12 +114,9 @@ def rehearse(program: Program, checks: Checks, batch: int) -> float:
     lowered = lower(program, find_target("cpu"), batch=batch)
     inputs, expected, earlier = _vectors(program, checks, lowered)
     found = compare(run_lowered(lowered, program, inputs, earlier=earlier), expected)
-    if not found.passed:
-        wrong = [one for one in found.differences if not one.within(found.tolerance)]
-        raise VerificationError(
-            f"the lowered program, tried on this machine, differs by more than {found.tolerance:g} of the largest magnitude",
-            [Problem(f"output {one.name}", f"{one.relative:.3g} at {one.index}", one.reason or "is too far off") for one in wrong],
-        )
+    refuse_differences(
+        found, f"the lowered program, tried on this machine, differs by more than {found.tolerance:g} of the largest magnitude"
+    )
     return found.worst
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from effc.compiler.comparing import samples_in
 from effc.compiler.crosscheck import SelfTestRun
+from effc.compiler.differences import refuse_differences
 from effc.compiler.resets import check_resets
 from effc.compiler.scratch import scratch_folder
 from effc.errors import MissingDependencyError, Problem, VerificationError
@@ -75,21 +76,13 @@ def emulated(files: Mapping[str, bytes], fields: Mapping[str, Any], program: Pro
         if cannot_emulate(artifact):
             return None
         found = run_on_cpu(artifact, program)
-    _refuse(found.golden, f"differs from the program by more than {found.golden.tolerance:g} of the largest magnitude")
+    code = "the CUDA code, run on this machine's CPU,"
+    refuse_differences(found.golden, f"{code} differs from the program by more than {found.golden.tolerance:g} of the largest magnitude")
     if found.resets is not None:
-        _refuse(found.resets, "gives other frames of a stream than after a reset, which must have the same bits")
+        refuse_differences(found.resets, f"{code} gives other frames of a stream than after a reset, which must have the same bits")
     return SelfTestRun(
         "this machine's CPU in the place of a GPU", " ".join(f"PASS {one.name} {one.relative:.1e}" for one in found.golden.differences)
     )
-
-
-def _refuse(found: Verification, what: str) -> None:
-    wrong = [one for one in found.differences if not one.within(found.tolerance)]
-    if wrong:
-        raise VerificationError(
-            f"the CUDA code, run on this machine's CPU, {what}",
-            [Problem(f"output {one.name}", f"{one.relative:.3g} at {one.index}", one.reason or "is too far off") for one in wrong],
-        )
 
 
 def cannot_emulate(artifact: Artifact) -> str:

@@ -15,9 +15,10 @@ import numpy as np
 from effc.compiler.c_build import CannotTryError, c_files
 from effc.compiler.c_self_tests import SourcesTrial, self_tests
 from effc.compiler.c_session import c_session
+from effc.compiler.differences import refuse_differences
 from effc.compiler.resets import check_resets
 from effc.compiler.scratch import scratch_folder
-from effc.errors import Problem, VerificationError
+from effc.errors import VerificationError
 from effc.ir import Program
 from effc.runtime import Session, Stream, Verification, load, verify_golden, write_artifact
 from effc.runtime.executor import CODE, address, aligned_empty, step_failure
@@ -103,21 +104,14 @@ def try_out_sources(files: Mapping[str, bytes], fields: Mapping[str, Any], progr
 def _checked(session: Session, program: Program) -> Verification:
     """The outputs beside the program's on the golden inputs. Raises VerificationError."""
     verification = verify_golden(session)
-    _refuse(verification, f"the compiled code differs from the program by more than {verification.tolerance:g} of the largest magnitude")
+    refuse_differences(
+        verification, f"the compiled code differs from the program by more than {verification.tolerance:g} of the largest magnitude"
+    )
     golden, _ = session.artifact.golden()
     resets = check_resets(session, program, golden)
     if resets is not None:
-        _refuse(resets, "frames of the compiled stream differ from the same frames after a reset, which must have the same bits")
+        refuse_differences(resets, "frames of the compiled stream differ from the same frames after a reset, which must have the same bits")
     return verification
-
-
-def _refuse(verification: Verification, what: str) -> None:
-    """Raises VerificationError with what differs."""
-    wrong = [entry for entry in verification.differences if not entry.within(verification.tolerance)]
-    if wrong:
-        raise VerificationError(
-            what, [Problem(f"output {one.name}", f"{one.relative:.3g} at {one.index}", one.reason or "is too far off") for one in wrong]
-        )
 
 
 def _call_time(session: Session, golden: Mapping[str, Array]) -> float:
